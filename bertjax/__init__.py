@@ -1,0 +1,1 @@
+"""Fine-tune BERT with SMART in JAX."""

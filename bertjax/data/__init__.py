@@ -1,0 +1,1 @@
+"""Datasets, tokenisation and batches; imports no model code."""
