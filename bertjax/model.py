@@ -1,0 +1,345 @@
+"""The BERT family (Devlin et al., NAACL 2019) as a Linen module of pure functions of its parameters.
+
+Every function takes one example or a batch: `...` below is either nothing or a batch dimension B. S is the
+sequence length, D the hidden size. `embed` and `encode` are apart because SMART perturbs what lies between
+them. Softmax, LayerNorm and logits are float32 whatever the compute dtype.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bertjax.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """An encoder's architecture, under the names of Hugging Face's `config.json`."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = {"int": int, "float": (int, float), "str": str}[str(field.type.__name__)]
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise UserError(f"BERT config: {field.name} must be {field.type.__name__}, found {value!r}")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"BERT config: {name} must be at least 1, found {getattr(self, name)}")
+        for name in ("intermediate_size", "max_position_embeddings", "type_vocab_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"BERT config: {name} must be at least 1, found {getattr(self, name)}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"BERT config: hidden_size {self.hidden_size} is no multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise UserError(
+                f"BERT config: hidden_act must be one of {', '.join(ACTIVATIONS)}, found {self.hidden_act!r}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "BertConfig":
+        """Reads a parsed `config.json`; keys that do not change the encoder's function are passed over.
+
+        Raises:
+          UserError: a value of the wrong type or range, another architecture than BERT's, or a required
+            size that is missing.
+        """
+        if values.get("model_type", "bert") != "bert":
+            raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r}")
+        if values.get("position_embedding_type", "absolute") != "absolute":
+            raise UserError(
+                "BERT config: position_embedding_type must be 'absolute', "
+                f"found {values['position_embedding_type']!r}"
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - values.keys()
+        if missing:
+            raise UserError(f"BERT config: {', '.join(sorted(missing))} missing")
+        return cls(**{name: value for name, value in values.items() if name in names and value is not None})
+
+
+def fold(keys: jax.Array | None, data: int) -> jax.Array | None:
+    """Folds `data` into one key or into each of a batch of keys; None (no dropout) stays None."""
+    if keys is None:
+        return None
+    return jax.random.fold_in(keys, data) if keys.ndim == 0 else jax.vmap(fold, (0, None))(keys, data)
+
+
+def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
+    """Inverted dropout whose mask depends on an example's own key alone.
+
+    Masks follow the example, never its place in a batch or on a device, so a batch is the vmap of its
+    examples and one mask can serve several forward passes. Sixteen random bits decide an element, half of
+    what `jax.random.bernoulli` draws; the rate is rounded to a multiple of 2**-16.
+
+    Args:
+      x: [..., *shape].
+      keys: a key for one example, keys [B] for a batch, or None to drop nothing.
+      rate: probability of a zero.
+    """
+    threshold = round(rate * 2**16)
+    if keys is None or threshold == 0:
+        return x
+    if keys.ndim:
+        return jax.vmap(dropout, (0, 0, None))(x, keys, rate)
+    words = jax.random.bits(keys, ((x.size + 1) // 2,), jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
+    scale = jnp.asarray(2**16 / (2**16 - threshold), x.dtype)
+    return jnp.where(bits >= jnp.uint16(threshold), x * scale, jnp.zeros_like(x))
+
+
+class Embeddings(nn.Module):
+    """Word, position and token-type embeddings, summed and layer-normalised."""
+
+    config: BertConfig
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
+        config = self.config
+        embed = partial(
+            nn.Embed,
+            features=config.hidden_size,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            embedding_init=nn.initializers.normal(config.initializer_range),
+        )
+        words = embed(config.vocab_size, name="word")(input_ids)
+        positions = embed(config.max_position_embeddings, name="position")(jnp.arange(input_ids.shape[-1]))
+        # A model with a single token type gives it to both segments of a pair.
+        types = embed(config.type_vocab_size, name="token_type")(
+            jnp.minimum(token_type_ids, config.type_vocab_size - 1)
+        )
+        total = words + jnp.broadcast_to(positions, words.shape) + types
+        return LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype, name="norm")(total)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, computed in float32, returned in `dtype`."""
+
+    eps: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Two-pass variance: the fast one cancels at BERT's eps of 1e-12.
+        norm = nn.LayerNorm(
+            epsilon=self.eps,
+            use_fast_variance=False,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="affine",
+        )
+        return norm(x).astype(self.dtype)
+
+
+class Layer(nn.Module):
+    """One post-norm Transformer encoder layer."""
+
+    config: BertConfig
+    dtype: Any
+    param_dtype: Any
+
+    def setup(self) -> None:
+        config = self.config
+        dense = partial(
+            nn.Dense,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=nn.initializers.normal(config.initializer_range),
+        )
+        norm = partial(LayerNorm, config.layer_norm_eps, self.dtype, self.param_dtype)
+        self.query, self.key, self.value = (dense(config.hidden_size) for _ in range(3))
+        self.attention_output = dense(config.hidden_size)
+        self.attention_norm = norm()
+        self.intermediate = dense(config.intermediate_size)
+        self.output = dense(config.hidden_size)
+        self.output_norm = norm()
+
+    def attend(self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Multi-head self-attention: [..., S, D] and mask [..., S] to [..., S, D]."""
+        heads = self.config.num_attention_heads
+        size = self.config.hidden_size // heads
+        query, key, value = (
+            project(x).reshape(*x.shape[:-1], heads, size) for project in (self.query, self.key, self.value)
+        )
+        query = query * jnp.asarray(size**-0.5, query.dtype)
+        scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
+        # Finite, so that a row without a real token gives numbers and not NaN.
+        scores = jnp.where(attention_mask[..., None, None, :], scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        weights = dropout(weights, keys, self.config.attention_probs_dropout_prob)
+        mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
+        return self.attention_output(mixed.reshape(x.shape))
+
+    def __call__(self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
+        rate = self.config.hidden_dropout_prob
+        attended = self.attend(x, attention_mask, fold(keys, 0))
+        x = self.attention_norm(x + dropout(attended, fold(keys, 1), rate))
+        y = self.output(ACTIVATIONS[self.config.hidden_act](self.intermediate(x)))
+        return self.output_norm(x + dropout(y, fold(keys, 2), rate))
+
+
+class Bert(nn.Module):
+    """A BERT encoder with a pooler and any number of named linear heads.
+
+    Attributes:
+      config: the architecture.
+      heads: outputs of each head by its name: classes, or 1 for a score.
+      dtype: compute dtype.
+      param_dtype: dtype in which new parameters are made.
+    """
+
+    config: BertConfig
+    heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        kernel_init = nn.initializers.normal(config.initializer_range)
+        self.embeddings = Embeddings(config, self.dtype, self.param_dtype)
+        self.layer = [
+            Layer(config, self.dtype, self.param_dtype) for _ in range(config.num_hidden_layers)
+        ]
+        self.pooler = nn.Dense(
+            config.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=kernel_init
+        )
+        self.head = {
+            name: nn.Dense(
+                outputs, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=kernel_init
+            )
+            for name, outputs in self.heads.items()
+        }
+
+    def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
+        """Embeddings after their LayerNorm and before dropout: int [..., S] twice to [..., S, D].
+
+        This is the one site that SMART perturbs.
+        """
+        return self.embeddings(input_ids, token_type_ids)
+
+    def encode(
+        self, embeddings: jax.Array, attention_mask: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states of the last layer.
+
+        Args:
+          embeddings: [..., S, D], from `embed`.
+          attention_mask: bool [..., S], False on padding.
+          keys: dropout keys [...], one an example; None for a deterministic pass.
+
+        Returns:
+          [..., S, D] in the compute dtype.
+        """
+        x = dropout(embeddings.astype(self.dtype), fold(keys, 0), self.config.hidden_dropout_prob)
+        for i, layer in enumerate(self.layer):
+            x = layer(x, attention_mask, fold(keys, 1 + i))
+        return x
+
+    def pool(self, hidden: jax.Array) -> jax.Array:
+        """The [CLS] state through a dense layer and tanh: [..., S, D] to [..., D]."""
+        return jnp.tanh(self.pooler(hidden[..., 0, :]))
+
+    def logits(
+        self,
+        embeddings: jax.Array,
+        attention_mask: jax.Array,
+        head: str,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """A head's float32 outputs [..., C] from embeddings [..., S, D]; arguments as in `encode`."""
+        pooled = self.pool(self.encode(embeddings, attention_mask, keys))
+        site = fold(keys, 1 + self.config.num_hidden_layers)
+        return self.head[head](dropout(pooled, site, self.config.hidden_dropout_prob))
+
+    def __call__(
+        self, input_ids: jax.Array, attention_mask: jax.Array, token_type_ids: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Hidden states [..., S, D] and pooled output [..., D], deterministic; also makes every parameter."""
+        embeddings = self.embed(input_ids, token_type_ids)
+        hidden = self.encode(embeddings, attention_mask)
+        if self.is_initializing():
+            for name in self.heads:
+                self.logits(embeddings, attention_mask, name)
+        return hidden, self.pool(hidden)
+
+
+def init_params(key: jax.Array, model: Bert) -> Any:
+    """A fresh parameter tree for `model`, heads included."""
+    ids = jnp.zeros((1,), jnp.int32)
+    return jax.jit(model.init)(key, ids, jnp.ones((1,), bool), ids)["params"]
+
+
+@partial(jax.jit, static_argnames="config")
+def _encode(params: Any, config: BertConfig, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return Bert(config).apply({"params": params}, *inputs)
+
+
+def encode(
+    params: Any,
+    config: BertConfig,
+    input_ids: jax.Array,
+    attention_mask: jax.Array | None = None,
+    token_type_ids: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Runs a pre-trained BERT as a plain encoder, in float32, without dropout.
+
+    Args:
+      params: parameters from `load_pretrained` or from training.
+      config: their architecture.
+      input_ids: int [B, S] or [S].
+      attention_mask: bool or int of the same shape, 0 on padding; all ones where None.
+      token_type_ids: int of the same shape; all zeros where None.
+
+    Returns:
+      Hidden states [B, S, D] and pooled output [B, D], both float32.
+
+    Raises:
+      ValueError: S exceeds the model's positions, or the shapes differ.
+    """
+    input_ids = jnp.asarray(input_ids, jnp.int32)
+    if input_ids.shape[-1] > config.max_position_embeddings:
+        raise ValueError(
+            f"input_ids have {input_ids.shape[-1]} positions, the model {config.max_position_embeddings}"
+        )
+    mask = jnp.ones_like(input_ids) if attention_mask is None else jnp.asarray(attention_mask)
+    mask = mask.astype(bool)
+    types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids, jnp.int32)
+    if not input_ids.shape == mask.shape == types.shape:
+        raise ValueError(
+            f"input_ids {input_ids.shape}, attention_mask {mask.shape} and token_type_ids {types.shape} differ"
+        )
+    return _encode(params, config, input_ids, mask, types)
