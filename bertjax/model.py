@@ -78,8 +78,7 @@ class BertConfig:
             raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r}")
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise UserError(
-                "BERT config: position_embedding_type must be 'absolute', "
-                f"found {values['position_embedding_type']!r}"
+                f"BERT config: position_embedding_type must be 'absolute', found {values['position_embedding_type']!r}"
             )
         names = {field.name for field in dataclasses.fields(cls)}
         missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - values.keys()
@@ -127,6 +126,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
+        """Int [..., S] twice to [..., S, D]."""
         config = self.config
         embed = partial(
             nn.Embed,
@@ -154,6 +154,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] to [..., D]."""
         # Two-pass variance: the fast one cancels at BERT's eps of 1e-12.
         norm = nn.LayerNorm(
             epsilon=self.eps,
@@ -172,7 +173,7 @@ class Layer(nn.Module):
     dtype: Any
     param_dtype: Any
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         config = self.config
         dense = partial(
             nn.Dense,
@@ -205,6 +206,7 @@ class Layer(nn.Module):
         return self.attention_output(mixed.reshape(x.shape))
 
     def __call__(self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """[..., S, D] to [..., S, D]."""
         rate = self.config.hidden_dropout_prob
         attended = self.attend(x, attention_mask, fold(keys, 0))
         x = self.attention_norm(x + dropout(attended, fold(keys, 1), rate))
@@ -227,20 +229,16 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         config = self.config
         kernel_init = nn.initializers.normal(config.initializer_range)
         self.embeddings = Embeddings(config, self.dtype, self.param_dtype)
-        self.layer = [
-            Layer(config, self.dtype, self.param_dtype) for _ in range(config.num_hidden_layers)
-        ]
+        self.layer = [Layer(config, self.dtype, self.param_dtype) for _ in range(config.num_hidden_layers)]
         self.pooler = nn.Dense(
             config.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=kernel_init
         )
         self.head = {
-            name: nn.Dense(
-                outputs, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=kernel_init
-            )
+            name: nn.Dense(outputs, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=kernel_init)
             for name, outputs in self.heads.items()
         }
 
@@ -251,9 +249,7 @@ class Bert(nn.Module):
         """
         return self.embeddings(input_ids, token_type_ids)
 
-    def encode(
-        self, embeddings: jax.Array, attention_mask: jax.Array, keys: jax.Array | None = None
-    ) -> jax.Array:
+    def encode(self, embeddings: jax.Array, attention_mask: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Hidden states of the last layer.
 
         Args:
@@ -332,9 +328,7 @@ def encode(
     """
     input_ids = jnp.asarray(input_ids, jnp.int32)
     if input_ids.shape[-1] > config.max_position_embeddings:
-        raise ValueError(
-            f"input_ids have {input_ids.shape[-1]} positions, the model {config.max_position_embeddings}"
-        )
+        raise ValueError(f"input_ids have {input_ids.shape[-1]} positions, the model {config.max_position_embeddings}")
     mask = jnp.ones_like(input_ids) if attention_mask is None else jnp.asarray(attention_mask)
     mask = mask.astype(bool)
     types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids, jnp.int32)

@@ -216,7 +216,7 @@ class _Tensors:
         for path in paths:
             try:
                 with safetensors.safe_open(path, framework="numpy") as file:
-                    for stored in file.keys():  # noqa: SIM118: the handle is no mapping
+                    for stored in file.keys():  # noqa: SIM118 (the handle is no mapping)
                         name = _present_day_name(stored)
                         if name in self._where:
                             raise UserError(f"{path}: tensor {name} stands twice in this checkpoint")

@@ -1,0 +1,55 @@
+"""What `train.py` and `eval.py` share: flags in, one line on stderr for what a user can put right."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from bertjax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, calls `main`, and exits: 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted."""
+    try:
+        app.run(lambda _: main(), flags_parser=_parse)
+    except UserError as error:
+        sys.exit(_report(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _report(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from None
+    except (AttributeError, KeyError) as error:
+        # ml_collections' own for a key that the recipe lacks.
+        raise UserError(_unknown_key(argv, str(error))) from None
+    except (OSError, ImportError, SyntaxError, ValueError, TypeError) as error:
+        raise UserError(f"--config: the recipe cannot be read: {_one_line(error)}") from None
+    if rest[1:]:
+        raise UserError(f"expected flags only, found {rest[1]!r}; values go with '=', as in --config=FILE")
+    return rest
+
+
+def _unknown_key(argv: Sequence[str], message: str) -> str:
+    names = re.findall(r"[A-Za-z_]\w*", message)
+    for argument in argv[1:]:
+        flag = argument.lstrip("-").partition("=")[0]
+        key = flag.rpartition(".")[2]
+        if key in names:
+            near = re.search(r'Did you mean "(\w+)"', message)
+            return f"--{flag}: no such key" + (f"; did you mean {near[1]!r}?" if near else "")
+    return f"--config: {_one_line(message)}"
+
+
+def _one_line(error: Exception | str) -> str:
+    return " ".join(str(error).split())

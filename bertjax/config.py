@@ -1,0 +1,182 @@
+"""A run's settings: the keys that every recipe shares, their defaults, and their validation."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+from typing import Any, get_args, get_type_hints
+
+import ml_collections
+from ml_collections import config_dict
+
+from bertjax import smart
+from bertjax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class SmartConfig:
+    """`smart.*`: a preset, and what to change of it; None leaves the preset's own value.
+
+    Attributes:
+      preset: one of `smart.PRESETS`.
+      weight: λ.
+      radius: of the perturbation; relative to the embedding's RMS in preset bertjax, absolute in paper.
+      norm: l2 or linf.
+      num_steps: of the adversary.
+      bregman_weight: μ.
+      decay: β of the anchor over the first tenth of the updates, and after it.
+      matched_dropout: whether all passes of a step share their dropout masks.
+    """
+
+    preset: str = "none"
+    weight: float | None = None
+    radius: float | None = None
+    norm: str | None = None
+    num_steps: int | None = None
+    bregman_weight: float | None = None
+    decay: tuple | None = None
+    matched_dropout: bool | None = None
+
+    def settings(self) -> smart.SmartSettings:
+        """The preset with its changes; UserError for a value out of range."""
+        changes = {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
+        try:
+            return smart.preset(self.preset, **changes)
+        except ValueError as error:
+            raise UserError(f"--config.smart.{error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run.
+
+    Attributes:
+      task: one of `tasks.TASKS`.
+      data_dir: folder of the CS224N files, for a task with gold labels.
+      init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
+      seed: of new heads, data order, dropout and noise.
+      epochs: passes over the training set.
+      max_steps: ends the run, and its schedule, after so many updates; None for all the epochs.
+      batch_size: examples an update, over all devices.
+      learning_rate: at the end of the warm-up.
+      weight_decay: AdamW's, on kernels and embedding tables.
+      warmup: share of the updates.
+      max_length: tokens of an example, [CLS] and [SEP] included; longer ones are cut.
+      dtype: of computation: float32 or bfloat16; parameters are float32.
+      eval_every: updates between evaluations on dev, each followed by a checkpoint; None for every epoch.
+      checkpoint_every: updates between further checkpoints; None for none.
+      on_bad_row: error, or skip, which goes on without bad rows of the data and reports them.
+      smart: SMART's settings.
+    """
+
+    task: str = "rated_sst"
+    data_dir: str | None = None
+    init_from: str = "minilm-l6"
+    seed: int = 0
+    epochs: int = 3
+    max_steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    max_length: int = 128
+    dtype: str = "float32"
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    on_bad_row: str = "error"
+    smart: SmartConfig = SmartConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--config.{name}: expected at least 1, found {value}")
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--config.{name}: expected a finite number of at least 0, found {value}")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"--config.warmup: expected a share of the updates in [0, 1], found {self.warmup}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {self.seed}")
+        if self.max_length < 3:
+            raise UserError(f"--config.max_length: expected at least 3 tokens, found {self.max_length}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"--config.dtype: expected float32 or bfloat16, found {self.dtype!r}")
+        if self.on_bad_row not in ("error", "skip"):
+            raise UserError(f"--config.on_bad_row: expected error or skip, found {self.on_bad_row!r}")
+        self.smart.settings()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as nested plain values, as config.json holds them."""
+        return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell one configuration from another."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All keys with their defaults, for a recipe to change; no key can be added."""
+
+    def build(kind: type) -> ml_collections.ConfigDict:
+        config, hints = ml_collections.ConfigDict(), get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(field.default):
+                config[field.name] = build(type(field.default))
+            elif field.default is None:
+                config[field.name] = config_dict.placeholder(_plain_type(hints[field.name]))
+            else:
+                config[field.name] = field.default
+        return config.lock()
+
+    return build(RunConfig)
+
+
+def read_config(values: Any) -> RunConfig:
+    """Validates a recipe's ConfigDict, or the mapping of a config.json.
+
+    Raises:
+      UserError: an unknown key (the message names the nearest one), a value of the wrong type or out of range.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    return _build(RunConfig, values, "--config")
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected keys and values, found {values!r}")
+    hints = get_type_hints(kind)
+    arguments = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"{where}.{name}: no such key{nearest(name, hints)}")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _build(hint, value, f"{where}.{name}")
+        else:
+            arguments[name] = _convert(value, hint, f"{where}.{name}")
+    return kind(**arguments)
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if value is None and type(None) in get_args(hint):
+        return None
+    kind = _plain_type(hint)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, float, where) for item in value)
+    if type(value) is not kind:
+        raise UserError(f"{where}: expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def _plain_type(hint: Any) -> type:
+    """`int` of `int | None`, and of `int`."""
+    if isinstance(hint, types.UnionType):
+        return next(kind for kind in get_args(hint) if kind is not type(None))
+    return hint

@@ -1,0 +1,70 @@
+"""From a run's config to what it computes on: the task, the tokenised data and the model."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import tokenizers
+
+from bertjax.config import RunConfig
+from bertjax.data import builders
+from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
+from bertjax.errors import UserError
+from bertjax.model import Bert
+from bertjax.pretrained import read_config as read_bert_config
+from bertjax.tasks import Task, get_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run, or an evaluation of one, computes on.
+
+    Attributes:
+      task: the task.
+      dataset: its data as prepared.
+      examples: its splits, tokenised.
+      tokenizer: the checkpoint's.
+      model: the architecture, with the task's head.
+    """
+
+    task: Task
+    dataset: builders.Dataset
+    examples: Mapping[str, Examples]
+    tokenizer: tokenizers.Tokenizer
+    model: Bert
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest example in any split."""
+        return max(int(examples.lengths.max()) for examples in self.examples.values())
+
+
+def load_inputs(config: RunConfig, folder: Path, splits: tuple[str, ...]) -> Inputs:
+    """Loads everything but parameters.
+
+    Args:
+      config: the run's.
+      folder: of a checkpoint with its config.json and vocabulary, in Hugging Face layout.
+      splits: of the data.
+
+    Raises:
+      UserError: from any of the parts, or a split or a length that is not to be had.
+    """
+    task = get_task(config.task)
+    architecture = read_bert_config(folder)
+    if config.max_length > architecture.max_position_embeddings:
+        raise UserError(
+            f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "
+            f"found {config.max_length}"
+        )
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, architecture.vocab_size, folder)
+    data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
+    dataset = builders.load(config.task, data_dir=data_dir, on_bad_row=config.on_bad_row)
+    for split in splits:
+        if split not in dataset.splits:
+            raise UserError(f"--split: {config.task} has {', '.join(dataset.splits)}, found {split!r}")
+    examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
+    model = Bert(architecture, {task.name: task.outputs}, dtype=jnp.dtype(config.dtype))
+    return Inputs(task, dataset, examples, tokenizer, model)

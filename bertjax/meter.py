@@ -1,0 +1,81 @@
+"""Means and rates of a training loop: what its steps return, and how fast they come."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+
+class Meter:
+    """Means over the updates since the last reading, and the run's clock.
+
+    Compilation and evaluation are `paused`: they count in `seconds` but in no rate.
+    """
+
+    def __init__(self) -> None:
+        self._created = time.perf_counter()
+        self._earlier = 0.0
+        self._first_step: float | None = None
+        self._window_rates: list[float] = []
+        self._busy = 0.0
+        self._examples = self._tokens = 0
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._means: list[Mapping[str, jax.Array]] = []
+        self._window_examples = self._window_tokens = 0
+        self._since, self._paused = time.perf_counter(), 0.0
+
+    def resume(self, seconds: float) -> None:
+        """Counts the seconds of earlier calls of the same run."""
+        self._earlier = seconds
+        self._open_window()
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run so far, earlier calls included."""
+        return self._earlier + time.perf_counter() - self._created
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside counts in no rate."""
+        jax.block_until_ready(self._means[-1:])
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def count(self, batch: Mapping[str, np.ndarray], means: Mapping[str, jax.Array]) -> None:
+        """Takes in a step that was started: its batch and the scalars that it returns."""
+        self._means.append(means)
+        self._window_examples += int(batch["valid"].sum())
+        self._window_tokens += int(batch["attention_mask"][batch["valid"]].sum())
+        if self._first_step is None:
+            jax.block_until_ready(means)
+            self._first_step = time.perf_counter() - self._created
+
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Closes the window: means of the steps' scalars, and its seconds a step and examples a second."""
+        means = jax.device_get(self._means)
+        seconds = time.perf_counter() - self._since - self._paused
+        self._window_rates.append(seconds / len(means))
+        self._busy += seconds
+        self._examples += self._window_examples
+        self._tokens += self._window_tokens
+        timing = {"step_seconds": seconds / len(means), "examples_per_second": self._window_examples / seconds}
+        values = {name: float(np.mean([step[name] for step in means])) for name in means[0]}
+        self._open_window()
+        return values, timing
+
+    def summary(self) -> dict[str, float | None]:
+        """The run's timing, as result.json has it; rates are None where this call made no step."""
+        ran = self._busy > 0
+        return {
+            "seconds": self.seconds,
+            "seconds_to_first_step": self._first_step,
+            "step_seconds_median": statistics.median(self._window_rates) if ran else None,
+            "examples_per_second": self._examples / self._busy if ran else None,
+            "real_tokens_per_second": self._tokens / self._busy if ran else None,
+        }

@@ -1,0 +1,39 @@
+"""The optimizer of fine-tuning: clipping, AdamW with a decay mask, linear warm-up and decay."""
+
+from typing import Any
+
+import jax
+import optax
+
+
+def linear_schedule(peak: float, num_steps: int, warmup: float) -> optax.Schedule:
+    """Linear warm-up from 0 over the first `warmup` share of the updates, then linear decay to 0."""
+    warmup_steps = round(warmup * num_steps)
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup_steps),
+            optax.linear_schedule(peak, 0.0, num_steps - warmup_steps),
+        ],
+        [warmup_steps],
+    )
+
+
+def decay_mask(params: Any) -> Any:
+    """True where weight decay applies: kernels and embedding tables, not biases nor LayerNorm."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        return path[-1].key in ("kernel", "embedding")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Clips the gradient's global norm at 1, then AdamW.
+
+    Adam's eps is 1e-6: a key bias has no gradient but rounding, which a smaller eps would blow up to full
+    steps.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, eps=1e-6, weight_decay=weight_decay, mask=decay_mask),
+    )

@@ -1,0 +1,102 @@
+"""Maps per-replica steps over devices: `jax.jit` on one, `jax.pmap` on several."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from bertjax.errors import UserError
+
+AXIS = "data"
+
+
+class DataParallel:
+    """Data parallelism over some devices; on one device every conversion is the identity.
+
+    pmap wants a leading device axis on state and batch, and copies the state of a single device for it,
+    which is why that case is plain jit.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device]):
+        self.devices = tuple(devices)
+        self.is_single = len(self.devices) == 1
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """UserError where a batch cannot be shared out evenly."""
+        if batch_size % len(self.devices):
+            raise UserError(
+                f"--config.batch_size: expected a multiple of the {len(self.devices)} devices, found {batch_size}"
+            )
+
+    def map_train(self, step: Callable[..., Any]) -> Any:
+        """Maps `step(state, batch, key, *, axis)`, which sums over the axis itself; the state is donated."""
+        if self.is_single:
+            return jax.jit(step, donate_argnums=0)
+        return jax.pmap(
+            partial(step, axis=AXIS),
+            axis_name=AXIS,
+            in_axes=(0, 0, None),
+            donate_argnums=0,
+            devices=self.devices,
+        )
+
+    def map_eval(self, step: Callable[..., Any]) -> Any:
+        """Maps `step(params, batch)`, in which replicas do not speak to one another."""
+        return jax.jit(step) if self.is_single else jax.pmap(step, devices=self.devices)
+
+    def replicate(self, tree: Any) -> Any:
+        """One copy a device, without a second one on any."""
+        if self.is_single:
+            return tree
+        mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+        def copies(x: Any) -> jax.Array:
+            return jax.device_put(np.broadcast_to(x, (len(self.devices), *np.shape(x))), sharding)
+
+        return jax.tree.map(copies, tree)
+
+    def unreplicate(self, tree: Any) -> Any:
+        """The first device's copy."""
+        return tree if self.is_single else jax.tree.map(lambda x: x[0], tree)
+
+    def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Shares [B, ...] out as [devices, B / devices, ...]."""
+        if self.is_single:
+            return batch
+        return {name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()}
+
+    def gather(self, x: jax.Array) -> np.ndarray:
+        """The host's [B, ...] from what `map_eval` gave."""
+        x = np.asarray(x)
+        return x if self.is_single else x.reshape(-1, *x.shape[2:])
+
+
+class CompiledByShape:
+    """A mapped step, compiled ahead of time when a batch shape first comes by.
+
+    Attributes:
+      compiled: executables by the length S of their batches.
+    """
+
+    def __init__(self, mapped: Any):
+        self._mapped = mapped
+        self.compiled: dict[int, Any] = {}
+
+    def compile(self, tree: Any, batch: Mapping[str, np.ndarray], *rest: Any) -> None:
+        """Compiles for this batch's shape, unless that is done."""
+        length = batch["input_ids"].shape[-1]
+        if length not in self.compiled:
+            self.compiled[length] = self._mapped.lower(tree, batch, *rest).compile()
+
+    def __call__(self, tree: Any, batch: Mapping[str, np.ndarray], *rest: Any) -> Any:
+        """Runs the step, compiling first where that is needed."""
+        self.compile(tree, batch, *rest)
+        return self.compiled[batch["input_ids"].shape[-1]](tree, batch, *rest)
+
+    def flops(self, tree: Any, batch: Mapping[str, np.ndarray], *rest: Any) -> float:
+        """XLA's own count of floating-point operations of one step, on one device."""
+        self.compile(tree, batch, *rest)
+        return self.compiled[batch["input_ids"].shape[-1]].cost_analysis()["flops"]

@@ -1,0 +1,144 @@
+"""One training step and one evaluation step, written for one replica."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from bertjax import smart
+from bertjax.model import Bert
+from bertjax.tasks import Task
+
+Params = Any
+Batch = Mapping[str, jax.Array]
+"""input_ids, token_type_ids int32 [B, S]; attention_mask bool [B, S]; label [B]; index int32 [B], an example's
+place in its split; valid bool [B], false on rows that only fill up the batch."""
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that a step changes.
+
+    Attributes:
+      step: updates so far, int32 [].
+      params: θ, float32.
+      opt_state: the optimizer's.
+      anchor: θ̃ of the Bregman term, or None without one.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    anchor: Params | None
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings) -> TrainState:
+    """The state before the first update."""
+    anchor = smart.init_anchor(params) if settings.bregman_weight else None
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), anchor)
+
+
+def _psum(tree: Any, axis: str | None) -> Any:
+    return jax.lax.psum(tree, axis) if axis else tree
+
+
+def _example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+    """Keys [B] that depend on an example and not on its place in a batch or on a device."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), index)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    model: Bert,
+    task: Task,
+    tx: optax.GradientTransformation,
+    settings: smart.SmartSettings,
+    num_steps: int,
+    axis: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update of θ by the gradient of L + λ R_s + μ D.
+
+    Args:
+      state: the state, the same on every replica.
+      batch: this replica's share of the batch.
+      key: the run's key, the same on every replica and at every step.
+      model: with a head of the task's name.
+      task: its loss and divergence.
+      tx: the optimizer.
+      settings: SMART's.
+      num_steps: of the whole run, for the anchor's decay.
+      axis: name of the mapped axis, or None on a single device.
+
+    Returns:
+      The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L),
+      "accuracy", "smoothness" (R_s) and "bregman" (D), and the gradient's norm before clipping,
+      "gradient_norm".
+    """
+    anchor = state.anchor
+    if anchor is not None:
+        anchor = smart.update_anchor(anchor, state.params, smart.anchor_decay(settings, state.step, num_steps))
+    dropout_keys = _example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
+    noise_keys = _example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
+    valid = batch["valid"].astype(jnp.float32)
+    # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
+    weights = valid / jnp.maximum(_psum(valid.sum(), axis), 1)
+
+    def objective(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if settings.weight or settings.bregman_weight:
+            terms = partial(
+                smart.smart_terms, bert_by_example(model, task), divergence=task.divergence, settings=settings
+            )
+            per_example = jax.vmap(
+                lambda example, dropout_key, noise_key: terms(
+                    params, anchor, example, dropout_key, noise_key, mask=example["attention_mask"]
+                )
+            )
+            logits, smoothness, bregman = per_example(batch, dropout_keys, noise_keys)
+        else:
+            logits = forward(model, task, params, batch, dropout_keys)
+            smoothness = bregman = jnp.zeros_like(weights)
+        means = {
+            "loss": jnp.sum(weights * task.loss(logits, batch["label"])),
+            "smoothness": jnp.sum(weights * smoothness),
+            "bregman": jnp.sum(weights * bregman),
+            "accuracy": jnp.sum(weights * (logits.argmax(-1) == batch["label"])),
+        }
+        total = means["loss"] + settings.weight * means["smoothness"] + settings.bregman_weight * means["bregman"]
+        return total, means
+
+    gradient, means = _psum(jax.grad(objective, has_aux=True)(state.params), axis)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    means["gradient_norm"] = optax.tree.norm(gradient)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state, anchor), means
+
+
+def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None) -> jax.Array:
+    """The task's logits: float32 [..., C], from one example or a batch."""
+    apply = partial(model.apply, {"params": params})
+    embeddings = apply(batch["input_ids"], batch["token_type_ids"], method="embed")
+    return apply(embeddings, batch["attention_mask"], task.name, dropout_keys, method="logits")
+
+
+def bert_by_example(model: Bert, task: Task) -> smart.Model:
+    """The model as SMART takes it: of one example, cut at the embeddings."""
+
+    def embed(params: Params, example: Batch) -> jax.Array:
+        return model.apply({"params": params}, example["input_ids"], example["token_type_ids"], method="embed")
+
+    def logits(params: Params, embedding: jax.Array, example: Batch, key: jax.Array) -> jax.Array:
+        mask = example["attention_mask"]
+        return model.apply({"params": params}, embedding, mask, task.name, key, method="logits")
+
+    return smart.Model(embed, logits)
+
+
+def eval_step(params: Params, batch: Batch, *, model: Bert, task: Task) -> jax.Array:
+    """The task's logits without dropout: float32 [B, C]."""
+    return forward(model, task, params, batch)

@@ -1,0 +1,125 @@
+"""A run's folder: its config, log of metrics and result, written so that a cut leaves none of them broken."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from bertjax.config import RunConfig, read_config
+from bertjax.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: str) -> Any:
+    """Reads a JSON file of a run's folder; UserError where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; --workdir must be the folder of {kind}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON, found something else ({error})") from None
+
+
+def begun(workdir: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Looks at a run's folder before any work, and changes nothing.
+
+    Returns:
+      The result of a finished run, or None where there is work to do.
+
+    Raises:
+      UserError: the folder holds a run of another config (the message names the keys), or something else.
+    """
+    if not workdir.exists():
+        return None
+    if not workdir.is_dir():
+        raise UserError(f"--workdir: expected a folder, found a file at {workdir}")
+    path = workdir / "config.json"
+    if not path.exists():
+        if any(not file.name.endswith(".partial") for file in workdir.iterdir()):
+            raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
+        return None
+    differing = _differences(read_config(read_json(path, "a run")).to_dict(), config.to_dict())
+    if differing:
+        raise UserError(
+            f"--workdir: {workdir} holds a run of another config: {'; '.join(differing)}; "
+            "use another one, or remove this one to start anew"
+        )
+    result = workdir / "result.json"
+    return read_json(result, "a finished run") if result.exists() else None
+
+
+def begin(workdir: Path, config: RunConfig) -> None:
+    """Makes a run's folder, if it is not there; UserError where it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", config.to_dict())
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}); use another one") from None
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in ours:
+        if isinstance(ours[name], dict):
+            found += _differences(theirs[name], ours[name], f"{prefix}{name}.")
+        elif theirs[name] != ours[name]:
+            found.append(f"{prefix}{name} was {theirs[name]!r}, is now {ours[name]!r}")
+    return found
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard events, a line and an event a record.
+
+    A line is {"step", "epoch", "split", "values", "timing"}; all that depends on the clock stands under
+    "timing".
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        """Opens the log of a run that goes on after `step`; what was logged beyond it will come again."""
+        self._path = workdir / "metrics.jsonl"
+        kept = [record for record in self.records() if record["step"] <= step]
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(
+        self, step: int, epoch: float, split: str, values: Mapping[str, float], timing: Mapping[str, float]
+    ) -> None:
+        """Appends one record."""
+        record = {"step": step, "epoch": epoch, "split": split, "values": values, "timing": timing}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for group in (values, timing):
+            for name, value in group.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def records(self) -> list[dict[str, Any]]:
+        """All whole lines so far; a last line that was cut off is dropped."""
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]

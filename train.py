@@ -1,0 +1,23 @@
+"""Fine-tunes a BERT as a recipe says: `python train.py --config=configs/sst_smart.py [--config.KEY=VALUE ...]`."""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from bertjax import cli
+from bertjax.loop import train_and_evaluate
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/sst_smart.py; --config.KEY=VALUE.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE if not given.")
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    """Runs the recipe in its folder."""
+    recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
+    train_and_evaluate(CONFIG.value, WORKDIR.value or f"runs/{recipe}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
