@@ -9,10 +9,14 @@ from absl import app, flags
 from bertjax.errors import UserError
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object]) -> None:
     """Parses the flags, calls `main`, and exits: 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted."""
+
+    def run_main(_: Sequence[str]) -> None:
+        main()  # what it returns would become the exit status
+
     try:
-        app.run(lambda _: main(), flags_parser=_parse)
+        app.run(run_main, flags_parser=_parse)
     except UserError as error:
         sys.exit(_report(error))
     except KeyboardInterrupt:

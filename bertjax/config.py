@@ -146,7 +146,7 @@ def read_config(values: Any) -> RunConfig:
     return _build(RunConfig, values, "--config")
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
+def _build(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected keys and values, found {values!r}")
     hints = get_type_hints(kind)

@@ -13,7 +13,7 @@ import numpy as np
 from bertjax import report
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import read_config
-from bertjax.data.batches import bucket_edges, eval_batches
+from bertjax.data.batches import eval_batches
 from bertjax.data.builders import Dataset
 from bertjax.data.text import Examples
 from bertjax.inputs import Inputs, load_inputs
@@ -21,9 +21,6 @@ from bertjax.model import init_params
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.step import Params, eval_step
 from bertjax.workdir import read_json, write_json, write_text
-
-MAX_BUCKETS = 4
-"""Batch shapes of a run: each costs a compilation, and each further one saves less padding."""
 
 
 class Evaluator:
@@ -76,9 +73,7 @@ def evaluate(workdir: Path, split: str, checkpoint: str = "final") -> dict[str, 
     like = jax.eval_shape(partial(init_params, model=inputs.model), jax.random.key(0))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         params = parallel.replicate(checkpoints.restore_params(step, like))
-    logits = Evaluator(inputs, parallel).predict(
-        params, examples, batch_size=config.batch_size, edges=bucket_edges(examples.lengths, max_buckets=MAX_BUCKETS)
-    )
+    logits = Evaluator(inputs, parallel).predict(params, examples, batch_size=config.batch_size, edges=inputs.edges())
     values = task.metrics(logits, examples.labels)
     summary = {
         "split": split,

@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
-import tokenizers
+import numpy as np
 
 from bertjax.config import RunConfig
 from bertjax.data import builders
+from bertjax.data.batches import bucket_edges
 from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError
 from bertjax.model import Bert
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.tasks import Task, get_task
+
+MAX_BUCKETS = 6
+"""Batch shapes of a run: each costs a compilation, and each further one saves less padding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +28,19 @@ class Inputs:
       task: the task.
       dataset: its data as prepared.
       examples: its splits, tokenised.
-      tokenizer: the checkpoint's.
       model: the architecture, with the task's head.
     """
 
     task: Task
     dataset: builders.Dataset
     examples: Mapping[str, Examples]
-    tokenizer: tokenizers.Tokenizer
     model: Bert
 
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest example in any split."""
-        return max(int(examples.lengths.max()) for examples in self.examples.values())
+    def edges(self) -> tuple[int, ...]:
+        """The lengths to which batches of these splits are padded."""
+        lengths = np.concatenate([examples.lengths for examples in self.examples.values()])
+        most = self.model.config.max_position_embeddings
+        return tuple(min(edge, most) for edge in bucket_edges(lengths, max_buckets=MAX_BUCKETS))
 
 
 def load_inputs(config: RunConfig, folder: Path, splits: tuple[str, ...]) -> Inputs:
@@ -67,4 +70,4 @@ def load_inputs(config: RunConfig, folder: Path, splits: tuple[str, ...]) -> Inp
             raise UserError(f"--split: {config.task} has {', '.join(dataset.splits)}, found {split!r}")
     examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
     model = Bert(architecture, {task.name: task.outputs}, dtype=jnp.dtype(config.dtype))
-    return Inputs(task, dataset, examples, tokenizer, model)
+    return Inputs(task, dataset, examples, model)

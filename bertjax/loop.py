@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from bertjax import optim, report, smart
 from bertjax import workdir as workdirs
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig, read_config
-from bertjax.data.batches import bucket_edges, eval_batches, real_token_fraction, steps_per_epoch, train_batches
+from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches
 from bertjax.errors import UserError
-from bertjax.evaluation import MAX_BUCKETS, Evaluator, describe_data
+from bertjax.evaluation import Evaluator, describe_data
 from bertjax.inputs import load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
@@ -67,8 +66,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     architecture, params = load_pretrained(folder)
     params = with_heads(params, architecture, inputs.model.heads, head_key)
 
-    edges = bucket_edges(np.concatenate([train.lengths, dev.lengths]), max_buckets=MAX_BUCKETS)
-    shapes = {"batch_size": config.batch_size, "edges": edges}
+    shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": inputs.edges()}
     epoch_steps = steps_per_epoch(train.lengths, **shapes)
     num_steps = min(config.epochs * epoch_steps, config.max_steps or config.epochs * epoch_steps)
     eval_every = config.eval_every or epoch_steps
@@ -114,15 +112,14 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
                 if not (is_evaluated or is_saved):
                     continue
                 with meter.paused():
-                    values = None
+                    score = None
                     if is_evaluated:
-                        logits = evaluator.predict(state.params, dev, **shapes)
-                        values = task.metrics(logits, dev.labels)
-                        log.write(step, step / epoch_steps, "dev", values, {})
-                        bar.write(f"update {step}: dev {_listing(values)}", file=sys.stderr)
-                        scores = _with_score(scores, values, task.main_metric, step)
+                        score = task.metrics(evaluator.predict(state.params, dev, **shapes), dev.labels)
+                        log.write(step, step / epoch_steps, "dev", score, {})
+                        bar.write(f"update {step}: dev {_listing(score)}", file=sys.stderr)
+                        scores = _with_score(scores, score, task.main_metric, step)
                     progress = {"iterator": batches.get_state(), "seconds": meter.seconds, "scores": scores}
-                    checkpoints.save(parallel.unreplicate(state), progress, values)
+                    checkpoints.save(parallel.unreplicate(state), progress, score)
             report.plot_curves(log.records(), task.main_metric, workdir / "curves.png")
 
     cost = {

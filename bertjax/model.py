@@ -8,7 +8,7 @@ them. Softmax, LayerNorm and logits are float32 whatever the compute dtype.
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -42,15 +42,19 @@ class BertConfig:
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kind = {"int": int, "float": (int, float), "str": str}[str(field.type.__name__)]
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise UserError(f"BERT config: {field.name} must be {field.type.__name__}, found {value!r}")
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"BERT config: {name} must be at least 1, found {getattr(self, name)}")
-        for name in ("intermediate_size", "max_position_embeddings", "type_vocab_size"):
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise UserError(f"BERT config: {name} must be {kind.__name__}, found {value!r}")
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"BERT config: {name} must be at least 1, found {getattr(self, name)}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -163,7 +167,7 @@ class LayerNorm(nn.Module):
             param_dtype=self.param_dtype,
             name="affine",
         )
-        return norm(x).astype(self.dtype)
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
 
 
 class Layer(nn.Module):
@@ -301,7 +305,8 @@ def init_params(key: jax.Array, model: Bert) -> Any:
 
 @partial(jax.jit, static_argnames="config")
 def _encode(params: Any, config: BertConfig, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return Bert(config).apply({"params": params}, *inputs)
+    outputs: Any = Bert(config).apply({"params": params}, *inputs)
+    return outputs
 
 
 def encode(

@@ -33,7 +33,14 @@ def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransf
     Adam's eps is 1e-6: a key bias has no gradient but rounding, which a smaller eps would blow up to full
     steps.
     """
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, eps=1e-6, weight_decay=weight_decay, mask=decay_mask),
     )
+
+    def update(gradient: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        # Adam's bias correction and the schedules raise floats to integer powers, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return chain.update(gradient, state, params)
+
+    return optax.GradientTransformation(chain.init, update)

@@ -70,8 +70,8 @@ class DataParallel:
 
     def gather(self, x: jax.Array) -> np.ndarray:
         """The host's [B, ...] from what `map_eval` gave."""
-        x = np.asarray(x)
-        return x if self.is_single else x.reshape(-1, *x.shape[2:])
+        host = np.asarray(x)
+        return host if self.is_single else host.reshape(-1, *host.shape[2:])
 
 
 class CompiledByShape:

@@ -92,7 +92,7 @@ def train_step(
     def objective(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         if settings.weight or settings.bregman_weight:
             terms = partial(
-                smart.smart_terms, bert_by_example(model, task), divergence=task.divergence, settings=settings
+                smart.smart_terms, cut_at_embeddings(model, task), divergence=task.divergence, settings=settings
             )
             per_example = jax.vmap(
                 lambda example, dropout_key, noise_key: terms(
@@ -107,7 +107,7 @@ def train_step(
             "loss": jnp.sum(weights * task.loss(logits, batch["label"])),
             "smoothness": jnp.sum(weights * smoothness),
             "bregman": jnp.sum(weights * bregman),
-            "accuracy": jnp.sum(weights * (logits.argmax(-1) == batch["label"])),
+            "accuracy": jnp.sum(jnp.where(logits.argmax(-1) == batch["label"], weights, 0)),
         }
         total = means["loss"] + settings.weight * means["smoothness"] + settings.bregman_weight * means["bregman"]
         return total, means
@@ -121,20 +121,21 @@ def train_step(
 
 def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None) -> jax.Array:
     """The task's logits: float32 [..., C], from one example or a batch."""
-    apply = partial(model.apply, {"params": params})
-    embeddings = apply(batch["input_ids"], batch["token_type_ids"], method="embed")
-    return apply(embeddings, batch["attention_mask"], task.name, dropout_keys, method="logits")
+    embed, logits = cut_at_embeddings(model, task)
+    return logits(params, embed(params, batch), batch, dropout_keys)
 
 
-def bert_by_example(model: Bert, task: Task) -> smart.Model:
-    """The model as SMART takes it: of one example, cut at the embeddings."""
+def cut_at_embeddings(model: Bert, task: Task) -> smart.Model:
+    """The model cut at the embeddings, as SMART takes it."""
+
+    def apply(params: Params, *arguments: Any, method: str) -> Any:
+        return model.apply({"params": params}, *arguments, method=method)
 
     def embed(params: Params, example: Batch) -> jax.Array:
-        return model.apply({"params": params}, example["input_ids"], example["token_type_ids"], method="embed")
+        return apply(params, example["input_ids"], example["token_type_ids"], method="embed")
 
-    def logits(params: Params, embedding: jax.Array, example: Batch, key: jax.Array) -> jax.Array:
-        mask = example["attention_mask"]
-        return model.apply({"params": params}, embedding, mask, task.name, key, method="logits")
+    def logits(params: Params, embedding: jax.Array, example: Batch, key: jax.Array | None) -> jax.Array:
+        return apply(params, embedding, example["attention_mask"], task.name, key, method="logits")
 
     return smart.Model(embed, logits)
 

@@ -9,5 +9,4 @@ from bertjax.config import default_config
 def get_config():
     config = default_config()
     config.epochs = 2
-    config.max_length = 64
     return config

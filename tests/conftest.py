@@ -1,11 +1,89 @@
 """Every test runs on four CPU devices, with strict promotion, and no network."""
 
+import json
 import os
+import random
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        # Tests compile far longer than they run: these two cut compilation to 40%.
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
+)
 
 import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bertjax.model import BertConfig
+from bertjax.pretrained import tensor_shapes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The same steps are compiled by several tests.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="bertjax-tests-"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+WORDS = {
+    0: "awful dreadful hated",
+    1: "weak dull tired",
+    2: "plain usual average",
+    3: "good warm clever",
+    4: "superb glorious loved",
+}
+FILLER = ["the", "film", "a", "story", "and", "its", "actors", "with", "this", "director", "of", "scenes"]
+TINY = BertConfig(
+    vocab_size=40,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+    initializer_range=0.2,  # at BERT's own, so small a model hardly sees its input
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A random BERT of two layers in Hugging Face layout, with a vocabulary of forty words."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: (np.ones(shape) if "LayerNorm.weight" in name else rng.normal(size=shape) * 0.2).astype(np.float32)
+        for name, shape in tensor_shapes(TINY).items()
+    }
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"} | vars(TINY)))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(WORDS.values()).split(), *FILLER]
+    vocabulary += [f"[unused{i}]" for i in range(TINY.vocab_size - len(vocabulary))]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    return folder
+
+
+@pytest.fixture
+def sst_folder(tmp_path, monkeypatch):
+    """A few dozen generated sentences whose label one word gives away, as gold SST's files; a cache of their own."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = random.Random(0)
+    for split, rows in (("train", 61), ("dev", 23)):
+        lines = ["\tid\tsentence\tsentiment"]
+        for i in range(rows):
+            words = rng.choices(FILLER, k=rng.randint(1, 14))
+            words.insert(rng.randint(0, len(words)), rng.choice(WORDS[i % 5].split()))
+            lines.append(f"{i}\t{split}{i}\t{' '.join(words)}\t{i % 5}")
+        (folder / f"ids-sst-{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -23,7 +23,7 @@ class Model(NamedTuple):
     """
 
     embed: Callable[[Params, Any], jax.Array]
-    logits: Callable[[Params, jax.Array, Any, jax.Array], jax.Array]
+    logits: Callable[[Params, jax.Array, Any, Any], jax.Array]
 
 
 class Terms(NamedTuple):

@@ -1,0 +1,54 @@
+"""What a person sees who types it wrong: one line on stderr, status 2, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, *arguments, folder):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BERTJAX_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+CONFIG = f"--config={ROOT / 'configs' / 'sst.py'}"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train.py", [CONFIG, "--config.epocs=3"], "error: --config.epocs: no such key; did you mean 'epochs'?"),
+        ("train.py", [CONFIG, "--config.smart.wieght=3"], "--config.smart.wieght: no such key; did you mean 'weight'?"),
+        ("train.py", [CONFIG, "--config.epochs=two"], "--config.epochs=two"),
+        (
+            "train.py",
+            [CONFIG, "--config.smart.radius=-1"],
+            "--config.smart.radius must be a finite number of at least 0",
+        ),
+        ("train.py", [CONFIG, "--config.task=sst"], "--config.task: expected one of"),
+        ("train.py", [CONFIG, "--config.task=sst5"], "--config.data_dir"),
+        ("train.py", ["--config=nowhere.py"], "nowhere.py"),
+        ("train.py", [], "config"),
+        ("train.py", [CONFIG, "seed=3"], "expected flags only, found 'seed=3'"),
+        ("eval.py", ["--workdir=nowhere"], "config.json: not found"),
+        ("eval.py", ["--workdir=.", "--split=tset"], "split"),
+    ],
+)
+def test_a_mistake_is_one_line(script, arguments, message, tmp_path):
+    finished = run(script, *arguments, folder=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "runs").exists()

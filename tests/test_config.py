@@ -1,0 +1,86 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from bertjax.config import RunConfig, SmartConfig, default_config, read_config
+from bertjax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load_recipe(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+def test_defaults_are_those_of_the_dataclass():
+    assert read_config(default_config()) == RunConfig()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    read_config(load_recipe(path)())
+
+
+def test_the_paper_variant_is_the_papers():
+    config = read_config(load_recipe(CONFIGS[0].with_name("sst_smart.py"))("paper"))
+    assert (config.task, config.init_from) == ("sst5", "bert-base-uncased")
+    assert config.epochs <= 6
+    assert config.batch_size in (16, 32, 64)
+    assert config.learning_rate in (1e-5, 2e-5, 3e-5, 5e-5)
+    assert config.warmup == 0.1
+    settings = config.smart.settings()
+    assert settings.adversary == "projected_gradient_ascent"
+    assert (settings.radius, settings.noise, settings.step_size, settings.bregman_weight) == (1e-5, 1e-5, 1e-3, 1.0)
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="expected variant starter or paper, found 'papr'"):
+        load_recipe(CONFIGS[0].with_name("sst_smart.py"))("papr")
+
+
+def test_a_config_survives_json():
+    config = RunConfig(smart=SmartConfig(preset="bertjax", decay=(0.9, 0.99)), max_steps=3)
+    assert read_config(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_digest_tells_configs_apart():
+    assert RunConfig().digest() == RunConfig().digest()
+    assert RunConfig().digest() != RunConfig(seed=1).digest()
+    assert RunConfig().digest() != RunConfig(smart=SmartConfig(preset="bertjax")).digest()
+
+
+def test_settings_change_the_preset_and_nothing_else():
+    settings = SmartConfig(preset="bertjax", radius=0.5).settings()
+    assert (settings.radius, settings.weight, settings.bregman_weight) == (0.5, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epocs": 1}, "--config.epocs: no such key; did you mean 'epochs'?"),
+        ({"smart": {"wieght": 1}}, "--config.smart.wieght: no such key; did you mean 'weight'?"),
+        ({"epochs": 1.5}, "--config.epochs: expected int, found 1.5"),
+        ({"epochs": True}, "--config.epochs: expected int, found True"),
+        ({"epochs": 0}, "--config.epochs: expected at least 1, found 0"),
+        ({"smart": 3}, "--config.smart: expected keys and values, found 3"),
+        ({"learning_rate": float("nan")}, "--config.learning_rate: expected a finite number of at least 0, found nan"),
+        ({"warmup": 1.5}, "--config.warmup: expected a share of the updates in [0, 1], found 1.5"),
+        ({"seed": -1}, "--config.seed: expected an integer in [0, 2**32), found -1"),
+        ({"max_length": 2}, "--config.max_length: expected at least 3 tokens, found 2"),
+        ({"dtype": "float16"}, "--config.dtype: expected float32 or bfloat16, found 'float16'"),
+        ({"on_bad_row": "ignore"}, "--config.on_bad_row: expected error or skip, found 'ignore'"),
+        ({"smart": {"radius": -0.1}}, "--config.smart.radius must be a finite number of at least 0, found -0.1"),
+        ({"smart": {"preset": "ours"}}, "--config.smart.preset must be one of none, bertjax, paper, found 'ours'"),
+        ({"smart": {"norm": "l1"}}, "--config.smart.norm must be l2 or linf for adversary power_iteration, found 'l1'"),
+        ({"smart": {"decay": [0.9, "x"]}}, "--config.smart.decay: expected float, found 'x'"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(values, message):
+    with pytest.raises(UserError) as raised:
+        read_config(values)
+    assert str(raised.value) == message

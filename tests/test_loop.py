@@ -1,0 +1,163 @@
+"""A shrunken run from the config to the result, and all that can come between."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax import loop
+from bertjax.config import RunConfig, SmartConfig
+from bertjax.errors import UserError
+from bertjax.evaluation import evaluate
+
+
+@pytest.fixture
+def config(tiny_checkpoint, sst_folder):
+    return RunConfig(
+        task="sst5",
+        data_dir=str(sst_folder),
+        init_from=str(tiny_checkpoint),
+        epochs=2,
+        batch_size=16,
+        learning_rate=0.02,
+        max_length=8,  # one batch shape, one compilation
+        smart=SmartConfig(preset="bertjax"),
+    )
+
+
+def change(config, **changes):
+    return RunConfig(**{**vars(config), **changes})
+
+
+def train_lines(workdir, split="train"):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def test_a_whole_run_and_its_evaluation(config, tmp_path, capsys):
+    config = change(config, epochs=30, max_length=16)
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written == result
+    assert set(result) == {
+        *("config_digest", "seed", "steps", "datasets", "lineage", "dev", "cost", "timing", "versions", "devices")
+    }
+    assert result["steps"] == 30 * 4
+    assert result["datasets"]["sst5"]["rows"] == {"train": 61, "dev": 23}
+    assert result["lineage"][1]["trained_on"] == "sst5"
+    assert result["devices"] == {"platform": "cpu", "count": jax.device_count()}
+    # One word gives the label away, and a random encoder suffices to find it.
+    assert result["dev"]["sst5"]["final"]["accuracy"] > 0.6
+    assert result["dev"]["sst5"]["best"]["accuracy"] >= result["dev"]["sst5"]["final"]["accuracy"]
+    assert 0 < result["cost"]["real_token_fraction"] <= 1
+    assert 2 < result["cost"]["flops_ratio"] < 4
+    lines = train_lines(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(10, 121, 10))
+    for line in lines:
+        assert all(np.isfinite(value) for value in line["values"].values())
+        assert line["values"]["smoothness"] > 0
+        assert line["values"]["bregman"] >= 0
+    assert lines[-1]["values"]["loss"] < lines[0]["values"]["loss"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        *("config.json", "metrics.jsonl", "checkpoints", "tensorboard", "curves.png", "encoder", "result.json")
+    }
+
+    # A finished run is read, not run again.
+    capsys.readouterr()
+    assert loop.train_and_evaluate(config, tmp_path / "run") == result
+    assert "finished; nothing to do" in capsys.readouterr().out
+
+    for checkpoint in ("final", "best"):
+        summary = evaluate(tmp_path / "run", "dev", checkpoint)
+        expected = result["dev"]["sst5"][checkpoint]
+        for name, value in summary["metrics"]["sst5"].items():
+            assert value == pytest.approx(expected[name], abs=1e-5)
+    with (tmp_path / "run" / "predictions-sst5-dev.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [f"dev{i}" for i in range(23)]
+    names = list(rows[0])[2:]
+    for row in rows:
+        probabilities = [float(row[name]) for name in names]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == names[int(np.argmax(probabilities))]
+    hits = np.mean([names.index(row["predicted"]) == i % 5 for i, row in enumerate(rows)])
+    assert hits == pytest.approx(result["dev"]["sst5"]["best"]["accuracy"])
+
+
+def test_a_cut_run_goes_on_to_the_same_end(config, tmp_path, monkeypatch):
+    config = change(config, checkpoint_every=3)
+    whole = loop.train_and_evaluate(config, tmp_path / "whole")
+
+    class Cut(Exception):
+        pass
+
+    def cut(values, step):
+        raise Cut
+
+    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(loop, "_check_finite", cut)
+        loop.train_and_evaluate(config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "result.json").exists()
+    resumed = loop.train_and_evaluate(config, tmp_path / "cut")
+    assert resumed["dev"] == whole["dev"]
+    assert resumed["steps"] == whole["steps"]
+    assert [line["step"] for line in train_lines(tmp_path / "cut")] == [5, 8]
+    assert [line["values"] for line in train_lines(tmp_path / "cut", "dev")] == [
+        line["values"] for line in train_lines(tmp_path / "whole", "dev")
+    ]
+
+
+def test_the_seed_decides_the_run(config, tmp_path):
+    config = change(config, max_steps=3, smart=SmartConfig())
+    results = [
+        loop.train_and_evaluate(change(config, seed=seed), tmp_path / name)["dev"]["sst5"]["final"]["loss"]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
+    config = change(config, max_steps=3)
+    four = loop.train_and_evaluate(config, tmp_path / "four")
+    one_device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one_device)
+    one = loop.train_and_evaluate(config, tmp_path / "one")
+    assert (one["devices"]["count"], four["devices"]["count"]) == (1, 4)
+    assert one["dev"]["sst5"]["final"]["loss"] == pytest.approx(four["dev"]["sst5"]["final"]["loss"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "sst"}, "--config.task: expected one of"),
+        ({"data_dir": None}, "--config.data_dir"),
+        ({"data_dir": "/nowhere"}, "/nowhere"),
+        ({"init_from": "/nowhere"}, "init_from"),
+        ({"batch_size": 6}, "--config.batch_size: expected a multiple of the 4 devices"),
+        ({"max_length": 64}, "--config.max_length: expected at most the model's 32 positions, found 64"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(config, tmp_path, changes, message):
+    with pytest.raises(UserError) as raised:
+        loop.train_and_evaluate(change(config, **changes), tmp_path / "run")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_run_stops_in_one_line(config, tmp_path):
+    with pytest.raises(UserError, match="training diverged: .* at update 4; lower --config.learning_rate"):
+        loop.train_and_evaluate(change(config, learning_rate=1e30, max_steps=4, warmup=0.0), tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["run", "result.json"])
+def test_evaluation_wants_a_finished_run(tmp_path, missing):
+    if missing == "result.json":
+        (tmp_path / "config.json").write_text(json.dumps(RunConfig().to_dict()))
+    with pytest.raises(UserError, match="not found; --workdir must be the folder of a"):
+        evaluate(tmp_path, "dev")

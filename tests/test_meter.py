@@ -1,0 +1,55 @@
+import numpy as np
+
+from bertjax import meter
+
+
+def fake_clock(monkeypatch, *times):
+    times = iter(times)
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: next(times))
+
+
+def batch(valid, tokens):
+    mask = np.arange(8) < np.array(tokens)[:, None]
+    return {"valid": np.array(valid), "attention_mask": mask}
+
+
+def test_means_and_rates_by_hand(monkeypatch):
+    # Created at 0, window opened at 1; paused from 4 to 10; first step done at 2; read at 11; again at 16.
+    fake_clock(monkeypatch, 0.0, 1.0, 2.0, 4.0, 10.0, 11.0, 11.0, 16.0, 16.0, 20.0)
+    timer = meter.Meter()
+    timer.count(batch([True, True], [3, 5]), {"loss": np.float32(1)})
+    with timer.paused():
+        pass
+    timer.count(batch([True, False], [4, 1]), {"loss": np.float32(3)})
+    values, timing = timer.read()
+    assert values == {"loss": 2.0}
+    assert timing == {"step_seconds": 2.0, "examples_per_second": 3 / 4}
+    timer.count(batch([True, True], [2, 2]), {"loss": np.float32(5)})
+    values, timing = timer.read()
+    assert values == {"loss": 5.0}
+    assert timing == {"step_seconds": 5.0, "examples_per_second": 2 / 5}
+    assert timer.summary() == {
+        "seconds": 20.0,
+        "seconds_to_first_step": 2.0,
+        "step_seconds_median": 3.5,
+        "examples_per_second": 5 / 9,
+        "real_tokens_per_second": 16 / 9,
+    }
+
+
+def test_a_resumed_run_counts_its_earlier_seconds(monkeypatch):
+    fake_clock(monkeypatch, 0.0, 1.0, 2.0, 5.0)
+    timer = meter.Meter()
+    timer.resume(100.0)
+    assert timer.seconds == 105.0
+
+
+def test_a_call_without_a_step_has_no_rates(monkeypatch):
+    fake_clock(monkeypatch, 0.0, 1.0, 2.0)
+    assert meter.Meter().summary() == {
+        "seconds": 2.0,
+        "seconds_to_first_step": None,
+        "step_seconds_median": None,
+        "examples_per_second": None,
+        "real_tokens_per_second": None,
+    }

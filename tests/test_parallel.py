@@ -1,0 +1,51 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.parallel import CompiledByShape, DataParallel
+
+
+def test_one_device_leaves_trees_as_they_are():
+    parallel, tree = DataParallel(jax.devices()[:1]), {"a": np.arange(4)}
+    for convert in (parallel.replicate, parallel.unreplicate, parallel.shard):
+        assert convert(tree) is tree
+    np.testing.assert_array_equal(parallel.gather(jnp.arange(4)), np.arange(4))
+
+
+def test_several_devices_share_a_batch_in_order():
+    parallel = DataParallel(jax.devices()[:4])
+    x = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    doubled = parallel.map_eval(lambda scale, batch: scale * batch["x"])
+    found = parallel.gather(doubled(parallel.replicate(jnp.float32(2)), parallel.shard({"x": x})))
+    np.testing.assert_array_equal(found, 2 * x)
+
+
+def test_replicas_lie_one_on_each_device_and_come_back():
+    parallel, tree = DataParallel(jax.devices()[:4]), {"a": jnp.arange(3.0), "b": jnp.int32(7)}
+    replicated = parallel.replicate(tree)
+    assert {shard.device for shard in replicated["a"].addressable_shards} == set(parallel.devices)
+    assert replicated["a"].addressable_shards[0].data.shape == (1, 3)
+    chex.assert_trees_all_equal(parallel.unreplicate(replicated), tree)
+
+
+def test_an_uneven_batch_is_refused():
+    DataParallel(jax.devices()[:4]).check_batch_size(8)
+    with pytest.raises(UserError, match="--config.batch_size: expected a multiple of the 4 devices, found 6"):
+        DataParallel(jax.devices()[:4]).check_batch_size(6)
+
+
+def test_a_step_is_compiled_once_a_shape():
+    step = CompiledByShape(jax.jit(lambda w, batch: batch["input_ids"] @ w))
+    for length in (2, 3, 2, 3, 3):
+        found = step(np.ones((length, 1), np.float32), {"input_ids": np.ones((4, length), np.float32)})
+        np.testing.assert_array_equal(found, np.full((4, 1), length))
+    assert sorted(step.compiled) == [2, 3]
+
+
+def test_flops_are_counted_by_xla():
+    step = CompiledByShape(jax.jit(lambda w, batch: batch["input_ids"] @ w))
+    w, batch = np.ones((64, 32), np.float32), {"input_ids": np.ones((16, 64), np.float32)}
+    assert step.flops(w, batch) == pytest.approx(2 * 16 * 64 * 32, rel=0.01)

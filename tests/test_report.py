@@ -1,0 +1,39 @@
+from matplotlib import image
+
+from bertjax import report
+
+
+def test_a_table_is_aligned():
+    rows = [{"task": "sst5", "accuracy": 0.5, "step": 10}, {"task": "x", "accuracy": 0.123456, "step": 2}]
+    assert report.table(rows) == "\n".join(
+        [
+            "task  accuracy  step",
+            "----  --------  ----",
+            "sst5  0.5000    10",
+            "x     0.1235    2",
+        ]
+    )
+
+
+def test_a_result_shows_final_and_best_and_what_the_labels_are():
+    result = {
+        "steps": 30,
+        "dev": {"sst5": {"final": {"accuracy": 0.4}, "best": {"accuracy": 0.5, "step": 20}}},
+        "datasets": {"sst5": {"labels": "gold"}},
+    }
+    lines = report.result_table(result).splitlines()
+    assert lines[2].split() == ["sst5", "final", "30", "0.4000"]
+    assert lines[3].split() == ["sst5", "best", "20", "0.5000"]
+    assert lines[4] == "sst5: labels are gold"
+
+
+def test_curves_are_drawn(tmp_path):
+    records = [
+        {"step": 10 * i, "split": "train", "values": {"loss": 2 - 0.1 * i, "accuracy": 0.1 * i, "smoothness": 0.1}}
+        for i in range(5)
+    ]
+    records.append({"step": 50, "split": "dev", "values": {"loss": 1.4, "accuracy": 0.5}})
+    report.plot_curves(records, "accuracy", tmp_path / "curves.png")
+    pixels = image.imread(tmp_path / "curves.png")
+    assert pixels.shape[:2] == (432, 1440)
+    assert pixels[..., :3].std() > 0.05

@@ -1,0 +1,219 @@
+import dataclasses
+import functools
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bertjax import optim, smart
+from bertjax.model import Bert, init_params
+from bertjax.parallel import DataParallel
+from bertjax.step import eval_step, init_state, train_step
+from bertjax.tasks import get_task
+
+TASK = get_task("sst5")
+SETTINGS = {"plain": smart.preset("none"), "smart": smart.preset("bertjax", radius=0.3)}
+SGD = optax.sgd(0.1)
+B, S = 8, 6
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config):
+    return Bert(tiny_config, {TASK.name: TASK.outputs})
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return init_params(jax.random.key(0), model)
+
+
+def make_batch(rows=B, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, S + 1, rows)
+    mask = np.arange(S) < lengths[:, None]
+    return {
+        "input_ids": np.where(mask, rng.integers(4, 40, (rows, S)), 0).astype(np.int32),
+        "token_type_ids": np.zeros((rows, S), np.int32),
+        "attention_mask": mask,
+        "label": rng.integers(0, 5, rows).astype(np.int32),
+        "index": np.arange(rows, dtype=np.int32) + 100,
+        "valid": np.ones(rows, bool),
+    }
+
+
+def make_step(model, settings, tx, num_steps=20):
+    return partial(train_step, model=model, task=TASK, tx=tx, settings=settings, num_steps=num_steps)
+
+
+@functools.cache
+def jitted(config, dtype, settings, tx):
+    return jax.jit(make_step(Bert(config, {TASK.name: TASK.outputs}, dtype=dtype), settings, tx))
+
+
+def run(model, params, settings, batch, tx=SGD, key=0, state=None):
+    state = state or init_state(jax.tree.map(jnp.copy, params), tx, settings)
+    return jitted(model.config, model.dtype, settings, tx)(state, batch, jax.random.key(key))
+
+
+def without_dropout(model):
+    config = dataclasses.replace(model.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return model.clone(config=config)
+
+
+def test_a_plain_step_is_gradient_descent_on_the_mean_loss(model, params):
+    model, batch = without_dropout(model), make_batch()
+
+    def loss(params):
+        logits = eval_step(params, batch, model=model, task=TASK)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1).mean()
+
+    state, means = run(model, params, SETTINGS["plain"], batch)
+    value, gradient = jax.value_and_grad(loss)(params)
+    chex.assert_trees_all_close(means["loss"], value, rtol=1e-5)
+    chex.assert_trees_all_close(means["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+    chex.assert_trees_all_close(state.params, expected, atol=1e-6)
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_invalid_rows_change_nothing(model, params, name):
+    batch = make_batch()
+    padded = {key: np.concatenate([x, x[:3]]) for key, x in batch.items()}
+    padded["label"][B:], padded["input_ids"][B:] = 4, 7
+    padded["valid"][B:] = False
+    outcomes = [run(model, params, SETTINGS[name], x) for x in (batch, padded)]
+    chex.assert_trees_all_close(*((state.params, means) for state, means in outcomes), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_order_of_a_batch_does_not_matter(model, params, name):
+    batch, order = make_batch(), np.random.default_rng(1).permutation(B)
+    shuffled = {key: x[order] for key, x in batch.items()}
+    outcomes = [run(model, params, SETTINGS[name], x) for x in (batch, shuffled)]
+    chex.assert_trees_all_close(*((state.params, means) for state, means in outcomes), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_jit_is_pmap(model, params, name):
+    # Not Adam, which makes steps of rounding where a gradient is next to zero.
+    tx, outcomes = optax.sgd(0.1, momentum=0.9), []
+    for devices in (jax.devices()[:1], jax.devices()[:4]):
+        parallel = DataParallel(devices)
+        step = parallel.map_train(make_step(model, SETTINGS[name], tx))
+        state = parallel.replicate(init_state(jax.tree.map(jnp.copy, params), tx, SETTINGS[name]))
+        for seed in range(3):
+            batch = make_batch(seed=seed)
+            batch["valid"][-3:] = False  # a mean of the devices' means would differ
+            state, means = step(state, parallel.shard(batch), jax.random.key(0))
+        outcomes.append(jax.device_get(parallel.unreplicate((state.params, state.anchor, means))))
+    chex.assert_trees_all_close(*outcomes, atol=2e-5)
+
+
+def test_not_jitted_is_jitted(model, params):
+    settings, tx, batch = SETTINGS["smart"], SGD, make_batch()
+    state = init_state(params, tx, settings)
+    plain, means = make_step(model, settings, tx)(state, jax.tree.map(jnp.asarray, batch), jax.random.key(0))
+    jitted, jitted_means = run(model, params, settings, batch)
+    chex.assert_trees_all_close((plain.params, means), (jitted.params, jitted_means), atol=1e-5)
+
+
+def test_the_objective_adds_the_weighted_terms(model, params):
+    # Gradients are linear in the weights, so steps at (λ, μ) = (1, 0), (0, 1), (0, 0) give that at (2, 3).
+    batch = make_batch()
+    anchored = jax.tree.map(lambda x: x * 0.9, params)
+
+    def change(weight, bregman_weight):
+        settings = smart.preset("bertjax", radius=0.3, weight=weight, bregman_weight=bregman_weight, decay=(1.0, 1.0))
+        tx = SGD
+        state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
+        if bregman_weight:
+            state = state.replace(anchor=anchored)
+        after, means = run(model, params, settings, batch, tx, state=state)
+        return jax.tree.map(jnp.subtract, after.params, params), means
+
+    plain, _ = change(0.0, 0.0)
+    smooth, smooth_means = change(1.0, 0.0)
+    bregman, bregman_means = change(0.0, 1.0)
+    both, both_means = change(2.0, 3.0)
+    assert float(smooth_means["smoothness"]) > 1e-4
+    assert float(bregman_means["bregman"]) > 1e-4
+    assert float(both_means["smoothness"]) == pytest.approx(float(smooth_means["smoothness"]), rel=1e-4)
+    expected = jax.tree.map(lambda p, s, b: p + 2 * (s - p) + 3 * (b - p), plain, smooth, bregman)
+    chex.assert_trees_all_close(both, expected, atol=1e-5)
+
+
+def test_bregman_is_zero_at_the_first_step_and_not_after(model, params):
+    state, means = run(model, params, SETTINGS["smart"], make_batch())
+    assert 0 <= float(means["bregman"]) < 1e-12
+    _, means = run(model, params, SETTINGS["smart"], make_batch(), state=state)
+    assert float(means["bregman"]) > 1e-6
+
+
+def test_the_anchor_follows_by_the_decay(model, params):
+    settings = smart.preset("bertjax", decay=(0.75, 0.75))
+    first, _ = run(model, params, settings, make_batch())
+    chex.assert_trees_all_equal(first.anchor, params)
+    expected = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, params, first.params)
+    second, _ = run(model, params, settings, make_batch(), state=first)
+    chex.assert_trees_all_close(second.anchor, expected, atol=1e-7)
+
+
+def test_no_anchor_is_kept_without_the_bregman_term(model, params):
+    state, _ = run(model, params, smart.SmartSettings(weight=1.0), make_batch())
+    assert state.anchor is None
+
+
+def test_matched_dropout_measures_no_dropout(model, params):
+    at_zero = {"radius": 0.0, "bregman_weight": 0.0}
+    for matched in (True, False):
+        settings = smart.preset("bertjax", matched_dropout=matched, **at_zero)
+        _, means = run(model, params, settings, make_batch())
+        assert (float(means["smoothness"]) == 0) == matched
+
+
+def test_dropout_changes_with_step_and_with_key(model, params):
+    batch, tx = make_batch(), optax.sgd(0.0)
+    state, first = run(model, params, SETTINGS["plain"], batch, tx)
+    _, second = run(model, params, SETTINGS["plain"], batch, tx, state=state)
+    _, other_key = run(model, params, SETTINGS["plain"], batch, tx, key=1)
+    _, again = run(model, params, SETTINGS["plain"], batch, tx)
+    assert len({float(means["loss"]) for means in (first, second, other_key)}) == 3
+    assert float(first["loss"]) == float(again["loss"])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_tensor_but_key_biases_has_a_gradient(model, params, name):
+    state, _ = run(model, params, SETTINGS[name], make_batch(), optax.sgd(1.0))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params, state.params)
+    for path, largest in jax.tree_util.tree_leaves_with_path(moved):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        # Softmax does not see a shift that all keys share.
+        assert (largest < 1e-7) if where.endswith("/key/bias") else (largest > 1e-6), where
+
+
+def test_no_second_compilation(model, params):
+    tx = optim.adamw(optax.constant_schedule(1e-2), 0.1)
+
+    @chex.assert_max_traces(n=1)
+    def traced_once(*args):
+        return make_step(model, SETTINGS["smart"], tx)(*args)
+
+    step = DataParallel(jax.devices()[:1]).map_train(traced_once)
+    state = init_state(jax.tree.map(jnp.copy, params), tx, SETTINGS["smart"])
+    for seed in range(3):
+        state, means = step(state, make_batch(seed=seed), jax.random.key(0))
+    assert np.isfinite(float(means["loss"]))
+    assert step._cache_size() == 1
+
+
+def test_bfloat16_computes_beside_float32_parameters(model, params):
+    state, means = run(model.clone(dtype=jnp.bfloat16), params, SETTINGS["smart"], make_batch())
+    _, expected = run(model, params, SETTINGS["smart"], make_batch())
+    chex.assert_trees_all_equal_dtypes(state.params, params)
+    assert float(means["loss"]) == pytest.approx(float(expected["loss"]), rel=2e-2)
+    assert float(means["smoothness"]) == pytest.approx(float(expected["smoothness"]), rel=0.2)

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from bertjax import workdir as workdirs
+from bertjax.config import RunConfig, SmartConfig
+from bertjax.errors import UserError
+
+CONFIG = RunConfig(max_steps=3)
+
+
+def test_a_new_folder_a_begun_run_and_a_finished_one(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    assert workdirs.begun(folder, CONFIG) is None
+    workdirs.begin(folder, CONFIG)
+    assert workdirs.begun(folder, CONFIG) is None
+    workdirs.write_json(folder / "result.json", {"seed": 0})
+    assert workdirs.begun(folder, CONFIG) == {"seed": 0}
+
+
+def test_looking_makes_nothing(tmp_path):
+    workdirs.begun(tmp_path / "new", CONFIG)
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_config_is_refused_by_its_keys(tmp_path):
+    workdirs.begin(tmp_path, CONFIG)
+    other = RunConfig(max_steps=4, smart=SmartConfig(preset="bertjax"))
+    with pytest.raises(UserError) as raised:
+        workdirs.begun(tmp_path, other)
+    assert "max_steps was 3, is now 4; smart.preset was 'none', is now 'bertjax'; use another" in str(raised.value)
+    assert json.loads((tmp_path / "config.json").read_text())["max_steps"] == 3
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"epocs": 1}', '"\ud800"'.encode("utf-8", "surrogatepass")])
+def test_a_broken_config_is_an_error(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError):
+        workdirs.begun(tmp_path, CONFIG)
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds files but no config.json"):
+        workdirs.begun(tmp_path, CONFIG)
+
+
+def test_a_folder_left_by_a_cut_first_write_is_taken(tmp_path):
+    (tmp_path / ".config.json.partial").write_text('{"se')
+    assert workdirs.begun(tmp_path, CONFIG) is None
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="expected a folder, found a file"):
+        workdirs.begun(tmp_path / "file", CONFIG)
+    with pytest.raises(UserError, match="cannot be written"):
+        workdirs.begin(tmp_path / "file" / "below", CONFIG)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    workdirs.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        workdirs.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_the_log_reads_back_and_writes_events(tmp_path):
+    with workdirs.MetricsLog(tmp_path, 0) as log:
+        log.write(10, 0.5, "train", {"loss": 1.5}, {"step_seconds": 0.1})
+        assert log.records() == [
+            {"step": 10, "epoch": 0.5, "split": "train", "values": {"loss": 1.5}, "timing": {"step_seconds": 0.1}}
+        ]
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_log_drops_what_will_come_again(tmp_path):
+    with workdirs.MetricsLog(tmp_path, 0) as log:
+        for step in (10, 20, 30):
+            log.write(step, 0.5, "train", {}, {})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4')  # cut off
+    with workdirs.MetricsLog(tmp_path, 20) as log:
+        log.write(30, 1.0, "train", {}, {})
+        assert [(record["step"], record["epoch"]) for record in log.records()] == [(10, 0.5), (20, 0.5), (30, 1.0)]
