@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from bertjax.errors import UserError
 
@@ -13,6 +13,9 @@ def run(main: Callable[[], object]) -> None:
     """Parses the flags, calls `main`, and exits: 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted."""
 
     def run_main(_: Sequence[str]) -> None:
+        # Orbax tells of every file that it writes.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         main()  # what it returns would become the exit status
 
     try:

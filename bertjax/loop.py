@@ -106,7 +106,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
                     values, timing = meter.read()
                     _check_finite(values, step)
                     log.write(step, step / epoch_steps, "train", values, timing)
-                    bar.set_postfix_str(_postfix(values, timing, settings))
+                    bar.set_postfix_str(_postfix(values, timing))
                 is_evaluated = step % eval_every == 0 or step == num_steps
                 is_saved = config.checkpoint_every and step % config.checkpoint_every == 0
                 if not (is_evaluated or is_saved):
@@ -158,13 +158,11 @@ def _bar(name: str, step: int, num_steps: int) -> tqdm:
     return tqdm(total=num_steps, initial=step, desc=name, unit="update", mininterval=interval, file=sys.stderr)
 
 
-def _postfix(values: Mapping[str, float], timing: Mapping[str, float], settings: smart.SmartSettings) -> str:
-    shown = f"loss {values['loss']:.3f}, acc {values['accuracy']:.3f}"
-    if settings.weight:
-        shown += f", R_s {values['smoothness']:.2e}"
-    if settings.bregman_weight:
-        shown += f", D {values['bregman']:.2e}"
-    return shown + f", {timing['examples_per_second']:.0f} examples/s"
+def _postfix(values: Mapping[str, float], timing: Mapping[str, float]) -> str:
+    shown = [f"loss {values['loss']:.3f}", f"acc {values['accuracy']:.3f}"]
+    terms = {"R_s": "smoothness", "D": "bregman"}
+    shown += [f"{symbol} {values[name]:.2e}" for symbol, name in terms.items() if name in values]
+    return ", ".join([*shown, f"{timing['examples_per_second']:.0f} examples/s"])
 
 
 def _listing(values: Mapping[str, float]) -> str:

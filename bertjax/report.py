@@ -38,21 +38,22 @@ def plot_curves(records: Sequence[Mapping[str, Any]], main_metric: str, path: Pa
         chosen = [record for record in records if record["split"] == split and name in record["values"]]
         return [record["step"] for record in chosen], [record["values"][name] for record in chosen]
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    has_terms = any(series("train", name)[0] for name in ("smoothness", "bregman"))
+    figure = Figure(figsize=(12 if has_terms else 8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, terms, score = figure.subplots(1, 3)
+    loss, score, *terms = figure.subplots(1, 3 if has_terms else 2)
     loss.plot(*series("train", "loss"), label="train")
     loss.plot(*series("dev", "loss"), "o-", label="dev")
     loss.set(title="Cross-entropy", ylabel="nats")
-    terms.plot(*series("train", "smoothness"), label="smoothness $R_s$")
-    terms.plot(*series("train", "bregman"), label="Bregman $D$")
-    terms.set(title="SMART's terms, before their weights", ylabel="nats")
     score.plot(*series("train", "accuracy"), label="train, with dropout", alpha=0.5)
     score.plot(*series("dev", main_metric), "o-", label="dev")
     score.set(title=main_metric.replace("_", " ").capitalize())
-    for axes in (loss, terms, score):
+    for axes in terms:
+        axes.plot(*series("train", "smoothness"), label="smoothness $R_s$")
+        axes.plot(*series("train", "bregman"), label="Bregman $D$")
+        axes.set(title="SMART's terms, before their weights", ylabel="nats")
+    for axes in (loss, score, *terms):
         axes.set_xlabel("update")
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
+        axes.legend()
     figure.savefig(path, dpi=120)

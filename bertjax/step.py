@@ -76,9 +76,9 @@ def train_step(
       axis: name of the mapped axis, or None on a single device.
 
     Returns:
-      The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L),
-      "accuracy", "smoothness" (R_s) and "bregman" (D), and the gradient's norm before clipping,
-      "gradient_norm".
+      The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L) and
+      "accuracy", of "smoothness" (R_s) and "bregman" (D) where their weights are not 0, and the
+      gradient's norm before clipping, "gradient_norm".
     """
     anchor = state.anchor
     if anchor is not None:
@@ -89,8 +89,11 @@ def train_step(
     # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
     weights = valid / jnp.maximum(_psum(valid.sum(), axis), 1)
 
+    coefficients = {"smoothness": settings.weight, "bregman": settings.bregman_weight}
+    coefficients = {name: value for name, value in coefficients.items() if value}
+
     def objective(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        if settings.weight or settings.bregman_weight:
+        if coefficients:
             terms = partial(
                 smart.smart_terms, cut_at_embeddings(model, task), divergence=task.divergence, settings=settings
             )
@@ -99,18 +102,16 @@ def train_step(
                     params, anchor, example, dropout_key, noise_key, mask=example["attention_mask"]
                 )
             )
-            logits, smoothness, bregman = per_example(batch, dropout_keys, noise_keys)
+            outputs = per_example(batch, dropout_keys, noise_keys)._asdict()
         else:
-            logits = forward(model, task, params, batch, dropout_keys)
-            smoothness = bregman = jnp.zeros_like(weights)
+            outputs = {"logits": forward(model, task, params, batch, dropout_keys)}
+        logits = outputs["logits"]
         means = {
             "loss": jnp.sum(weights * task.loss(logits, batch["label"])),
-            "smoothness": jnp.sum(weights * smoothness),
-            "bregman": jnp.sum(weights * bregman),
             "accuracy": jnp.sum(jnp.where(logits.argmax(-1) == batch["label"], weights, 0)),
+            **{name: jnp.sum(weights * outputs[name]) for name in coefficients},
         }
-        total = means["loss"] + settings.weight * means["smoothness"] + settings.bregman_weight * means["bregman"]
-        return total, means
+        return means["loss"] + sum(value * means[name] for name, value in coefficients.items()), means
 
     gradient, means = _psum(jax.grad(objective, has_aux=True)(state.params), axis)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)

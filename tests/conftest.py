@@ -1,8 +1,10 @@
 """Every test runs on four CPU devices, with strict promotion, and no network."""
 
+import atexit
 import json
 import os
 import random
+import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,7 +29,9 @@ from bertjax.pretrained import tensor_shapes
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same steps are compiled by several tests.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="bertjax-tests-"))
+COMPILED = tempfile.mkdtemp(prefix="bertjax-tests-")
+atexit.register(shutil.rmtree, COMPILED)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 WORDS = {

@@ -1,3 +1,4 @@
+import pytest
 from matplotlib import image
 
 from bertjax import report
@@ -27,13 +28,14 @@ def test_a_result_shows_final_and_best_and_what_the_labels_are():
     assert lines[4] == "sst5: labels are gold"
 
 
-def test_curves_are_drawn(tmp_path):
+@pytest.mark.parametrize(("terms", "width"), [({"smoothness": 0.1, "bregman": 0.2}, 1440), ({}, 960)])
+def test_curves_are_drawn_with_terms_where_there_are_any(tmp_path, terms, width):
     records = [
-        {"step": 10 * i, "split": "train", "values": {"loss": 2 - 0.1 * i, "accuracy": 0.1 * i, "smoothness": 0.1}}
+        {"step": 10 * i, "split": "train", "values": {"loss": 2 - 0.1 * i, "accuracy": 0.1 * i, **terms}}
         for i in range(5)
     ]
     records.append({"step": 50, "split": "dev", "values": {"loss": 1.4, "accuracy": 0.5}})
     report.plot_curves(records, "accuracy", tmp_path / "curves.png")
     pixels = image.imread(tmp_path / "curves.png")
-    assert pixels.shape[:2] == (432, 1440)
+    assert pixels.shape[:2] == (432, width)
     assert pixels[..., :3].std() > 0.05

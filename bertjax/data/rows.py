@@ -1,0 +1,188 @@
+"""Tab-separated files of labelled texts, read strictly: a row that does not fit is reported, never guessed at."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bertjax.errors import UserError
+
+ParseLabel = Callable[[str], int | float]
+_BOM = b"\xef\xbb\xbf"
+
+
+class Row(NamedTuple):
+    """A labelled example: one text or two."""
+
+    id: str
+    texts: tuple[str, ...]
+    label: int | float
+
+
+def class_label(num_classes: int) -> ParseLabel:
+    """A parser of classes 0 .. num_classes − 1, written `3` or `3.0`; it raises ValueError for anything else."""
+
+    def parse(text: str) -> int:
+        value = _number(text)
+        if not (value.is_integer() and 0 <= value < num_classes):
+            raise ValueError(f"expected a whole number from 0 to {num_classes - 1}, found {_quote(text)}")
+        return int(value)
+
+    return parse
+
+
+def score(low: float, high: float) -> ParseLabel:
+    """A parser of numbers from low to high, both included; it raises ValueError for anything else."""
+
+    def parse(text: str) -> float:
+        value = _number(text)
+        if not low <= value <= high:
+            raise ValueError(f"expected a number from {low:g} to {high:g}, found {_quote(text)}")
+        return value
+
+    return parse
+
+
+def read_header(path: Path) -> tuple[str, ...]:
+    """The names of a file's columns, from its first line; the first is the unnamed index, "".
+
+    Raises:
+      UserError: no such file, an empty one, or one that is not UTF-8.
+    """
+    return _columns(next(_lines(path))[1])
+
+
+def read_rows(
+    path: Path, *, texts: Sequence[str], label: str, parse_label: ParseLabel, on_bad_row: str = "error"
+) -> tuple[list[Row], list[str]]:
+    """Reads a file in CS224N's layout: a header, then rows; an unnamed index, `id`, the texts and a label.
+
+    Columns are parted by single tabs and quotation marks are plain characters. The file is UTF-8, with or without
+    a byte order mark, its lines end in LF or CRLF. Texts come as they stand, spaces around them included.
+
+    Args:
+      path: the file.
+      texts: the text columns' names: `("sentence",)`, or `("sentence1", "sentence2")` for pairs.
+      label: the label column's name.
+      parse_label: from a label as written to its value; it raises ValueError with what it expected and found.
+      on_bad_row: `error`, or `skip`, which leaves bad rows out.
+
+    Returns:
+      The rows in order, and a line for each row left out: where it stands and what is wrong with it.
+
+    Raises:
+      UserError: no such file, another header, not UTF-8, no usable row, or a bad row: another number of columns,
+        a blank text, a label that is missing, no number, or out of range.
+    """
+    lines = _lines(path)
+    columns = ("", "id", *texts, label)
+    found = _columns(next(lines)[1])
+    if found != columns:
+        expected = ", ".join(name or "(unnamed)" for name in columns)
+        names = ", ".join(name or "(unnamed)" for name in found)
+        raise UserError(
+            f"{path}:1: expected a header with the tab-separated columns {expected}, found {_shorten(names)}; "
+            "give the file that header"
+        )
+    return _parse(path, lines, columns, tuple(texts), label, parse_label, on_bad_row)
+
+
+def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], list[str]]:
+    """Reads one of Hutto and Gilbert's files: no header; id, mean rating from −4 to 4, text. The label is the rating.
+
+    Args and returns as `read_rows`.
+
+    Raises:
+      UserError: as `read_rows`.
+    """
+    columns = ("id", "rating", "text")
+    return _parse(path, _lines(path), columns, ("text",), "rating", score(-4, 4), on_bad_row)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines. Only LF ends one: texts may hold what `str.splitlines` takes for a line's end."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected a file, found none; check the path") from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from None
+    data = data.removeprefix(_BOM).rstrip(b"\r\n")
+    if not data:
+        raise UserError(f"{path}: expected rows, found an empty file")
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            yield number, line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}:{number}: expected UTF-8, found byte 0x{line[error.start]:02x}; convert the file to UTF-8"
+            ) from None
+
+
+def _columns(header: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in header.split("\t"))
+
+
+def _parse(
+    path: Path,
+    lines: Iterator[tuple[int, str]],
+    columns: tuple[str, ...],
+    texts: tuple[str, ...],
+    label: str,
+    parse_label: ParseLabel,
+    on_bad_row: str,
+) -> tuple[list[Row], list[str]]:
+    check_on_bad_row(on_bad_row)
+    rows, skipped = [], []
+    for number, line in lines:
+        try:
+            rows.append(_row(line.split("\t"), columns, texts, label, parse_label))
+        except ValueError as error:
+            reason = f"{path}:{number}: {error}"
+            if on_bad_row == "error":
+                raise UserError(f"{reason}; fix the row or pass --config.on_bad_row=skip") from None
+            skipped.append(reason)
+    if not rows:
+        why = f"all {len(skipped)} are bad, the first at {skipped[0]}" if skipped else "found only a header"
+        raise UserError(f"{path}: expected rows, {why}")
+    return rows, skipped
+
+
+def check_on_bad_row(on_bad_row: str) -> None:
+    """Raises UserError unless it is `error` or `skip`."""
+    if on_bad_row not in ("error", "skip"):
+        raise UserError(f"--config.on_bad_row: expected error or skip, found {on_bad_row!r}")
+
+
+def _row(
+    fields: list[str], columns: tuple[str, ...], texts: tuple[str, ...], label: str, parse_label: ParseLabel
+) -> Row:
+    if len(fields) != len(columns):
+        raise ValueError(f"expected {len(columns)} tab-separated columns, found {len(fields)}")
+    values = dict(zip(columns, fields, strict=True))
+    for name in texts:
+        if not values[name].strip():
+            raise ValueError(f"expected text in column {name}, found none")
+    if not values[label].strip():
+        raise ValueError(f"expected a label in column {label}, found none")
+    try:
+        value = parse_label(values[label])
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+    return Row(values["id"].strip(), tuple(values[name] for name in texts), value)
+
+
+def _number(text: str) -> float:
+    """NaN for what is no number, so that every comparison refuses it."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _quote(text: str) -> str:
+    return repr(_shorten(text))
+
+
+def _shorten(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[:most] + "…"
