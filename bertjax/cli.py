@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+import ml_collections
 from absl import app, flags, logging
 
 from bertjax.errors import UserError
@@ -27,6 +28,15 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(130)
 
 
+def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
+    """The config of a `--config` flag; UserError where its file could not be read."""
+    try:
+        holder.value.to_dict()
+    except OSError as error:  # kept by ml_collections until something is asked of the config
+        raise UserError(f"--config: the recipe cannot be read: {_last_line(error)}") from None
+    return holder.value
+
+
 def _report(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -36,12 +46,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
+        if "Traceback" in str(error):  # of the recipe's own code
+            raise UserError(f"--config: the recipe failed: {_last_line(error)}") from None
         raise UserError(_one_line(error)) from None
     except (AttributeError, KeyError) as error:
         # ml_collections' own for a key that the recipe lacks.
         raise UserError(_unknown_key(argv, str(error))) from None
-    except (OSError, ImportError, SyntaxError, ValueError, TypeError) as error:
-        raise UserError(f"--config: the recipe cannot be read: {_one_line(error)}") from None
+    except OSError as error:
+        raise UserError(f"--config: the recipe cannot be read: {_last_line(error)}") from None
+    except Exception as error:  # whatever a recipe's own code may raise
+        raise UserError(f"--config: the recipe failed: {type(error).__name__}: {_one_line(error)}") from error
     if rest[1:]:
         raise UserError(f"expected flags only, found {rest[1]!r}; values go with '=', as in --config=FILE")
     return rest
@@ -56,6 +70,10 @@ def _unknown_key(argv: Sequence[str], message: str) -> str:
             near = re.search(r'Did you mean "(\w+)"', message)
             return f"--{flag}: no such key" + (f"; did you mean {near[1]!r}?" if near else "")
     return f"--config: {_one_line(message)}"
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def _one_line(error: Exception | str) -> str:

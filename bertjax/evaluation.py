@@ -94,12 +94,13 @@ def evaluate(workdir: Path, split: str, checkpoint: str = "final") -> dict[str, 
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What a result says of the data: name, fingerprint, nature of the labels, rows by split."""
+    """What a result says of the data: name, fingerprint, nature of the labels, rows by split, rows left out."""
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "labels": dataset.labels,
         "rows": {split: len(examples) for split, examples in dataset.splits.items()},
+        "skipped": list(dataset.skipped),
     }
 
 

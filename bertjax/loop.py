@@ -22,7 +22,7 @@ from bertjax.evaluation import Evaluator, describe_data
 from bertjax.inputs import load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.pretrained import STARTER, load_pretrained, resolve, with_heads
+from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.step import init_state, train_step
 
 LOG_EVERY = 10
@@ -59,11 +59,10 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     meter = Meter()
     parallel = DataParallel(jax.devices())
     parallel.check_batch_size(config.batch_size)
-    folder = resolve(config.init_from)
-    inputs = load_inputs(config, folder, ("train", "dev"))
+    inputs = load_inputs(config, config.init_from, ("train", "dev"))
     task, train, dev = inputs.task, inputs.examples["train"], inputs.examples["dev"]
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
-    architecture, params = load_pretrained(folder)
+    architecture, params = load_pretrained(inputs.folder)
     params = with_heads(params, architecture, inputs.model.heads, head_key)
 
     shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": inputs.edges()}
@@ -82,7 +81,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     )
 
     workdirs.begin(workdir, config)
-    _keep_encoder(folder, workdir / "encoder")
+    _keep_encoder(inputs.folder, workdir / "encoder")
     scores: dict[str, Any] = {}
     with Checkpoints(workdir / "checkpoints", task.main_metric) as checkpoints:
         if (last := checkpoints.last()) is not None:

@@ -138,6 +138,7 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
         ({"data_dir": "/nowhere"}, "/nowhere"),
         ({"init_from": "/nowhere"}, "init_from"),
         ({"batch_size": 6}, "--config.batch_size: expected a multiple of the 4 devices"),
+        ({"task": "rated_sst"}, "--config.data_dir: rated_sst takes no files of yours"),
         ({"max_length": 64}, "--config.max_length: expected at most the model's 32 positions, found 64"),
     ],
 )
@@ -161,3 +162,16 @@ def test_evaluation_wants_a_finished_run(tmp_path, missing):
         (tmp_path / "config.json").write_text(json.dumps(RunConfig().to_dict()))
     with pytest.raises(UserError, match="not found; --workdir must be the folder of a"):
         evaluate(tmp_path, "dev")
+
+
+def test_skipped_rows_are_told_and_kept_in_the_result(config, sst_folder, tmp_path, capsys):
+    with (sst_folder / "ids-sst-train.csv").open("a") as file:
+        file.write("61\ttrain61\tthe film\t7\n")
+    with pytest.raises(UserError, match=r"ids-sst-train.csv:63: .*found '7'.*--config.on_bad_row=skip"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    result = loop.train_and_evaluate(change(config, on_bad_row="skip", max_steps=1), tmp_path / "run")
+    (reason,) = result["datasets"]["sst5"]["skipped"]
+    assert reason.startswith("ids-sst-train.csv:63: ")
+    assert f"skipped: {reason}\n" in capsys.readouterr().err
+    assert result["datasets"]["sst5"]["rows"]["train"] == 61

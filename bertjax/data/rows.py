@@ -133,7 +133,8 @@ def _parse(
     on_bad_row: str,
 ) -> tuple[list[Row], list[str]]:
     check_on_bad_row(on_bad_row)
-    rows, skipped = [], []
+    rows: list[Row] = []
+    skipped: list[str] = []
     for number, line in lines:
         try:
             rows.append(_row(line.split("\t"), columns, texts, label, parse_label))

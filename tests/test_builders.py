@@ -1,0 +1,252 @@
+"""Datasets as prepared and read back: splits, labels, the cache, and the errors of their sources."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from bertjax import assets
+from bertjax.data import builders
+from bertjax.errors import UserError
+
+NAMES = ("very negative", "negative", "neutral", "positive", "very positive")
+ROWS = {
+    "train": [("t1", " `` Good '' , it 's a film .", 3), ("t0", "awful naïve 映画 \\/", 0), ("t2", "fine", 4)],
+    "dev": [("d1", "so so", 2), ("d1", "so so", 1)],
+}
+
+
+def write(folder, splits=ROWS, label="sentiment"):
+    folder.mkdir(exist_ok=True)
+    for split, rows in splits.items():
+        lines = [f"\tid\tsentence\t{label}", *(f"{i}\t{a}\t{b}\t{c}" for i, (a, b, c) in enumerate(rows))]
+        (folder / f"ids-sst-{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def examples(rows):
+    return [{"id": name, "text": text, "label": label} for name, text, label in rows]
+
+
+def message(*args, **kwargs):
+    with pytest.raises(UserError) as raised:
+        builders.load(*args, **kwargs)
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+def prepared(cache):
+    """The folders of prepared data; none may be left half done."""
+    return sorted(path.name for path in cache.glob("datasets/*/*"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def rate(tmp_path, cache, monkeypatch):
+    """Stands in for the fetched ratings: writes (rating, text) rows, numbered from 1, in the file's own form."""
+    folder = tmp_path / "hutto"
+    folder.mkdir()
+    monkeypatch.setattr(assets, "fetch", lambda name: {"hutto-2014": folder}[name])
+
+    def rate(rows):
+        lines = [f"{i}\t{rating}\t{text}" for i, (rating, text) in enumerate(rows, 1)]
+        path = folder / "movieReviewSnippets_GroundTruth.txt"
+        path.write_bytes("\r\n".join(lines).encode())
+
+    return rate
+
+
+def test_gold_rows_in_the_order_of_their_file(tmp_path, cache, capfd):
+    dataset = builders.load("sst5", data_dir=write(tmp_path / "gold"))
+    assert dataset.name == "sst5"
+    assert dataset.label_names == NAMES
+    assert dataset.skipped == ()
+    assert "gold" in dataset.labels
+    assert list(dataset.splits) == ["train", "dev"]
+    for split, rows in ROWS.items():
+        assert list(dataset.splits[split]) == examples(rows)
+    assert {type(value) for value in dataset.splits["train"][0].values()} == {str, int}
+    # Predictions go to stdout: nothing else may.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_split_is_a_sequence(tmp_path, cache):
+    train = builders.load("sst5", data_dir=write(tmp_path / "gold")).splits["train"]
+    expected = examples(ROWS["train"])
+    assert len(train) == 3
+    assert [train[0], train[2], train[-1], train[-3]] == [expected[i] for i in (0, 2, 2, 0)]
+    assert train[1:] == expected[1:]
+    assert train[::-2] == expected[::-2]
+    assert train[3:] == []
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            train[index]
+
+
+def test_a_test_split_only_where_labelled(tmp_path, cache):
+    folder = write(tmp_path / "gold", ROWS | {"test": [("x", "unseen", 1)]})
+    assert list(builders.load("sst5", data_dir=folder).splits["test"]) == examples([("x", "unseen", 1)])
+    (folder / "ids-sst-test.csv").write_text("\tid\tsentence\n0\tx\tunseen\n")
+    assert list(builders.load("sst5", data_dir=folder).splits) == ["train", "dev"]
+
+
+def test_sources_of_gold_data_are_asked_for(tmp_path, cache):
+    assert message("sst5").startswith("--config.data_dir: sst5 needs")
+    assert "rated_sst, which needs no files" in message("sst5")
+    folder = write(tmp_path / "gold", {"train": ROWS["train"]})
+    assert f"--config.data_dir: expected the file {folder / 'ids-sst-dev.csv'}" in message("sst5", data_dir=folder)
+    assert str(tmp_path / "none") in message("sst5", data_dir=tmp_path / "none")
+    assert not cache.exists()
+
+
+def test_a_bad_row_is_an_error_or_skipped(tmp_path, cache):
+    bad = {"train": [*ROWS["train"], ("t3", "a film", 9)], "dev": [("d0", " ", 0), *ROWS["dev"]]}
+    folder = write(tmp_path / "gold", bad)
+    text = message("sst5", data_dir=folder)
+    assert text.startswith(
+        f"{folder / 'ids-sst-train.csv'}:5: sentiment: expected a whole number from 0 to 4, found '9'"
+    )
+    assert prepared(cache) == []
+    # Twice: the second time from the cache.
+    for _ in range(2):
+        dataset = builders.load("sst5", data_dir=folder, on_bad_row="skip")
+        assert [len(split) for split in dataset.splits.values()] == [3, 2]
+        assert dataset.skipped == (
+            "ids-sst-train.csv:5: sentiment: expected a whole number from 0 to 4, found '9'",
+            "ids-sst-dev.csv:2: expected text in column sentence, found none",
+        )
+    assert prepared(cache) == [dataset.fingerprint]
+    # The rows skipped before are an error again.
+    assert message("sst5", data_dir=folder) == text
+
+
+def test_unknown_mode_and_name(tmp_path, cache):
+    folder = write(tmp_path / "gold")
+    assert message("sst5", data_dir=folder, on_bad_row="drop").startswith("--config.on_bad_row: expected error or skip")
+    assert message("rated_sts").endswith("found 'rated_sts'; did you mean 'rated_sst'?")
+
+
+def test_prepared_once_and_again_when_the_data_change(tmp_path, cache, monkeypatch):
+    folder = write(tmp_path / "gold")
+    prepare, times = builders._prepare, []
+    monkeypatch.setattr(builders, "_prepare", lambda builder: (times.append(1), prepare(builder)))
+    first = builders.load("sst5", data_dir=folder)
+    again = builders.load("sst5", data_dir=write(tmp_path / "moved"))
+    assert len(times) == 1
+    assert first.fingerprint == again.fingerprint
+    assert len(first.fingerprint) == 16
+    assert list(again.splits["train"]) == examples(ROWS["train"])
+
+    write(folder, {"dev": [("d1", "so so", 2), ("d1", "so so", 3)]})
+    edited = builders.load("sst5", data_dir=folder)
+    assert len(times) == 2
+    assert edited.fingerprint != first.fingerprint
+    assert [example["label"] for example in edited.splits["dev"]] == [2, 3]
+
+    monkeypatch.setattr(builders.Sst5, "VERSION", builders.tfds.core.Version("9.0.0"))
+    assert builders.load("sst5", data_dir=folder).fingerprint not in (first.fingerprint, edited.fingerprint)
+
+
+def test_train_and_dev_are_not_interchangeable(tmp_path, cache):
+    one, other = [("a", "good", 4)], [("b", "bad", 0)]
+    first = builders.load("sst5", data_dir=write(tmp_path / "1", {"train": one, "dev": other}))
+    second = builders.load("sst5", data_dir=write(tmp_path / "2", {"train": other, "dev": one}))
+    assert first.fingerprint != second.fingerprint
+    assert list(second.splits["train"]) == examples(other)
+
+
+def test_two_prepare_at_once(tmp_path, cache, monkeypatch):
+    folder = write(tmp_path / "gold")
+    prepare, barrier = builders._prepare, threading.Barrier(2, timeout=20)
+    lock, loaded = threading.Lock(), []
+
+    def both(builder):
+        with lock:  # two processes in life: TFDS's own state is not for threads
+            prepare(builder)
+        barrier.wait()
+
+    monkeypatch.setattr(builders, "_prepare", both)
+    threads = [threading.Thread(target=lambda: loaded.append(builders.load("sst5", data_dir=folder))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [list(dataset.splits["dev"]) for dataset in loaded] == [examples(ROWS["dev"])] * 2
+    assert prepared(cache) == [loaded[0].fingerprint]
+
+
+# The last decimal digit of the text's SHA-256, from sha256sum and bc: 4, 8, 9, 7, 5, 2. 8 is dev and 9 is test.
+SPLITS = {
+    "a good film": "train",
+    "a treat": "dev",
+    "a bore": "test",
+    "a mess": "train",
+    "weak": "train",
+    "naïve café": "train",
+}
+
+
+@pytest.mark.parametrize(("text", "split"), SPLITS.items())
+def test_the_split_of_a_text(text, split):
+    assert builders.split_of(text) == split
+
+
+def test_equal_texts_share_a_split():
+    for variant in ("A  fine\u00a0film . ", "a fine film .", "A ﬁne film ."):
+        assert builders.split_of(variant) == builders.split_of("A FINE film .")
+    drawn = [builders.split_of(f"text {i}") for i in range(2000)]
+    # Four standard deviations of a binomial draw.
+    assert abs(drawn.count("train") - 1600) < 72
+    assert abs(drawn.count("dev") - 200) < 54
+    assert abs(drawn.count("test") - 200) < 54
+
+
+def test_the_cuts():
+    ratings = {-4: 0, -2.0001: 0, -2: 0, -1.9999: 1, -1: 1, -0.9999: 2, 0: 2, 0.9999: 2, 1: 3, 1.9999: 3, 2: 4, 4: 4}
+    assert {rating: builders.rating_class(rating) for rating in ratings} == ratings
+
+
+def test_rated_sentences(rate):
+    rated = [(rating, text) for rating, text in zip(("-2.0", "-1.0", "0.25", "1.0", "2.0"), SPLITS, strict=False)]
+    rate(rated)
+    dataset = builders.load("rated_sst")
+    assert list(dataset.splits) == ["train", "dev", "test"]
+    for split in dataset.splits:
+        expected = [(str(i + 1), text, i) for i, (_, text) in enumerate(rated) if SPLITS[text] == split]
+        assert list(dataset.splits[split]) == examples(expected)
+    assert dataset.label_names == NAMES
+    assert "not SST's gold labels" in dataset.labels
+
+
+def test_a_bad_rating(rate):
+    rows = [("1.0", text) for text in SPLITS]
+    rate([*rows, ("nan", "a film")])
+    where = f"movieReviewSnippets_GroundTruth.txt:{len(rows) + 1}: rating: expected a number from -4 to 4, found 'nan'"
+    assert where in message("rated_sst")
+    assert builders.load("rated_sst", on_bad_row="skip").skipped == (where,)
+
+
+def test_rated_sentences_take_no_folder(tmp_path, rate):
+    assert message("rated_sst", data_dir=tmp_path).startswith("--config.data_dir: rated_sst takes no files of yours")
+
+
+def test_without_tensorflow(tmp_path, cache):
+    """A fresh process, with every warning an error, prepares and reads; TensorFlow is not imported."""
+    folder = write(tmp_path / "gold")
+    code = f"""
+import sys
+from pathlib import Path
+from bertjax.data import builders
+print(len(list(builders.load("sst5", data_dir=Path({str(folder)!r})).splits["train"])), "tensorflow" in sys.modules)
+"""
+    root = Path(builders.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 False\n", "")

@@ -1,0 +1,158 @@
+"""The reader of tab-separated files: what it takes, and the one line it answers with to what it does not."""
+
+import pytest
+
+from bertjax.data.rows import Row, class_label, read_header, read_ratings, read_rows, score
+from bertjax.errors import UserError
+
+HEADER = "\tid\tsentence\tsentiment\n"
+FIX = "; fix the row or pass --config.on_bad_row=skip"
+
+
+def write(tmp_path, content):
+    path = tmp_path / "ids.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(path, on_bad_row="error"):
+    return read_rows(path, texts=("sentence",), label="sentiment", parse_label=class_label(5), on_bad_row=on_bad_row)
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(UserError) as raised:
+        call(*args, **kwargs)
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+def test_rows_come_as_they_stand(tmp_path):
+    path = write(tmp_path, HEADER + '0\ta1\t A "quoted film , \\/ \t3\n1\ta1\t"Zoë\u2028\x85 said\t0.0\n')
+    rows, skipped = read(path)
+    assert rows == [Row("a1", (' A "quoted film , \\/ ',), 3), Row("a1", ('"Zoë\u2028\x85 said',), 0)]
+    assert all(type(row.label) is int for row in rows)
+    assert skipped == []
+    assert read_header(path) == ("", "id", "sentence", "sentiment")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\tid\tsentence\tsentiment\n0\ta\tgood film\t4",
+        "\tid\tsentence\tsentiment\r\n0\ta\tgood film\t4\r\n",
+        "\ufeff\tid\tsentence\tsentiment\n0\ta\tgood film\t4\n\n\r\n",
+        "\tid \t sentence\tsentiment\n0\t a \tgood film\t 4 \n",
+    ],
+    ids=["no last newline", "CRLF", "BOM and blank end", "spaces"],
+)
+def test_forms_of_a_file(tmp_path, content):
+    assert read(write(tmp_path, content)) == ([Row("a", ("good film",), 4)], [])
+
+
+def test_pairs_with_a_score(tmp_path):
+    path = write(tmp_path, "\tid\tsentence1\tsentence2\tsimilarity\n0\tp\tone\ttwo\t2.5\n")
+    rows, _ = read_rows(path, texts=("sentence1", "sentence2"), label="similarity", parse_label=score(0, 5))
+    assert rows == [Row("p", ("one", "two"), 2.5)]
+
+
+BAD_ROWS = {
+    "0\tb\tfilm\t": "expected a label in column sentiment, found none",
+    "0\tb\tfilm\t  ": "expected a label in column sentiment, found none",
+    "0\tb\tfilm": "expected 4 tab-separated columns, found 3",
+    "0\tb\tfi\tlm\t3": "expected 4 tab-separated columns, found 5",
+    "": "expected 4 tab-separated columns, found 1",
+    "0\tb\t \t3": "expected text in column sentence, found none",
+    "0\tb\tfilm\tgood": "sentiment: expected a whole number from 0 to 4, found 'good'",
+    "0\tb\tfilm\tnan": "sentiment: expected a whole number from 0 to 4, found 'nan'",
+    "0\tb\tfilm\tinf": "sentiment: expected a whole number from 0 to 4, found 'inf'",
+    "0\tb\tfilm\t2.5": "sentiment: expected a whole number from 0 to 4, found '2.5'",
+    "0\tb\tfilm\t5": "sentiment: expected a whole number from 0 to 4, found '5'",
+    "0\tb\tfilm\t-1": "sentiment: expected a whole number from 0 to 4, found '-1'",
+    "0\tb\tfilm\t1\r2": "sentiment: expected a whole number from 0 to 4, found '1\\r2'",
+}
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS.items())
+def test_a_bad_row_is_an_error_or_skipped(tmp_path, row, reason):
+    path = write(tmp_path, f"{HEADER}0\ta\tgood\t4\n{row}\n1\tc\tfine\t3\n")
+    assert message(read, path) == f"{path}:3: {reason}{FIX}"
+    rows, skipped = read(path, "skip")
+    assert [row.id for row in rows] == ["a", "c"]
+    assert skipped == [f"{path}:3: {reason}"]
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+@pytest.mark.parametrize(
+    ("content", "where", "what"),
+    [
+        ("", "", "found an empty file"),
+        ("\r\n\n", "", "found an empty file"),
+        (HEADER, "", "found only a header"),
+        ("\tid\tsentence\n0\ta\tfilm\n", ":1", "(unnamed), id, sentence, sentiment, found (unnamed), id, sentence;"),
+        ("id\tsentence\tsentiment\na\tfilm\t1\n", ":1", "found id, sentence, sentiment;"),
+        ("0\ta\tfilm\t1\n", ":1", "found 0, a, film, 1;"),
+        (HEADER.encode() + b"0\ta\tfilm\t1\n1\tb\tcaf\xe9\t1\n", ":3", "expected UTF-8, found byte 0xe9"),
+        ((HEADER + "0\ta\tfilm\t1\n").encode("utf-16"), ":1", "expected UTF-8, found byte 0xff"),
+    ],
+)
+def test_a_bad_file_is_an_error_whatever_the_mode(tmp_path, on_bad_row, content, where, what):
+    path = write(tmp_path, content)
+    text = message(read, path, on_bad_row)
+    assert text.startswith(f"{path}{where}: ")
+    assert what in text
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    path = write(tmp_path, f"{HEADER}0\ta\tgood\t7\n1\tb\t\t1\n")
+    expected = f"{path}: expected rows, all 2 are bad, the first at {path}:2: sentiment: expected a whole number"
+    assert message(read, path, "skip").startswith(expected)
+
+
+def test_no_file(tmp_path):
+    assert message(read, tmp_path / "none.csv").startswith(f"{tmp_path / 'none.csv'}: expected a file, found none")
+    assert message(read, tmp_path).startswith(f"{tmp_path}: expected a readable file, found: ")
+
+
+def test_unknown_mode(tmp_path):
+    path = write(tmp_path, f"{HEADER}0\ta\tgood\t4\n")
+    assert message(read, path, "skipp") == "--config.on_bad_row: expected error or skip, found 'skipp'"
+
+
+def test_a_message_stays_short(tmp_path):
+    assert len(message(read, write(tmp_path, "x" * 100_000))) < 400 + len(str(tmp_path))
+    assert len(message(read, write(tmp_path, f"{HEADER}0\ta\tb\t{'y' * 100_000}\n"))) < 400 + len(str(tmp_path))
+
+
+def test_score_bounds():
+    assert [score(0, 5)(text) for text in ("0", "5", " 4.25 ", "1e-3")] == [0, 5, 4.25, 0.001]
+    for text in ("-0.1", "5.1", "nan", "inf", "five"):
+        with pytest.raises(ValueError, match="expected a number from 0 to 5, found"):
+            score(0, 5)(text)
+
+
+def test_ratings(tmp_path):
+    path = write(tmp_path, "1\t2.26666666667\tThe Rock's ''Conan''\r\n2\t-0.6\tUn café\r\n3\t-4\tNo.")
+    rows, skipped = read_ratings(path)
+    assert [(row.id, row.texts) for row in rows] == [
+        ("1", ("The Rock's ''Conan''",)),
+        ("2", ("Un café",)),
+        ("3", ("No.",)),
+    ]
+    assert [row.label for row in rows] == pytest.approx([34 / 15, -3 / 5, -4])
+    assert skipped == []
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("1\t4.5\tfilm", "rating: expected a number from -4 to 4, found '4.5'"),
+        ("1\t2.0", "expected 3 tab-separated columns, found 2"),
+    ],
+)
+def test_a_bad_rating(tmp_path, row, reason):
+    path = write(tmp_path, f"{row}\r\n2\t1.0\tgood\r\n")
+    assert message(read_ratings, path) == f"{path}:1: {reason}{FIX}"
+    rows, skipped = read_ratings(path, on_bad_row="skip")
+    assert [row.id for row in rows] == ["2"]
+    assert skipped == [f"{path}:1: {reason}"]
