@@ -5,12 +5,19 @@ from pathlib import Path
 from absl import flags
 
 from bertjax import cli
-from bertjax.evaluation import evaluate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "Split to evaluate on.")
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "final", ["final", "best"], "Which of the run's checkpoints.")
 
 
+def main() -> None:
+    """Evaluates the run's checkpoint on the split."""
+    # Only once the flags are right: it takes seconds.
+    from bertjax.evaluation import evaluate
+
+    evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value)
+
+
 if __name__ == "__main__":
-    cli.run(lambda: evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value))
+    cli.run(main)

@@ -6,7 +6,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from bertjax import cli
-from bertjax.loop import train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/sst_smart.py; --config.KEY=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE if not given.")
@@ -15,6 +14,9 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     """Runs the recipe in its folder."""
+    # Only once the flags are right: it takes seconds.
+    from bertjax.loop import train_and_evaluate
+
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
     train_and_evaluate(cli.recipe(CONFIG), WORKDIR.value or f"runs/{name}")
 

@@ -169,7 +169,7 @@ def _download(asset: Asset, folder: Path) -> Path:
 
 
 def _why(stderr: str, asset: Asset) -> str:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("[notice]")]
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if lines and lines[-1].endswith("No module named pip"):
         return (
             f"fetching needs pip, which {sys.executable} does not have; add it with `python -m ensurepip` or "

@@ -60,6 +60,9 @@ class BertConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)}")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"BERT config: {name} must be finite and not negative, found {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"BERT config: hidden_size {self.hidden_size} is no multiple of "
@@ -84,11 +87,14 @@ class BertConfig:
             raise UserError(
                 f"BERT config: position_embedding_type must be 'absolute', found {values['position_embedding_type']!r}"
             )
+        if values.get("is_decoder"):
+            raise UserError("BERT config: is_decoder must be false: attention here looks both ways")
         names = {field.name for field in dataclasses.fields(cls)}
-        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - values.keys()
+        known = {name: value for name, value in values.items() if name in names and value is not None}
+        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - known.keys()
         if missing:
             raise UserError(f"BERT config: {', '.join(sorted(missing))} missing")
-        return cls(**{name: value for name, value in values.items() if name in names and value is not None})
+        return cls(**known)
 
 
 def fold(keys: jax.Array | None, data: int) -> jax.Array | None:
@@ -110,7 +116,7 @@ def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
       keys: a key for one example, keys [B] for a batch, or None to drop nothing.
       rate: probability of a zero.
     """
-    threshold = round(rate * 2**16)
+    threshold = min(round(rate * 2**16), 2**16 - 1)
     if keys is None or threshold == 0:
         return x
     if keys.ndim:

@@ -104,7 +104,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
             revision=revision or None,
             allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt", "tokenizer*"],
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # those of the client's transport have no base in common across its versions
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"init_from: no folder {name!r} here, and the hub gave no model of that name: {reason}; "
@@ -120,6 +120,8 @@ def read_config(folder: Path) -> BertConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; a checkpoint folder needs config.json") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
@@ -228,6 +230,9 @@ class _Tensors:
     def read(self, name: str) -> np.ndarray:
         path, stored = self._where[name]
         with safetensors.safe_open(path, framework="numpy") as file:
+            dtype = file.get_slice(stored).get_dtype()
+            if dtype not in _DTYPES:
+                raise UserError(f"{path}: tensor {name} is stored as {dtype}, expected one of {', '.join(_DTYPES)}")
             return file.get_tensor(stored)
 
 
@@ -240,7 +245,7 @@ def _shards(index: Path) -> list[Path]:
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(f"{index}: shard {file!r} must be a file name in the same folder")
         if not (index.parent / file).is_file():
-            raise UserError(f"{index}: shard {file} is not in the folder; download it too")
+            raise UserError(f"{index}: shard {file!r} is not in the folder; download it too")
     return [index.parent / file for file in files]
 
 
@@ -249,6 +254,8 @@ def _present_day_name(name: str) -> str:
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NORM[m[1]]}", name)
 
 
+# Integers and 8-bit floats mean a quantised checkpoint, whose scales stand elsewhere.
+_DTYPES = ("F64", "F32", "F16", "BF16")
 _NORM = {"gamma": "weight", "beta": "bias"}
 
 

