@@ -9,4 +9,6 @@ from bertjax.config import default_config
 def get_config():
     config = default_config()
     config.epochs = 2
+    config.max_steps = 400
+    config.max_length = 64
     return config

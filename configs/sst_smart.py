@@ -15,6 +15,8 @@ def get_config(variant="starter"):
     config = default_config()
     if variant == "starter":
         config.epochs = 2
+        config.max_steps = 400
+        config.max_length = 64
         config.smart.preset = "bertjax"
     elif variant == "paper":
         config.task = "sst5"

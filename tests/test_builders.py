@@ -206,7 +206,7 @@ def test_the_split_of_a_text(text, split):
 
 
 def test_equal_texts_share_a_split():
-    for variant in VARIANTS:
+    for variant in ("a treat", "A Treat", "a  treat", "a treat\n", "a tre\uff41t"):
         assert builders.split_of(variant) == "dev"
     drawn = [builders.split_of(f"text {i}") for i in range(2000)]
     # Four standard deviations of a binomial draw.
