@@ -45,7 +45,7 @@ FILLER = ["the", "film", "a", "story", "and", "its", "actors", "with", "this", "
 TINY = BertConfig(
     vocab_size=40,
     hidden_size=16,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=2,
     intermediate_size=32,
     max_position_embeddings=32,
@@ -60,7 +60,7 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
-    """A random BERT of two layers in Hugging Face layout, with a vocabulary of forty words."""
+    """A random BERT of one layer in Hugging Face layout, with a vocabulary of forty words."""
     folder = tmp_path_factory.mktemp("tiny")
     rng = np.random.default_rng(0)
     tensors = {
