@@ -26,7 +26,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             create=metric is not None,
-            read_only=metric is None,
             # A background write would read buffers that the next step is given to overwrite.
             enable_async_checkpointing=False,
         )
