@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from bertjax.config import read_config
 from bertjax.data.batches import eval_batches
 from bertjax.data.builders import Dataset
 from bertjax.data.text import Examples
+from bertjax.errors import UserError
 from bertjax.inputs import Inputs, load_inputs
 from bertjax.model import init_params
 from bertjax.parallel import CompiledByShape, DataParallel
@@ -61,15 +63,22 @@ def evaluate(workdir: Path, split: str, checkpoint: str = "final") -> dict[str, 
       What eval-SPLIT.json holds.
 
     Raises:
-      UserError: no finished run there, no such split, or data that have changed.
+      UserError: no finished run there, or no such split.
     """
     config = read_config(read_json(workdir / "config.json", "a run"))
     result = read_json(workdir / "result.json", "a finished run")
-    inputs = load_inputs(config, workdir / "encoder", (split,))
+    encoder = workdir / "encoder"
+    if not encoder.is_dir():
+        raise UserError(f"{encoder}: expected the run's architecture and vocabulary, found no such folder")
+    parallel = DataParallel(jax.devices())
+    parallel.check_batch_size(config.batch_size)
+    inputs = load_inputs(config, encoder, (split,))
     task, dataset, examples = inputs.task, inputs.dataset, inputs.examples[split]
     step = result["steps"] if checkpoint == "final" else result["dev"][task.name]["best"]["step"]
 
-    parallel = DataParallel(jax.devices())
+    trained_on = result["datasets"][task.name]["fingerprint"]
+    if dataset.fingerprint != trained_on:
+        print(f"warning: the data of {task.name} are not those of the run, {trained_on}", file=sys.stderr)
     like = jax.eval_shape(partial(init_params, model=inputs.model), jax.random.key(0))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         params = parallel.replicate(checkpoints.restore_params(step, like))

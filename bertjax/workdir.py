@@ -122,4 +122,7 @@ class MetricsLog:
         if not self._path.exists():
             return []
         lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise UserError(f"{self._path}: expected a JSON object a line ({error}); mend or remove it") from None

@@ -84,3 +84,9 @@ def test_a_resumed_log_drops_what_will_come_again(tmp_path):
     with workdirs.MetricsLog(tmp_path, 20) as log:
         log.write(30, 1.0, "train", {}, {})
         assert [(record["step"], record["epoch"]) for record in log.records()] == [(10, 0.5), (20, 0.5), (30, 1.0)]
+
+
+def test_a_broken_log_is_one_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
+    with pytest.raises(UserError, match="metrics.jsonl: expected a JSON object a line"):
+        workdirs.MetricsLog(tmp_path, 0)

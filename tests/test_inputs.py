@@ -1,0 +1,40 @@
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from bertjax.config import RunConfig
+from bertjax.errors import UserError
+from bertjax.inputs import load_inputs
+
+
+@pytest.fixture
+def config(sst_folder):
+    return RunConfig(task="sst5", data_dir=str(sst_folder), max_length=16, dtype="bfloat16")
+
+
+def test_inputs_fit_together(config, tiny_checkpoint):
+    inputs = load_inputs(config, tiny_checkpoint, ("train", "dev"))
+    assert {split: len(examples) for split, examples in inputs.examples.items()} == {"train": 61, "dev": 23}
+    assert inputs.model.heads == {"sst5": 5}
+    assert inputs.model.dtype == jnp.bfloat16
+    assert inputs.model.param_dtype == jnp.float32
+    longest = max(examples.lengths.max() for examples in inputs.examples.values())
+    assert longest == 16
+    assert inputs.edges() == (8, 16)
+
+
+def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint):
+    inputs = load_inputs(dataclasses.replace(config, max_length=14), tiny_checkpoint, ("train",))
+    config = dataclasses.replace(inputs.model.config, max_position_embeddings=14)
+    inputs = dataclasses.replace(inputs, model=inputs.model.clone(config=config))
+    assert inputs.edges() == (8, 14)
+
+
+def test_a_vocabulary_of_another_size_is_refused(config, tiny_checkpoint, tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text((tiny_checkpoint / "config.json").read_text())
+    (folder / "vocab.txt").write_text((tiny_checkpoint / "vocab.txt").read_text() + "more\n")
+    with pytest.raises(UserError, match="expected a vocabulary of 40 entries"):
+        load_inputs(config, folder, ("dev",))
