@@ -14,9 +14,9 @@ def run(main: Callable[[], object]) -> None:
     """Parses the flags, calls `main`, and exits: 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted."""
 
     def run_main(_: Sequence[str]) -> None:
-        # Orbax tells of every file that it writes.
+        # Orbax logs every file that it writes, Grain what profiling it lacks: nothing for a user to act on.
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
+            logging.set_verbosity(logging.ERROR)
         main()  # what it returns would become the exit status
 
     try:
