@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from bertjax.inputs import load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.step import init_state, train_step
+from bertjax.step import TrainState, init_state, train_step
 
 LOG_EVERY = 10
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -61,6 +61,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel.check_batch_size(config.batch_size)
     inputs = load_inputs(config, config.init_from, ("train", "dev"))
     task, train, dev = inputs.task, inputs.examples["train"], inputs.examples["dev"]
+    fingerprint = inputs.dataset.fingerprint
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(inputs.folder)
     params = with_heads(params, architecture, inputs.model.heads, head_key)
@@ -86,6 +87,11 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     with Checkpoints(workdir / "checkpoints", task.main_metric) as checkpoints:
         if (last := checkpoints.last()) is not None:
             state, progress = checkpoints.restore(last, state)
+            if progress["fingerprint"] != fingerprint:
+                raise UserError(
+                    f"{workdir}: the data of {task.name} have changed since this run began: fingerprint "
+                    f"{fingerprint}, was {progress['fingerprint']}; bring them back, or use another --workdir"
+                )
             batches.set_state(progress["iterator"])
             meter.resume(progress["seconds"])
             scores = progress["scores"]
@@ -117,30 +123,27 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
                         log.write(step, step / epoch_steps, "dev", score, {})
                         bar.write(f"update {step}: dev {_listing(score)}", file=sys.stderr)
                         scores = _with_score(scores, score, task.main_metric, step)
-                    progress = {"iterator": batches.get_state(), "seconds": meter.seconds, "scores": scores}
+                    progress = {
+                        "fingerprint": fingerprint,
+                        "iterator": batches.get_state(),
+                        "seconds": meter.seconds,
+                        "scores": scores,
+                    }
                     checkpoints.save(parallel.unreplicate(state), progress, score)
             report.plot_curves(log.records(), task.main_metric, workdir / "curves.png")
 
+    first_batch = parallel.shard(next(iter(eval_batches(train, **shapes, pad_id=architecture.pad_token_id))))
     cost = {
         "real_token_fraction": real_token_fraction(train.lengths, **shapes),
         "compiled_shapes": len(run_step.compiled),
-        "flops_ratio": 1.0,
+        "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, state, first_batch, step_key),
     }
-    if state.anchor is not None or settings.weight:
-        # The ratio hardly depends on the length: the shortest batches compile fastest.
-        shards = parallel.shard(next(iter(eval_batches(train, **shapes, pad_id=architecture.pad_token_id))))
-        plain_step = CompiledByShape(parallel.map_train(partial(step_with, settings=smart.PRESETS["none"])))
-        costs = [
-            step.flops(one_state, shards, step_key)
-            for step, one_state in ((run_step, state), (plain_step, state.replace(anchor=None)))
-        ]
-        cost["flops_ratio"] = costs[0] / costs[1]
     result = {
         "config_digest": config.digest(),
         "seed": config.seed,
         "steps": num_steps,
         "datasets": {task.name: describe_data(inputs.dataset)},
-        "lineage": [_source(config.init_from), {"trained_on": task.name, "fingerprint": inputs.dataset.fingerprint}],
+        "lineage": [_source(config.init_from), {"trained_on": task.name, "fingerprint": fingerprint}],
         "dev": {task.name: scores},
         "cost": cost,
         "timing": meter.summary(),
@@ -149,6 +152,22 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     }
     workdirs.write_json(workdir / "result.json", result)
     return result
+
+
+def _flops_ratio(
+    run_step: CompiledByShape,
+    step_with: Callable[..., Any],
+    settings: smart.SmartSettings,
+    parallel: DataParallel,
+    state: TrainState,
+    batch: Mapping[str, Any],
+    key: jax.Array,
+) -> float:
+    """Floating-point operations of an update against plain fine-tuning's, on one batch: its length hardly matters."""
+    if not (settings.weight or settings.bregman_weight):
+        return 1.0
+    plain_step = CompiledByShape(parallel.map_train(partial(step_with, settings=smart.PRESETS["none"])))
+    return run_step.flops(state, batch, key) / plain_step.flops(state.replace(anchor=None), batch, key)
 
 
 def _bar(name: str, step: int, num_steps: int) -> tqdm:

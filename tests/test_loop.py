@@ -86,7 +86,7 @@ def test_a_whole_run_and_its_evaluation(config, tmp_path, capsys):
     assert hits == pytest.approx(result["dev"]["sst5"]["best"]["accuracy"])
 
 
-def test_a_cut_run_goes_on_to_the_same_end(config, tmp_path, monkeypatch):
+def test_a_cut_run_goes_on_to_the_same_end(config, sst_folder, tmp_path, monkeypatch):
     config = change(config, checkpoint_every=3)
     whole = loop.train_and_evaluate(config, tmp_path / "whole")
 
@@ -101,6 +101,13 @@ def test_a_cut_run_goes_on_to_the_same_end(config, tmp_path, monkeypatch):
         patch.setattr(loop, "_check_finite", cut)
         loop.train_and_evaluate(config, tmp_path / "cut")
     assert not (tmp_path / "cut" / "result.json").exists()
+
+    dev = sst_folder / "ids-sst-dev.csv"
+    text = dev.read_text()
+    dev.write_text(text + "23\tdev23\tthe film\t0\n")
+    with pytest.raises(UserError, match="the data of sst5 have changed since this run began"):
+        loop.train_and_evaluate(config, tmp_path / "cut")
+    dev.write_text(text)
     resumed = loop.train_and_evaluate(config, tmp_path / "cut")
     assert resumed["dev"] == whole["dev"]
     assert resumed["steps"] == whole["steps"]
