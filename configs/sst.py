@@ -13,4 +13,5 @@ def get_config():
     config.epochs = 2
     config.max_steps = 400
     config.max_length = 48  # cuts 4% of the sentences, and memory by a tenth
+    config.checkpoint_every = 100
     return config
