@@ -56,14 +56,15 @@ def terms(params, anchor, x, settings, key=0):
     )
 
 
-def perturb(x, w, key=0, adversary=smart.power_iteration, mask=MASK, **options):
+def perturb(x, w, key=0, adversary=smart.power_iteration, mask=MASK, sees=MASK, **options):
     x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
 
     def logits_fn(x):
-        return jnp.sum(jnp.where(jnp.asarray(MASK)[:, None], x, 0), axis=0) @ w
+        return jnp.sum(jnp.where(jnp.asarray(sees)[:, None], x, 0), axis=0) @ w
 
     mask = None if mask is None else jnp.asarray(mask)
-    return adversary(logits_fn, x, jax.random.key(key), divergence=smart.symmetric_kl, mask=mask, **options)
+    key = jax.random.key(key) if isinstance(key, int) else key
+    return adversary(logits_fn, x, key, divergence=smart.symmetric_kl, mask=mask, **options)
 
 
 # Divergences
@@ -118,6 +119,36 @@ def test_symmetric_kl_is_never_below_zero():
 def test_symmetric_kl_refuses_a_single_logit(function):
     with pytest.raises(ValueError, match=r"found one.*squared_error"):
         getattr(smart.symmetric_kl, function)(jnp.zeros((4, 1)), jnp.zeros((4, 1)))
+
+
+# Both adversaries
+
+
+ADVERSARIES = pytest.mark.parametrize(
+    "options",
+    [
+        {"radius": 0.1},
+        {"radius": 0.1, "norm": "linf"},
+        {"adversary": smart.projected_gradient_ascent, "radius": 0.1, "step_size": 0.2, "noise": 0.1},
+    ],
+    ids=["l2", "linf", "ascent"],
+)
+
+
+@ADVERSARIES
+def test_padding_stays_even_where_the_model_sees_it(options):
+    params, _, x = make_problem()
+    delta = np.asarray(perturb(x, params["w"], sees=np.ones(S, bool), **options))
+    assert (delta[~MASK] == 0).all()
+    assert (delta[MASK] != 0).all()
+
+
+@ADVERSARIES
+def test_the_perturbation_is_a_constant_to_outer_gradients(options):
+    params, _, x = make_problem()
+    params, x = as_jax(params), jnp.asarray(x, jnp.float32)
+    gradients = jax.grad(lambda w, x: jnp.sum(perturb(x, w, **options)), argnums=(0, 1))(params["w"], x)
+    chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, gradients))
 
 
 # Power iteration
@@ -304,6 +335,41 @@ def test_gradients_by_finite_differences_of_the_hand_computed_terms():
         expected[(slice(None), *at)] = (hand(params["w"] + nudge) - hand(params["w"] - nudge)) / 2e-6
     np.testing.assert_allclose(smoothness, expected[0], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(bregman, expected[1], rtol=1e-3, atol=1e-5)
+
+
+def test_embeddings_have_parameters_too():
+    # With embeddings e x: D sees the anchor's own e, and R_s moves e through both of its branches.
+    model = MODEL._replace(embed=lambda params, example: params["e"] * example["x"])
+    params, anchor, x = make_problem()
+    w, anchor_w = params["w"], anchor["w"]
+    example = {"x": jnp.asarray(x, jnp.float32), "mask": jnp.asarray(MASK)}
+    keys = jax.random.split(jax.random.key(0))
+
+    def found(e):
+        return smart.smart_terms(
+            model,
+            {"w": jnp.asarray(w, jnp.float32), "e": e},
+            {"w": jnp.asarray(anchor_w, jnp.float32), "e": jnp.float32(0.5)},
+            example,
+            *keys,
+            mask=example["mask"],
+            divergence=smart.symmetric_kl,
+            settings=BOTH,
+        )
+
+    expected = symmetric_kl(logits_of(1.5 * x, w), logits_of(0.5 * x, anchor_w))
+    np.testing.assert_allclose(found(jnp.float32(1.5)).bregman, expected, rtol=1e-5)
+
+    delta = np.asarray(perturb(1.5 * x, w, radius=0.3, key=keys[1]), np.float64)
+    up, down = (symmetric_kl(logits_of(e * x + delta, w), logits_of(e * x, w)) for e in (1.5 + 1e-6, 1.5 - 1e-6))
+    slope = jax.grad(lambda e: found(e).smoothness)(jnp.float32(1.5))
+    np.testing.assert_allclose(slope, (up - down) / 2e-6, rtol=1e-3)
+
+
+def test_the_anchor_is_a_constant():
+    params, anchor, x = make_problem()
+    gradient = jax.grad(lambda a: terms(params, a, x, BOTH).bregman)(as_jax(anchor))
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
 
 
 def test_terms_vanish_at_radius_zero_and_at_the_anchor():
