@@ -59,8 +59,8 @@ class DataParallel:
         return jax.tree.map(copies, tree)
 
     def unreplicate(self, tree: Any) -> Any:
-        """The first device's copy."""
-        return tree if self.is_single else jax.tree.map(lambda x: x[0], tree)
+        """The first device's copy, by work for that device alone."""
+        return tree if self.is_single else jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Shares [B, ...] out as [devices, B / devices, ...]."""

@@ -28,6 +28,8 @@ from bertjax.pretrained import tensor_shapes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# More devices than cores: with steps in flight at once, their collectives can starve one another for threads.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 # The same steps are compiled by several tests.
 COMPILED = tempfile.mkdtemp(prefix="bertjax-tests-")
 atexit.register(shutil.rmtree, COMPILED)
