@@ -60,7 +60,9 @@ class DataParallel:
 
     def unreplicate(self, tree: Any) -> Any:
         """The first device's copy, by work for that device alone."""
-        return tree if self.is_single else jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
+        if self.is_single:
+            return tree
+        return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Shares [B, ...] out as [devices, B / devices, ...]."""
