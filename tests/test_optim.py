@@ -41,6 +41,16 @@ def test_an_update_by_hand():
     chex.assert_trees_all_close(updates, expected, rtol=1e-4)
 
 
+def test_the_norm_is_clipped_at_one():
+    # Gradients 100, clipped to 1, then 0.5: Adam's moments are (0.09 + 0.05) / 0.19 and (0.000999 + 0.00025) / 0.001999.
+    tx, params = optim.adamw(optax.constant_schedule(1.0), weight_decay=0.0), {"bias": jnp.zeros(1)}
+    state = tx.init(params)
+    for gradient in (100.0, 0.5):
+        updates, state = tx.update({"bias": jnp.array([gradient])}, state, params)
+    expected = -(0.14 / 0.19) / np.sqrt(0.001249 / 0.001999)
+    np.testing.assert_allclose(updates["bias"], [expected], rtol=1e-4)
+
+
 def test_gradients_of_rounding_size_stay_small():
     # A key bias has no gradient but rounding; it must not become a full step.
     tx = optim.adamw(optax.constant_schedule(1.0), weight_decay=0.0)
