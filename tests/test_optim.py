@@ -42,7 +42,7 @@ def test_an_update_by_hand():
 
 
 def test_the_norm_is_clipped_at_one():
-    # Gradients 100, clipped to 1, then 0.5: Adam's moments are (0.09 + 0.05) / 0.19 and (0.000999 + 0.00025) / 0.001999.
+    # Gradients 100, clipped to 1, then 0.5; moments (0.09 + 0.05) / 0.19 and (0.000999 + 0.00025) / 0.001999.
     tx, params = optim.adamw(optax.constant_schedule(1.0), weight_decay=0.0), {"bias": jnp.zeros(1)}
     state = tx.init(params)
     for gradient in (100.0, 0.5):
