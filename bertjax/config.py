@@ -23,9 +23,13 @@ class SmartConfig:
       weight: λ.
       radius: of the perturbation; relative to the embedding's RMS in preset bertjax, absolute in paper.
       norm: l2 or linf.
+      start: of the power iteration: noise, output or task_gradient.
       num_steps: of the adversary.
+      clean_gradient: whether R_s is differentiated through its clean branch too.
+      every: R_s enters at every so many updates, as many times as heavy.
       bregman_weight: μ.
       decay: β of the anchor over the first tenth of the updates, and after it.
+      horizon: of the anchor, 1/(1 − β), as a share of all updates; in place of decay.
       matched_dropout: whether all passes of a step share their dropout masks.
     """
 
@@ -33,9 +37,13 @@ class SmartConfig:
     weight: float | None = None
     radius: float | None = None
     norm: str | None = None
+    start: str | None = None
     num_steps: int | None = None
+    clean_gradient: bool | None = None
+    every: int | None = None
     bregman_weight: float | None = None
     decay: tuple | None = None
+    horizon: float | None = None
     matched_dropout: bool | None = None
 
     def settings(self) -> smart.SmartSettings:

@@ -164,7 +164,7 @@ def _flops_ratio(
     key: jax.Array,
 ) -> float:
     """Floating-point operations of an update against plain fine-tuning's, on one batch: its length hardly matters."""
-    if not (settings.weight or settings.bregman_weight):
+    if not (settings.has_smoothness or settings.has_bregman):
         return 1.0
     plain_step = CompiledByShape(parallel.map_train(partial(step_with, settings=smart.PRESETS["none"])))
     return run_step.flops(state, batch, key) / plain_step.flops(state.replace(anchor=None), batch, key)

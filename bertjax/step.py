@@ -1,7 +1,6 @@
 """One training step and one evaluation step, written for one replica."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import flax.struct
@@ -37,7 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 def init_state(params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings) -> TrainState:
     """The state before the first update."""
-    anchor = smart.init_anchor(params) if settings.bregman_weight else None
+    anchor = smart.init_anchor(params) if settings.has_bregman else None
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), anchor)
 
 
@@ -78,52 +77,63 @@ def train_step(
     Returns:
       The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L) and
       "accuracy", of "smoothness" (R_s) and "bregman" (D) where their weights are not 0, and the
-      gradient's norm before clipping, "gradient_norm".
+      gradient's norm before clipping, "gradient_norm". With `settings.every` = k, R_s is reported k-fold at
+      every k-th step and as 0 between, so that its mean over steps is right.
     """
     anchor = state.anchor
     if anchor is not None:
-        anchor = smart.update_anchor(anchor, state.params, smart.anchor_decay(settings, state.step, num_steps))
+        decay = smart.value_at(smart.anchor_decay(settings, num_steps), state.step)
+        anchor = smart.update_anchor(anchor, state.params, decay)
     dropout_keys = _example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
     noise_keys = _example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
     valid = batch["valid"].astype(jnp.float32)
     # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
     weights = valid / jnp.maximum(_psum(valid.sum(), axis), 1)
+    is_regularised = settings.has_smoothness or settings.has_bregman
 
-    coefficients = {"smoothness": settings.weight, "bregman": settings.bregman_weight}
-    coefficients = {name: value for name, value in coefficients.items() if value}
-
-    def objective(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        if coefficients:
-            terms = partial(
-                smart.smart_terms, cut_at_embeddings(model, task), divergence=task.divergence, settings=settings
-            )
-            per_example = jax.vmap(
-                lambda example, dropout_key, noise_key: terms(
-                    params, anchor, example, dropout_key, noise_key, mask=example["attention_mask"]
+    def gradient(now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
+        def objective(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            if is_regularised:
+                terms = smart.smart_terms(
+                    cut_at_embeddings(model, task),
+                    params,
+                    anchor,
+                    batch,
+                    dropout_keys,
+                    noise_keys,
+                    mask=batch["attention_mask"],
+                    divergence=task.divergence,
+                    settings=now,
+                    loss_fn=lambda logits, example: task.loss(logits, example["label"]),
+                    weights=weights,
                 )
-            )
-            outputs = per_example(batch, dropout_keys, noise_keys)._asdict()
-        else:
-            outputs = {"logits": forward(model, task, params, batch, dropout_keys)}
-        logits = outputs["logits"]
-        means = {
-            "loss": jnp.sum(weights * task.loss(logits, batch["label"])),
-            "accuracy": jnp.sum(jnp.where(logits.argmax(-1) == batch["label"], weights, 0)),
-            **{name: jnp.sum(weights * outputs[name]) for name in coefficients},
-        }
-        return means["loss"] + sum(value * means[name] for name, value in coefficients.items()), means
+            else:
+                logits = forward(model, task, params, batch, dropout_keys)
+                none = jnp.zeros_like(valid)
+                terms = smart.Terms(logits, task.loss(logits, batch["label"]), none, none)
+            means = {
+                "loss": jnp.sum(weights * terms.loss),
+                "accuracy": jnp.sum(jnp.where(terms.logits.argmax(-1) == batch["label"], weights, 0)),
+            }
+            if settings.has_smoothness:
+                means["smoothness"] = settings.every * jnp.sum(weights * terms.smoothness)
+            if settings.has_bregman:
+                means["bregman"] = jnp.sum(weights * terms.bregman)
+            return jnp.sum(weights * terms.objective(now)), means
 
-    gradient, means = _psum(jax.grad(objective, has_aux=True)(state.params), axis)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-    means["gradient_norm"] = optax.tree.norm(gradient)
+        return jax.grad(objective, has_aux=True)(state.params)
+
+    total, means = _psum(smart.at_update(settings, state.step, gradient), axis)
+    updates, opt_state = tx.update(total, state.opt_state, state.params)
+    means["gradient_norm"] = optax.tree.norm(total)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state, anchor), means
 
 
 def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None) -> jax.Array:
     """The task's logits: float32 [..., C], from one example or a batch."""
-    embed, logits = cut_at_embeddings(model, task)
-    return logits(params, embed(params, batch), batch, dropout_keys)
+    cut = cut_at_embeddings(model, task)
+    return cut.logits(params, cut.embed(params, batch), batch, dropout_keys)
 
 
 def cut_at_embeddings(model: Bert, task: Task) -> smart.Model:
@@ -138,7 +148,10 @@ def cut_at_embeddings(model: Bert, task: Task) -> smart.Model:
     def logits(params: Params, embedding: jax.Array, example: Batch, key: jax.Array | None) -> jax.Array:
         return apply(params, embedding, example["attention_mask"], task.name, key, method="logits")
 
-    return smart.Model(embed, logits)
+    def kernel(params: Params) -> jax.Array:
+        return params[f"head_{task.name}"]["kernel"]
+
+    return smart.Model(embed, logits, kernel)
 
 
 def eval_step(params: Params, batch: Batch, *, model: Bert, task: Task) -> jax.Array:

@@ -1,26 +1,40 @@
-"""SMART (Jiang et al., ACL 2020) for any JAX model: adversaries, divergences and the two regularisers.
+"""SMART (Jiang et al., ACL 2020) for any JAX model: adversaries, divergences, the two regularisers, and optax
+transformations of them.
 
-Needs jax alone; models come in as callables of one example.
+Needs jax and optax alone; models come in as callables of one example.
 """
 
-from bertjax.smart.adversary import power_iteration, projected_gradient_ascent
-from bertjax.smart.divergences import Divergence, squared_error, symmetric_kl
-from bertjax.smart.settings import PRESETS, SmartSettings, preset
-from bertjax.smart.terms import Model, Terms, anchor_decay, init_anchor, smart_terms, update_anchor
+from bertjax.smart.adversary import power_iteration
+from bertjax.smart.ascent import projected_gradient_ascent, random_perturbation
+from bertjax.smart.divergences import Divergence, jensen_shannon, kl, squared_error, symmetric_kl
+from bertjax.smart.proximal import init_anchor, update_anchor
+from bertjax.smart.settings import PRESETS, SmartSettings, anchor_decay, at_update, preset, value_at
+from bertjax.smart.terms import Model, Terms, smart_terms
+from bertjax.smart.transforms import SmartState, add_bregman_proximal, add_smoothness, anchor, smart
 
 __all__ = [
     "PRESETS",
     "Divergence",
     "Model",
     "SmartSettings",
+    "SmartState",
     "Terms",
+    "add_bregman_proximal",
+    "add_smoothness",
+    "anchor",
     "anchor_decay",
+    "at_update",
     "init_anchor",
+    "jensen_shannon",
+    "kl",
     "power_iteration",
     "preset",
     "projected_gradient_ascent",
+    "random_perturbation",
+    "smart",
     "smart_terms",
     "squared_error",
     "symmetric_kl",
     "update_anchor",
+    "value_at",
 ]

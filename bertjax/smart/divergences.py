@@ -1,33 +1,71 @@
 """Divergences between two outputs of a model, each with its second derivative where the two agree."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from bertjax.smart.norms import at_least_float32
+
+TOP_PRODUCTS = 8
 
 
 class Divergence(NamedTuple):
     """How far one output of a model is from another.
 
     Attributes:
-      value: (outputs [..., C], reference outputs [..., C]) to float32 [...]; zero, with zero gradient, where
-        they agree.
-      hvp: (outputs [..., C], vector [..., C]) to float32 [..., C]: the vector times the Hessian of
+      value: (outputs [..., C], reference outputs [..., C]) to [...], of the outputs' dtype but at least
+        float32; zero, with zero gradient, where they agree.
+      hvp: (outputs [..., C], vector [..., C]) to [..., C]: the vector times H, the Hessian of
         `value(·, outputs)` at `outputs`.
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]
     hvp: Callable[[jax.Array, jax.Array], jax.Array]
 
+    def top(self, outputs: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        """The output-space vector u whose pull-back Jᵀ u is nearest to the top eigenvector of Jᵀ H J.
+
+        That eigenvector is Jᵀ u, with u the top eigenvector of H J Jᵀ; what lies before the head is not
+        known here, and J Jᵀ is taken as Wᵀ W, or as the identity without a kernel. Found by a fixed, small
+        number of products, exact after one of them where H has rank one: two classes, or one score.
+
+        Args:
+          outputs: [C], where H is taken.
+          kernel: W [D, C], the linear head's.
+
+        Returns:
+          [C], its largest element 1 or −1; the sign means nothing.
+        """
+        dtype = at_least_float32(outputs.dtype)
+        start = jax.nn.one_hot(jnp.argmax(outputs), outputs.shape[-1], dtype=dtype)
+
+        def product(_: jax.Array, u: jax.Array) -> jax.Array:
+            v = u if kernel is None else (u @ kernel.T.astype(dtype)) @ kernel.astype(dtype)
+            v = self.hvp(outputs, v)
+            largest = jnp.max(jnp.abs(v))
+            # Where one class has all the probability H vanishes: then any direction will do.
+            return jnp.where(largest > 0, v / jnp.where(largest > 0, largest, 1), u)
+
+        return jax.lax.fori_loop(0, TOP_PRODUCTS, product, start)
+
 
 def _log_probabilities(logits: jax.Array) -> jax.Array:
     if logits.shape[-1] == 1:
         raise ValueError(
-            "symmetric_kl needs at least two logits, found one, whose softmax is always 1; "
+            "a divergence of probabilities needs at least two logits, found one, whose softmax is always 1; "
             "use squared_error for a score"
         )
-    return jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)))
+
+
+def _fisher_product(scale: float, logits: jax.Array, vector: jax.Array) -> jax.Array:
+    """The vector times scale (diag p − p pᵀ)."""
+    p = jnp.exp(_log_probabilities(logits))
+    vector = vector.astype(p.dtype)
+    return scale * p * (vector - jnp.sum(p * vector, axis=-1, keepdims=True))
 
 
 def _symmetric_kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
@@ -36,26 +74,46 @@ def _symmetric_kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
 
 
-def _symmetric_kl_hvp(logits: jax.Array, vector: jax.Array) -> jax.Array:
-    p, vector = jnp.exp(_log_probabilities(logits)), vector.astype(jnp.float32)
-    return 2 * p * (vector - jnp.sum(p * vector, axis=-1, keepdims=True))
-
-
-symmetric_kl = Divergence(_symmetric_kl_value, _symmetric_kl_hvp)
-r"""KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q) of the softmax of two logit vectors, in nats.
+symmetric_kl = Divergence(_symmetric_kl_value, partial(_fisher_product, 2.0))
+r"""KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q) of the softmax of two logit vectors, in nats: SMART's.
 
 Its Hessian in the logits is twice the Fisher information, 2 (diag p − p pᵀ). ValueError for a single logit.
 """
 
 
+def _kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
+    log_p, log_q = _log_probabilities(logits), _log_probabilities(reference)
+    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+
+
+kl = Divergence(_kl_value, partial(_fisher_product, 1.0))
+r"""KL(q‖p) = Σ q (log q − log p), q of the reference (the clean pass), in nats: that of VAT (Miyato et al., 2018).
+
+Its Hessian in the logits is the Fisher information. ValueError for a single logit.
+"""
+
+
+def _jensen_shannon_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
+    log_p, log_q = _log_probabilities(logits), _log_probabilities(reference)
+    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(jnp.asarray(2, log_p.dtype))
+    return 0.5 * jnp.sum(jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m), axis=-1)
+
+
+jensen_shannon = Divergence(_jensen_shannon_value, partial(_fisher_product, 0.25))
+r"""½ KL(p‖m) + ½ KL(q‖m), m = (p + q) / 2, in nats: symmetric, and never above log 2.
+
+Its Hessian in the logits is a quarter of the Fisher information. ValueError for a single logit.
+"""
+
+
 def _squared_error_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.square(scores.astype(jnp.float32) - reference.astype(jnp.float32)), axis=-1)
+    dtype = at_least_float32(scores.dtype)
+    return jnp.sum(jnp.square(scores.astype(dtype) - reference.astype(dtype)), axis=-1)
 
 
 def _squared_error_hvp(scores: jax.Array, vector: jax.Array) -> jax.Array:
-    del scores  # the Hessian is 2 everywhere
-    return 2 * vector.astype(jnp.float32)
+    return 2 * vector.astype(at_least_float32(scores.dtype))
 
 
 squared_error = Divergence(_squared_error_value, _squared_error_hvp)
-"""Σ (p − q)² of two score vectors; its Hessian is 2."""
+"""Σ (p − q)² of two score vectors, SMART's for regression; its Hessian is 2."""

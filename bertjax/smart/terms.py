@@ -1,17 +1,18 @@
-"""SMART's two regularisers of one example, and the anchor that the second one needs."""
+"""SMART's two regularisers over a batch, from one clean pass: under the fused step and the transforms alike."""
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bertjax.smart.adversary import power_iteration, projected_gradient_ascent
+from bertjax.smart.adversary import power_iteration
+from bertjax.smart.ascent import projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence
+from bertjax.smart.norms import at_least_float32
+from bertjax.smart.proximal import Params
 from bertjax.smart.settings import SmartSettings
-
-Params = Any
 
 
 class Model(NamedTuple):
@@ -20,132 +21,171 @@ class Model(NamedTuple):
     Attributes:
       embed: (params, example) to [S, D].
       logits: (params, embedding [S, D], example, dropout key) to [C].
+      kernel: params to the linear head's kernel [D', C], or None where there is none to be had; the start
+        "output" is the better for it.
     """
 
     embed: Callable[[Params, Any], jax.Array]
     logits: Callable[[Params, jax.Array, Any, Any], jax.Array]
+    kernel: Callable[[Params], jax.Array] | None = None
 
 
 class Terms(NamedTuple):
-    """What `smart_terms` gives for one example.
+    """What `smart_terms` gives, differentiable in the parameters.
 
     Attributes:
-      logits: [C], of the clean pass.
-      smoothness: R_s, float32 [], differentiable in the parameters; 0 where the weight is 0.
-      bregman: D, float32 [], likewise.
+      logits: [B, C], of the clean pass.
+      loss: float32 [B], of the task on the clean pass; 0 without a `loss_fn`.
+      smoothness: R_s, float32 [B]; 0 where λ is a plain 0.
+      bregman: D, float32 [B]; 0 where μ is a plain 0.
     """
 
     logits: jax.Array
+    loss: jax.Array
     smoothness: jax.Array
     bregman: jax.Array
+
+    def objective(self, settings: SmartSettings) -> jax.Array:
+        """L + λ R_s + μ D of each example, float32 [B]."""
+        total = self.loss
+        if settings.has_bregman:
+            total = total + jnp.asarray(settings.number("bregman_weight"), total.dtype) * self.bregman
+        if settings.has_smoothness:
+            total = total + jnp.asarray(settings.number("weight"), total.dtype) * self.smoothness
+        return total
 
 
 def smart_terms(
     model: Model,
     params: Params,
     anchor: Params | None,
-    example: Any,
-    dropout_key: jax.Array,
-    noise_key: jax.Array,
+    batch: Any,
+    dropout_keys: jax.Array,
+    noise_keys: jax.Array,
     *,
     mask: jax.Array,
     divergence: Divergence,
     settings: SmartSettings,
+    loss_fn: Callable[[jax.Array, Any], jax.Array] | None = None,
+    weights: jax.Array | None = None,
 ) -> Terms:
-    """The clean output and both of SMART's terms for ONE example; callers vmap it.
+    """The clean output and both of SMART's terms of each example of a batch.
 
     One clean pass serves the loss, the adversary and both terms: the repeated forward is spelt out, and XLA
     merges it, as it stands in straight-line code.
 
     Args:
-      model: the model.
+      model: the model, of one example; it is vmapped here.
       params: θ.
       anchor: θ̃, a constant; may be None where `settings.bregman_weight` is 0.
-      example: what `model` takes.
-      dropout_key: of the clean pass, and with matched dropout of the others.
-      noise_key: where the adversary starts.
-      mask: [S], true on real tokens.
+      batch: what `model` takes of each example, in leaves [B, ...].
+      dropout_keys: keys [B] of the clean pass, and with matched dropout of the others.
+      noise_keys: keys [B]: where the adversary starts.
+      mask: [B, S], true on real tokens.
       divergence: between outputs.
-      settings: weights and the adversary; a weight of 0 saves that term's passes.
+      settings: weights and the adversary, at this update; a weight of plain 0 saves that term's passes.
+      loss_fn: the task's loss of one example, (logits [C], example) to []; needed where the adversary
+        starts at "task_gradient".
+      weights: [B], what each example counts in the caller's objective. It changes no result: with it the
+        start "task_gradient" is the caller's own backward pass, which XLA then computes once.
+
+    Raises:
+      ValueError: a start at the task's gradient without `loss_fn`, a Bregman term without `anchor`.
 
     References:
       Jiang et al., SMART, ACL 2020, equations 2 and 3.
     """
-    embedding = model.embed(params, example)
-    logits = model.logits(params, embedding, example, dropout_key)
-    smoothness = bregman = jnp.zeros((), jnp.float32)
-
-    def other_key(which: int) -> jax.Array:
-        return dropout_key if settings.matched_dropout else jax.random.fold_in(dropout_key, which)
-
-    if settings.weight:
-        delta = _perturbation(
-            lambda x: model.logits(jax.lax.stop_gradient(params), x, example, dropout_key),
-            jax.lax.stop_gradient(embedding),
-            noise_key,
-            mask,
-            divergence,
-            settings,
-        )
-        moved = (embedding.astype(delta.dtype) + delta).astype(embedding.dtype)
-        smoothness = divergence.value(model.logits(params, moved, example, other_key(0)), logits)
-    if settings.bregman_weight:
+    if settings.has_bregman and anchor is None:
+        raise ValueError("anchor must be given where bregman_weight is not 0: see smart.init_anchor")
+    starts_at_gradient = settings.adversary == "power_iteration" and settings.start == "task_gradient"
+    if settings.has_smoothness and starts_at_gradient and loss_fn is None:
+        raise ValueError("loss_fn must be given where start is 'task_gradient'")
+    embed = jax.vmap(model.embed, (None, 0))
+    forward = jax.vmap(model.logits, (None, 0, 0, 0))
+    moved_keys = anchor_keys = dropout_keys
+    if not settings.matched_dropout:
+        moved_keys, anchor_keys = (jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, i) for i in range(2))
+    anchored = None
+    if settings.has_bregman:
         anchor = jax.lax.stop_gradient(anchor)
-        anchored = model.logits(anchor, model.embed(anchor, example), example, other_key(1))
-        bregman = divergence.value(logits, anchored)
-    return Terms(logits, smoothness, bregman)
+        anchored = forward(anchor, embed(anchor, batch), batch, anchor_keys)
+
+    def clean(params: Params, embeddings: jax.Array) -> Terms:
+        logits = forward(params, embeddings, batch, dropout_keys)
+        zero = jnp.zeros(logits.shape[:1], logits.dtype)
+        loss = zero if loss_fn is None else jax.vmap(loss_fn)(logits, batch)
+        bregman = zero if anchored is None else divergence.value(logits, anchored)
+        return Terms(logits, loss, zero, bregman)
+
+    embeddings = embed(params, batch)
+    terms = clean(params, embeddings)
+    if not settings.has_smoothness:
+        return terms
+
+    frozen, here = jax.lax.stop_gradient((params, embeddings))
+    gradient = None
+    if starts_at_gradient:
+        weights = jnp.ones(mask.shape[:1], terms.loss.dtype) if weights is None else weights
+        gradient = jax.grad(lambda x: jnp.sum(weights * clean(frozen, x).objective(settings)))(here)
+    seek = partial(_perturbation, model, frozen, divergence=divergence, settings=settings)
+    delta = jax.vmap(seek)(
+        here, jax.lax.stop_gradient(terms.logits), gradient, batch, dropout_keys, moved_keys, noise_keys, mask
+    )
+    moved = (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
+    reference = terms.logits if settings.clean_gradient else jax.lax.stop_gradient(terms.logits)
+    return terms._replace(smoothness=divergence.value(forward(params, moved, batch, moved_keys), reference))
 
 
 def _perturbation(
-    logits_fn: Callable[[jax.Array], jax.Array],
+    model: Model,
+    params: Params,
     embedding: jax.Array,
-    key: jax.Array,
+    logits: jax.Array,
+    gradient: jax.Array | None,
+    example: Any,
+    dropout_key: jax.Array,
+    moved_key: jax.Array,
+    noise_key: jax.Array,
     mask: jax.Array,
+    *,
     divergence: Divergence,
     settings: SmartSettings,
 ) -> jax.Array:
-    if settings.adversary == "power_iteration":
-        return power_iteration(
-            logits_fn,
+    """δ of one example."""
+    if settings.adversary == "none":
+        return jnp.zeros(embedding.shape, at_least_float32(embedding.dtype))
+    if settings.adversary == "random_perturbation":
+        return random_perturbation(embedding, noise_key, radius=settings.number("radius"), mask=mask)
+    if settings.adversary == "projected_gradient_ascent":
+        return projected_gradient_ascent(
+            lambda x: model.logits(params, x, example, moved_key),
             embedding,
-            key,
+            noise_key,
             divergence=divergence,
-            radius=settings.radius,
+            radius=settings.number("radius"),
+            step_size=settings.number("step_size"),
+            noise=settings.number("noise"),
             num_steps=settings.num_steps,
             norm=settings.norm,
+            per=settings.per,
+            projection=settings.projection,
+            normalize_gradient=settings.normalize_gradient,
+            reference=logits,
             mask=mask,
         )
-    return projected_gradient_ascent(
-        logits_fn,
+    start: str | jax.Array = settings.start
+    if gradient is not None:
+        # To second order either sign does; a loss that only ever rises along δ would lose half of them.
+        start = jax.random.rademacher(noise_key, (), gradient.dtype) * gradient
+    return power_iteration(
+        lambda x: model.logits(params, x, example, dropout_key),
         embedding,
-        key,
+        noise_key,
         divergence=divergence,
-        radius=settings.radius,
-        step_size=settings.step_size,
-        noise=settings.noise,
+        radius=settings.number("radius"),
         num_steps=settings.num_steps,
+        norm=settings.norm,
+        start=start,
+        kernel=None if model.kernel is None else model.kernel(params),
         mask=mask,
     )
-
-
-def init_anchor(params: Params) -> Params:
-    """A copy of the parameters, of which no buffer is shared: donating one leaves the other whole."""
-    return jax.tree.map(jnp.copy, params)
-
-
-def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> Params:
-    """θ̃ ← β θ̃ + (1 − β) θ, in a form that leaves an anchor equal to the parameters exactly as it is.
-
-    To be called on entering a step, before the gradient: that is the paper's "step, then move the anchor".
-    """
-
-    def move(a: jax.Array, p: jax.Array) -> jax.Array:
-        return a + (1 - jnp.asarray(decay, a.dtype)) * (p - a)
-
-    return jax.tree.map(move, anchor, params)
-
-
-def anchor_decay(settings: SmartSettings, step: jax.Array, num_steps: int) -> jax.Array:
-    """β at an update counted from 0, of `num_steps` in all: float32 []."""
-    early, late = settings.decay
-    return jnp.where(step < math.ceil(num_steps / 10), jnp.float32(early), jnp.float32(late))

@@ -1,0 +1,1 @@
+"""Measurements behind the documentation's tables: `python -m benchmarks.NAME`."""

@@ -1,0 +1,155 @@
+"""What a regularised update costs against plain fine-tuning, in time and in XLA's floating-point operations.
+
+    python -m benchmarks.steps
+
+MiniLM-L6, AdamW, dropout on, B = S = 32; the rows take turns in one process, so that ratios of their medians hold
+on a noisy machine. Prints a table and writes benchmarks/results/steps.json.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bertjax import optim, smart
+from bertjax.model import Bert
+from bertjax.pretrained import STARTER, load_pretrained, with_heads
+from bertjax.report import table
+from bertjax.step import TrainState, cut_at_embeddings, init_state, train_step
+from bertjax.tasks import get_task
+
+TASK = get_task("sst5")
+NUM_STEPS = 1000
+EXACT = smart.preset("bertjax", start="noise", num_steps=1, clean_gradient=True, every=1)
+CHEAP = dataclasses.replace(EXACT, start="task_gradient", num_steps=0, clean_gradient=False)
+ROWS = {
+    "plain": smart.preset("none"),
+    "R_s": dataclasses.replace(EXACT, bregman_weight=0.0),
+    "D": dataclasses.replace(EXACT, weight=0.0),
+    "smart exact": EXACT,
+    "smart output": dataclasses.replace(EXACT, start="output", num_steps=0),
+    "smart cheap": CHEAP,
+    "smart cheap every=2": dataclasses.replace(CHEAP, every=2),
+    "paper": smart.preset("paper"),
+}
+COMPOSED = ("R_s", "D", "smart exact")
+
+
+def make_batch(batch_size: int, length: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Random word pieces without padding."""
+    rng = np.random.default_rng(0)
+    return {
+        "input_ids": rng.integers(1000, vocab_size, (batch_size, length)).astype(np.int32),
+        "token_type_ids": np.zeros((batch_size, length), np.int32),
+        "attention_mask": np.ones((batch_size, length), bool),
+        "label": rng.integers(0, TASK.outputs, batch_size).astype(np.int32),
+        "index": np.arange(batch_size, dtype=np.int32),
+        "valid": np.ones(batch_size, bool),
+    }
+
+
+def composed_step(state, batch, key, *, model, tx, settings):
+    """The same update by optax: the task's gradient goes through `smart.smart`, then through the optimizer."""
+    cut = cut_at_embeddings(model, TASK)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
+
+    def terms_fn(params, anchor, settings):
+        return smart.smart_terms(
+            cut,
+            params,
+            anchor,
+            batch,
+            keys,
+            keys,
+            mask=batch["attention_mask"],
+            divergence=TASK.divergence,
+            settings=settings,
+            loss_fn=lambda logits, example: TASK.loss(logits, example["label"]),
+        )
+
+    # The plain loss as the terms compute it, so that XLA can merge the clean passes.
+    gradient = jax.grad(lambda params: jnp.mean(terms_fn(params, None, smart.preset("none")).loss))(state.params)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, terms_fn=terms_fn)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), {}
+
+
+def main() -> None:
+    """Measures every row and reports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "steps.json")
+    options = parser.parse_args()
+
+    architecture, weights = load_pretrained(STARTER)
+    params = with_heads(weights, architecture, {TASK.name: TASK.outputs}, jax.random.key(0))
+    model = Bert(architecture, {TASK.name: TASK.outputs})
+    adamw = optim.adamw(optim.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
+    batch = make_batch(options.batch, options.length, architecture.vocab_size)
+    key = jax.random.key(1)
+
+    steps, states, flops = {}, {}, {}
+    for name, settings in ROWS.items():
+        step = partial(train_step, model=model, task=TASK, tx=adamw, settings=settings, num_steps=NUM_STEPS)
+        add(name, step, init_state(jax.tree.map(jnp.copy, params), adamw, settings), batch, key, steps, states, flops)
+    for name in COMPOSED:
+        tx = optax.chain(smart.smart(ROWS[name], num_steps=NUM_STEPS), adamw)
+        step = partial(composed_step, model=model, tx=tx, settings=ROWS[name])
+        copied = jax.tree.map(jnp.copy, params)
+        state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)
+        add(f"{name}, composed", step, state, batch, key, steps, states, flops)
+
+    seconds = {name: [] for name in steps}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            # Two updates, so that a lazy row shows both of its kinds.
+            for _ in range(2):
+                states[name], _ = step(states[name], batch, key)
+            jax.block_until_ready(states[name])
+            seconds[name].append((time.perf_counter() - start) / 2)
+
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    rows = [
+        {
+            "name": name,
+            "batch": options.batch,
+            "length": options.length,
+            "dtype": "float32",
+            "model": STARTER,
+            "step_seconds": round(median[name], 4),
+            "ratio_to_plain": round(median[name] / median["plain"], 2),
+            "flops_ratio_to_plain": round(flops[name] / flops["plain"], 2),
+        }
+        for name in steps
+    ]
+    print(
+        table([{k: row[k] for k in ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain")} for row in rows])
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    machine = {"platform": jax.default_backend(), "devices": jax.device_count(), "processor": platform.machine()}
+    options.out.write_text(json.dumps({"machine": machine, "versions": versions, "rows": rows}, indent=1) + "\n")
+
+
+def add(name, step, state, batch, key, steps, states, flops) -> None:
+    """Compiles one row."""
+    steps[name] = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+    states[name] = state
+    flops[name] = steps[name].cost_analysis()["flops"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Norms of one example's perturbation [S, D], of the whole example or of each token, blind to padding."""
+
+import jax
+import jax.numpy as jnp
+
+NORMS = ("l2", "linf")
+SCOPES = {"example": (-2, -1), "token": (-1,)}
+"""What one norm covers, and the axes of [S, D] that belong to it."""
+
+
+def check(norm: str, per: str = "example") -> None:
+    """ValueError for an unknown norm or scope."""
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, found {norm!r}")
+    if per not in SCOPES:
+        raise ValueError(f"per must be one of {', '.join(SCOPES)}, found {per!r}")
+
+
+def real_tokens(embedding: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """[S, 1], 1 on real tokens, in the dtype of perturbations: the embedding's, but at least float32."""
+    dtype = at_least_float32(embedding.dtype)
+    if mask is None:
+        return jnp.ones((embedding.shape[0], 1), dtype)
+    return mask.astype(dtype)[:, None]
+
+
+def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """Half precisions are widened, float64 is kept; strict promotion has no rule for the pair."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def unit(x: jax.Array, norm: str, per: str = "example") -> jax.Array:
+    """[S, D] divided by its norm; zeros stay zeros."""
+    # By the largest element first, for l2 too: the squares of tiny gradients underflow.
+    x = _divide(x, jnp.max(jnp.abs(x), axis=SCOPES[per], keepdims=True))
+    return x if norm == "linf" else _divide(x, _l2(x, per))
+
+
+def project(x: jax.Array, radius: jax.Array, norm: str, per: str = "example") -> jax.Array:
+    """The point of the ball of that radius nearest to x, [S, D]."""
+    if norm == "linf":
+        return jnp.clip(x, -radius, radius)
+    size = _l2(x, per)
+    return jnp.where(size > radius, radius * _divide(x, size), x)
+
+
+def _l2(x: jax.Array, per: str) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=SCOPES[per], keepdims=True))
+
+
+def _divide(x: jax.Array, size: jax.Array) -> jax.Array:
+    return x / jnp.where(size > 0, size, 1)
