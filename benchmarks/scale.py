@@ -88,8 +88,7 @@ def _setting_up(data_dir: str):
     inputs = load_inputs(config, STARTER, ("train", "dev"))
     architecture, weights = load_pretrained(inputs.folder)
     order = np.random.default_rng(0).permutation(len(inputs.examples["train"]))
-    parallel = DataParallel(jax.devices()[:1])
-    return inputs, architecture, weights, order, parallel, Evaluator(inputs, parallel)
+    return inputs, architecture, weights, order, Evaluator(inputs, DataParallel(jax.devices()[:1]))
 
 
 def _subset(examples: Examples, rows: np.ndarray) -> Examples:
@@ -98,16 +97,17 @@ def _subset(examples: Examples, rows: np.ndarray) -> Examples:
 
 
 @functools.cache
-def _compiled(model, task, structure: smart.SmartSettings, num_steps: int):
+def _compiled(data_dir: str, structure: smart.SmartSettings, num_steps: int):
     """A step whose numbers are arguments, so that one compilation serves every value."""
+    inputs, *_ = _setting_up(data_dir)
 
     def step(state, batch, key, numbers: Mapping[str, jax.Array], rate: jax.Array):
         return train_step(
             state,
             batch,
             key,
-            model=model,
-            task=task,
+            model=inputs.model,
+            task=inputs.task,
             tx=optim.adamw(optim.linear_schedule(rate, num_steps, 0.1), 0.01),
             settings=dataclasses.replace(structure, **numbers),
             num_steps=num_steps,
@@ -119,7 +119,7 @@ def _compiled(model, task, structure: smart.SmartSettings, num_steps: int):
 def run(trial: Trial, data_dir: str) -> dict:
     """Trains and evaluates; what a line of the results holds."""
     start = time.perf_counter()
-    inputs, architecture, weights, order, parallel, evaluator = _setting_up(data_dir)
+    inputs, architecture, weights, order, evaluator = _setting_up(data_dir)
     pool = order[VALIDATION_SENTENCES:]
     train = _subset(
         inputs.examples["train"], np.random.default_rng((trial.seed, 1)).permutation(pool)[:TRAINING_SENTENCES]
@@ -134,9 +134,14 @@ def run(trial: Trial, data_dir: str) -> dict:
     head_key, step_key = jax.random.split(jax.random.key(trial.seed))
     params = jax.tree.map(jax.numpy.array, with_heads(weights, architecture, inputs.model.heads, head_key))
     state = init_state(params, optim.adamw(optim.linear_schedule(1.0, num_steps, 0.1), 0.01), settings)
-    step = _compiled(inputs.model, inputs.task, structure, num_steps)
+    step = _compiled(data_dir, structure, num_steps)
     batches = train_batches(
-        train, batch_size=BATCH_SIZE, edges=EDGES, seed=trial.seed, epochs=trial.epochs, pad_id=architecture.pad_token_id
+        train,
+        batch_size=BATCH_SIZE,
+        edges=EDGES,
+        seed=trial.seed,
+        epochs=trial.epochs,
+        pad_id=architecture.pad_token_id,
     )
     log = []
     for batch in batches:

@@ -179,7 +179,7 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
         return 1 - 1 / max(1.0, settings.horizon * num_steps)
     assert isinstance(decay, tuple)
     early, late = decay
-    return lambda count: jnp.where(count < math.ceil(num_steps / 10), jnp.float32(early), jnp.float32(late))
+    return lambda count: jnp.where(count < math.ceil(num_steps / 10), early, late)
 
 
 PRESETS = {

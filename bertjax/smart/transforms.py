@@ -85,8 +85,7 @@ def add_bregman_proximal(
     """
     check_number("weight", weight)
     check_number("decay", decay, most=1)
-    if isinstance(sync_period, int) and sync_period < 1:
-        raise ValueError(f"sync_period must be at least 1, found {sync_period}")
+    _check_period(sync_period)
     if is_zero(weight):
         return _nothing()
 
@@ -145,7 +144,11 @@ def add_smoothness(
 
 
 def smart(
-    settings: SmartSettings | str = "bertjax", *, num_steps: int | None = None, axis_name: str | None = None
+    settings: SmartSettings | str = "bertjax",
+    *,
+    num_steps: int | None = None,
+    sync_period: int = 1,
+    axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds the gradient of both of SMART's terms, λ R_s(θ) + μ D(θ, θ̃), which share their clean pass.
 
@@ -158,6 +161,7 @@ def smart(
     Args:
       settings: a `SmartSettings`, or a preset's name.
       num_steps: updates of the whole run, where the anchor's decay is given by shares of it.
+      sync_period: as for `add_bregman_proximal`.
       axis_name: of `pmap` or `shard_map`: the terms' gradient is averaged over the axis, to be chained after
         the gradients themselves were averaged. With None everything is local: chain it on local gradients,
         and average after.
@@ -195,6 +199,7 @@ def smart(
       Jiang et al., SMART, ACL 2020, equations 1 to 3.
     """
     settings = preset(settings) if isinstance(settings, str) else settings
+    _check_period(sync_period)
     if not (settings.has_smoothness or settings.has_bregman):
         return _nothing()
     decay = anchor_decay(settings, num_steps) if settings.has_bregman else 0.0
@@ -213,7 +218,7 @@ def smart(
         del extra_args
         params = _require("smart", "params", params)
         terms_of = _require("smart", "terms_fn", terms_fn)
-        anchor = _synced(state, params, decay, 1) if settings.has_bregman else None
+        anchor = _synced(state, params, decay, sync_period) if settings.has_bregman else None
 
         def gradient(settings: SmartSettings) -> Params:
             def objective(p: Params) -> jax.Array:
@@ -264,6 +269,12 @@ def _require(name: str, argument: str, value: Any) -> Any:
     if value is None:
         raise ValueError(f"{name} needs {argument}: call update(updates, state, params, {argument}=...)")
     return value
+
+
+def _check_period(sync_period: Any) -> None:
+    # `optax.inject_hyperparams` makes arrays of the numbers that it is given.
+    if isinstance(sync_period, int) and sync_period < 1:
+        raise ValueError(f"sync_period must be at least 1, found {sync_period}")
 
 
 def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int | jax.Array) -> Params:

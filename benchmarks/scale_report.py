@@ -1,0 +1,217 @@
+"""Writes docs/scale.md and docs/scale.png from what benchmarks.scale has measured so far.
+
+python -m benchmarks.scale_report
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks import scale
+
+FOLDER = Path(__file__).parents[1] / "docs"
+RESAMPLES = 10_000
+NOT_YET = "No results of this stage yet.\n"
+
+
+def means(records: Sequence[Mapping], stage: str) -> dict[str, dict[str, float]]:
+    """Accuracy, loss, R_s and D of each setting of a stage over its seeds, best first, and how many seeds."""
+    found = {}
+    for name, *_ in scale.mean_accuracy(records, stage):
+        group = [record for record in records if (record["stage"], record["name"]) == (stage, name)]
+        found[name] = {key: float(np.mean([r[key] for r in group])) for key in ("accuracy", "loss")}
+        for key in ("smoothness", "bregman"):
+            values = [r["last_quarter"][key] for r in group if key in r["last_quarter"]]
+            found[name][key] = float(np.mean(values)) if values else np.nan
+        found[name]["seeds"] = len(group)
+    return found
+
+
+def plain_beside_coarse(records: Sequence[Mapping]) -> list[dict]:
+    """Plain runs at the chosen learning rate and epochs, of the coarse stage's seeds where it has any."""
+    (chosen, *_), *_ = scale.mean_accuracy(records, "plain") or [(None,)]
+    runs = [record for record in records if (record["stage"], record["name"]) == ("plain", chosen)]
+    seeds = {record["seed"] for record in records if record["stage"] == "coarse"}
+    return [record for record in runs if record["seed"] in seeds] or runs
+
+
+def final_comparison(records: Sequence[Mapping]) -> tuple[dict[str, dict[str, float]], list[int]]:
+    """The final stage, plain first, on the seeds that all its settings share; and these seeds.
+
+    Differences are to plain, in points of accuracy. Their 95% intervals resample seeds and examples.
+    """
+    runs: dict[str, dict[int, Mapping]] = {}
+    for record in records:
+        if record["stage"] == "final":
+            runs.setdefault(record["name"], {})[record["seed"]] = record
+    if "plain" not in runs:
+        return {}, []
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
+    if not seeds:
+        return {}, []
+    correct = {
+        name: np.array([list(map(int, by_seed[seed]["correct"])) for seed in seeds], np.float32)
+        for name, by_seed in runs.items()
+    }
+    losses = {name: np.array([by_seed[seed]["loss"] for seed in seeds]) for name, by_seed in runs.items()}
+    rng = np.random.default_rng(0)
+    # How often each resample draws a seed and an example, as shares: the same draws for every setting.
+    shares = [(rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n).astype(np.float32) for n in correct["plain"].shape]
+    found = {}
+    for name in ["plain", *sorted(set(runs) - {"plain"}, key=lambda n: -correct[n].mean())]:
+        difference, loss = correct[name] - correct["plain"], losses[name] - losses["plain"]
+        draws = np.sum((shares[0] @ difference) * shares[1], axis=1)
+        low, high = np.quantile(draws, (0.025, 0.975))
+        accuracies = 100 * correct[name].mean(axis=1)
+        found[name] = {
+            "accuracy": accuracies.mean(),
+            "deviation": accuracies.std(ddof=1) if len(seeds) > 1 else np.nan,
+            "difference": 100 * difference.mean(),
+            "low": 100 * low,
+            "high": 100 * high,
+            "loss": losses[name].mean(),
+            "loss_difference": loss.mean(),
+            "lower_loss": int((loss < 0).sum()),
+        }
+    return found, seeds
+
+
+def verdict(found: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> str:
+    """What the intervals say, in a sentence or two."""
+    rest = {name: row for name, row in found.items() if name != "plain"}
+    if not rest or len(seeds) < 2:
+        return "There are too few seeds to judge yet."
+    better = [name for name, row in rest.items() if row["low"] > 0]
+    worse = [name for name, row in rest.items() if row["high"] < 0]
+    text = "No setting beats plain fine-tuning beyond noise."
+    if better:
+        text = f"Beyond noise, plain fine-tuning is beaten by: {'; '.join(better)}."
+    return text + (f" Worse than plain beyond noise: {'; '.join(worse)}." if worse else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def _number(value: float, form: str) -> str:
+    return "" if np.isnan(value) else format(value, form).replace("-", "−")
+
+
+def _means_table(found: Mapping[str, Mapping[str, float]], *, has_terms: bool) -> str:
+    head = ["setting", "validation accuracy, %", "validation loss", *(["R_s", "D"] if has_terms else []), "seeds"]
+    rows = [
+        [name, f"{100 * row['accuracy']:.1f}", f"{row['loss']:.3f}"]
+        + ([_number(row[key], ".2g") for key in ("smoothness", "bregman")] if has_terms else [])
+        + [str(row["seeds"])]
+        for name, row in found.items()
+    ]
+    return _table(head, rows) if rows else NOT_YET
+
+
+def document(records: Sequence[Mapping]) -> str:
+    """The text of docs/scale.md."""
+    found, seeds = final_comparison(records)
+    best = next(iter(scale.mean_accuracy(records, "plain")), None)
+    chosen = f"Chosen so far: {best[1]:g} and {best[2]} epochs." if best else "Not chosen yet."
+    coarse = means(records, "coarse")
+    beside = [record | {"stage": "coarse", "name": "plain"} for record in plain_beside_coarse(records)]
+    if coarse:
+        coarse = means([*records, *beside], "coarse")
+    rows = [
+        [name, f"{row['accuracy']:.2f}", _number(row["deviation"], ".2f")]
+        + ([""] if name == "plain" else [_number(row["difference"], "+.2f")])
+        + ([""] if name == "plain" else [f"{_number(row['low'], '+.2f')} to {_number(row['high'], '+.2f')}"])
+        + [f"{row['loss']:.4f}"]
+        + ([""] if name == "plain" else [f"{_number(row['loss_difference'], '+.4f')}, lower in {row['lower_loss']}"])
+        for name, row in found.items()
+    ]
+    head = ["setting", "dev accuracy, %", "std over seeds", "minus plain, points", "95% interval"]
+    final = _table([*head, "dev loss", "minus plain, in how many seeds lower"], rows) if rows else NOT_YET
+    rates = ", ".join(f"{rate:g}" for rate in scale.RATES)
+    return f"""# Which scale, start and preset of SMART helps
+
+Written by `python -m benchmarks.scale_report`; edit that file, not this one.
+
+## What was run
+
+MiniLM-L6 on gold SST-5 (five classes). Each run trains on {scale.TRAINING_SENTENCES} sentences of the training file,
+at batch size {scale.BATCH_SIZE}. {scale.VALIDATION_SENTENCES} other sentences of the same file are the validation
+part; every choice is made on it. The dev file is looked at by the last stage alone, once a run, after the last epoch.
+A seed draws its own training sentences, head, order and masks. They are the same for every setting, so differences
+are paired.
+
+```bash
+python -m benchmarks.scale --data_dir=FOLDER  # ids-sst-train.csv and ids-sst-dev.csv; a rerun goes on
+python -m benchmarks.scale_report
+```
+
+![Accuracy against radius, and differences to plain](scale.png)
+
+## Plain fine-tuning: learning rate and epochs
+
+Learning rates {rates}, each for {" and ".join(map(str, scale.EPOCHS))} epochs. The best pair on validation serves all
+later runs, of SMART too. {chosen}
+
+{_means_table(means(records, "plain"), has_terms=False)}
+## All settings, on few seeds
+
+R_s and D are means over the last quarter of the updates, before their weights. "plain" is plain fine-tuning on the
+same seeds. So few seeds rank roughly; the first three go on to the last stage.
+
+{_means_table(coarse, has_terms=True)}
+## The best three and plain, on new seeds
+
+{f"On the {len(seeds)} seeds that all settings share. " if found else ""}Intervals come from {RESAMPLES:,} bootstrap
+resamples of seeds and of dev sentences. They are not corrected for the number of settings.
+
+{final}
+**{verdict(found, seeds)}**
+"""
+
+
+def plot(records: Sequence[Mapping], path: Path) -> None:
+    """Draws validation accuracy against radius, and the final differences to plain."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    start = "R_s, radius "
+    coarse = {name.removeprefix(start): row for name, row in means(records, "coarse").items() if name.startswith(start)}
+    points = sorted((float(x), 100 * row["accuracy"]) for x, row in coarse.items() if "," not in x)
+    if points:
+        left.plot(*zip(*points, strict=True), "o-", label="with $R_s$, λ = 1")
+        left.set_xscale("log")
+    if plain := plain_beside_coarse(records):
+        level = 100 * np.mean([r["accuracy"] for r in plain])
+        left.axhline(level, color="0.4", linestyle="--", label="plain")
+        left.legend()
+    left.set(title="Validation, few seeds", xlabel="radius, share of the embeddings' RMS", ylabel="accuracy, %")
+    found, seeds = final_comparison(records)
+    rest = {name: row for name, row in reversed(found.items()) if name != "plain"}
+    for place, row in enumerate(rest.values()):
+        ends = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+        right.errorbar([row["difference"]], [place], xerr=ends, fmt="o", color="C0", capsize=4)
+    right.axvline(0, color="0.4", linestyle="--")
+    right.set_yticks(range(len(rest)), list(rest))
+    right.set_ylim(-0.5, max(len(rest), 1) - 0.5)
+    title = f"Dev, {len(seeds)} paired seeds" if rest else "Dev: no results yet"
+    right.set(title=title, xlabel="accuracy minus plain's, points, 95% interval")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Writes both files."""
+    records = scale.read_results()
+    if not records:
+        raise SystemExit(f"no results in {scale.RESULTS}: run python -m benchmarks.scale first")
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "scale.md").write_text(document(records))
+    plot(records, FOLDER / "scale.png")
+
+
+if __name__ == "__main__":
+    main()
