@@ -14,7 +14,6 @@ from benchmarks import scale
 
 FOLDER = Path(__file__).parents[1] / "docs"
 RESAMPLES = 10_000
-NOT_YET = "No results of this stage yet.\n"
 
 
 def means(records: Sequence[Mapping], stage: str) -> dict[str, dict[str, float]]:
@@ -49,8 +48,7 @@ def final_comparison(records: Sequence[Mapping]) -> tuple[dict[str, dict[str, fl
             runs.setdefault(record["name"], {})[record["seed"]] = record
     if "plain" not in runs:
         return {}, []
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
-    if not seeds:
+    if not (seeds := sorted(set.intersection(*map(set, runs.values())))):
         return {}, []
     correct = {
         name: np.array([list(map(int, by_seed[seed]["correct"])) for seed in seeds], np.float32)
@@ -93,22 +91,23 @@ def verdict(found: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> s
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+    return lines.replace("nan", "") if rows else "No results of this stage yet.\n"
 
 
-def _number(value: float, form: str) -> str:
-    return "" if np.isnan(value) else format(value, form).replace("-", "−")
-
-
-def _means_table(found: Mapping[str, Mapping[str, float]], *, has_terms: bool) -> str:
-    head = ["setting", "validation accuracy, %", "validation loss", *(["R_s", "D"] if has_terms else []), "seeds"]
+def _means_table(found: Mapping[str, Mapping[str, float]], terms: Sequence[str] = ()) -> str:
     rows = [
-        [name, f"{100 * row['accuracy']:.1f}", f"{row['loss']:.3f}"]
-        + ([_number(row[key], ".2g") for key in ("smoothness", "bregman")] if has_terms else [])
-        + [str(row["seeds"])]
+        [
+            name,
+            f"{100 * row['accuracy']:.1f}",
+            f"{row['loss']:.3f}",
+            *(f"{row[t]:.2g}" for t in terms),
+            str(row["seeds"]),
+        ]
         for name, row in found.items()
     ]
-    return _table(head, rows) if rows else NOT_YET
+    symbols = [{"smoothness": "R_s", "bregman": "D"}[term] for term in terms]
+    return _table(["setting", "validation accuracy, %", "validation loss", *symbols, "seeds"], rows)
 
 
 def document(records: Sequence[Mapping]) -> str:
@@ -116,20 +115,18 @@ def document(records: Sequence[Mapping]) -> str:
     found, seeds = final_comparison(records)
     best = next(iter(scale.mean_accuracy(records, "plain")), None)
     chosen = f"Chosen so far: {best[1]:g} and {best[2]} epochs." if best else "Not chosen yet."
-    coarse = means(records, "coarse")
     beside = [record | {"stage": "coarse", "name": "plain"} for record in plain_beside_coarse(records)]
-    if coarse:
-        coarse = means([*records, *beside], "coarse")
-    rows = [
-        [name, f"{row['accuracy']:.2f}", _number(row["deviation"], ".2f")]
-        + ([""] if name == "plain" else [_number(row["difference"], "+.2f")])
-        + ([""] if name == "plain" else [f"{_number(row['low'], '+.2f')} to {_number(row['high'], '+.2f')}"])
-        + [f"{row['loss']:.4f}"]
-        + ([""] if name == "plain" else [f"{_number(row['loss_difference'], '+.4f')}, lower in {row['lower_loss']}"])
-        for name, row in found.items()
-    ]
+    coarse = means([*records, *beside], "coarse")
+    rows = []
+    for name, row in found.items():
+        paired = [f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"]
+        losses = [f"{row['loss_difference']:+.4f}", f"{row['lower_loss']} of {len(seeds)}"]
+        if name == "plain":
+            paired, losses = ["", ""], ["", ""]
+        rows.append([name, f"{row['accuracy']:.2f}", f"{row['deviation']:.2f}", *paired, f"{row['loss']:.4f}", *losses])
     head = ["setting", "dev accuracy, %", "std over seeds", "minus plain, points", "95% interval"]
-    final = _table([*head, "dev loss", "minus plain, in how many seeds lower"], rows) if rows else NOT_YET
+    head += ["dev loss", "minus plain", "seeds with lower loss"]
+    final = _table(head, rows)
     rates = ", ".join(f"{rate:g}" for rate in scale.RATES)
     return f"""# Which scale, start and preset of SMART helps
 
@@ -155,17 +152,17 @@ python -m benchmarks.scale_report
 Learning rates {rates}, each for {" and ".join(map(str, scale.EPOCHS))} epochs. The best pair on validation serves all
 later runs, of SMART too. {chosen}
 
-{_means_table(means(records, "plain"), has_terms=False)}
+{_means_table(means(records, "plain"))}
 ## All settings, on few seeds
 
 R_s and D are means over the last quarter of the updates, before their weights. "plain" is plain fine-tuning on the
 same seeds. So few seeds rank roughly; the first three go on to the last stage.
 
-{_means_table(coarse, has_terms=True)}
+{_means_table(coarse, ("smoothness", "bregman"))}
 ## The best three and plain, on new seeds
 
-{f"On the {len(seeds)} seeds that all settings share. " if found else ""}Intervals come from {RESAMPLES:,} bootstrap
-resamples of seeds and of dev sentences. They are not corrected for the number of settings.
+Seeds that all settings share so far: {len(seeds)}. Intervals come from {RESAMPLES:,} bootstrap resamples of seeds
+and of dev sentences. They are not corrected for the number of settings.
 
 {final}
 **{verdict(found, seeds)}**

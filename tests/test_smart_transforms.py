@@ -272,12 +272,28 @@ def test_four_devices_are_one(mapping, where):
         found = jax.tree.map(lambda x: x[0], jax.device_get(found))
     else:
         mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-        # Only the gradients' mean makes all devices' parameters one, which the type system cannot see for all forms.
+        # Under check_vma, gradients of what all devices share are summed already: local gradients need it off.
         mapped = jax.shard_map(
             partial(three_updates, tx=tx), mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), check_vma=False
         )
         found = jax.device_get(jax.jit(mapped)(params, batch))
     chex.assert_trees_all_close(found, jax.device_get(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [BOTH, smart.SmartSettings(weight=2.0, radius=0.3, every=2)], ids=["both", "lazy"])
+def test_shard_map_may_check_what_varies(settings):
+    params, batch = make_problem()
+
+    def added(params, batch, axis_name=None):
+        tx = smart.smart(settings, axis_name=axis_name)
+        none = jax.tree.map(jnp.zeros_like, params)
+        return tx.update(none, tx.init(params), params, terms_fn=partial(terms_of, batch))[0]
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mapped = jax.shard_map(partial(added, axis_name="data"), mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    found = jax.device_get(jax.jit(mapped)(params, batch))
+    assert float(optax.tree.norm(found)) > 0.01
+    chex.assert_trees_all_close(found, jax.device_get(jax.jit(added)(params, batch)), rtol=1e-4, atol=1e-6)
 
 
 def test_no_second_compilation_and_donation():

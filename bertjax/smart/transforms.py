@@ -56,7 +56,7 @@ def add_bregman_proximal(
         calls, `optax.chain(add_bregman_proximal(..., sync_period=k), optax.MultiSteps(tx, k))`, it is k.
       axis_name: of `pmap` or `shard_map`: D's gradient is averaged over the axis, to be chained after the
         gradients themselves were averaged. With None everything is local: chain it on local gradients, and
-        average after.
+        average after (`shard_map` with check_vma=False).
 
     Returns:
       A GradientTransformationExtraArgs; its `update` takes `divergence_fn`, from (params, anchor) to D,
@@ -164,7 +164,7 @@ def smart(
       sync_period: as for `add_bregman_proximal`.
       axis_name: of `pmap` or `shard_map`: the terms' gradient is averaged over the axis, to be chained after
         the gradients themselves were averaged. With None everything is local: chain it on local gradients,
-        and average after.
+        and average after (`shard_map` with check_vma=False).
 
     Returns:
       A GradientTransformationExtraArgs; its `update` takes `terms_fn`, from (params, anchor, settings of
@@ -290,17 +290,11 @@ def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int |
 
 def _local_gradient(objective: Callable[[Params], jax.Array], params: Params, axis_name: str | None) -> Params:
     if axis_name is not None:
-        # Else `shard_map`, where it tracks what varies, would sum the gradient over the axis by itself.
-        params = jax.tree.map(lambda x: _varying(x, axis_name), params)
+        # A choice by the device's own number, so that they vary over the axis: of parameters that it knows to be the
+        # same everywhere, `shard_map` would sum the gradient over the axis by itself.
+        here = jax.lax.axis_index(axis_name) >= 0
+        params = jax.tree.map(lambda x: jnp.where(here, x, x), params)
     return jax.grad(objective)(params)
-
-
-def _varying(x: jax.Array, axis_name: str) -> jax.Array:
-    if axis_name in jax.typeof(x).vma:
-        return x
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(x, axis_name, to="varying")
-    return jax.lax.pvary(x, axis_name)  # type: ignore[attr-defined]  # before JAX 0.9
 
 
 def _add(updates: optax.Updates, gradient: Params, factor: Any, axis_name: str | None) -> optax.Updates:
