@@ -46,15 +46,12 @@ def final_comparison(records: Sequence[Mapping]) -> tuple[dict[str, dict[str, fl
     for record in records:
         if record["stage"] == "final":
             runs.setdefault(record["name"], {})[record["seed"]] = record
-    if "plain" not in runs:
+    seeds = sorted(set.intersection(*map(set, runs.values()))) if "plain" in runs else []
+    if not seeds:
         return {}, []
-    if not (seeds := sorted(set.intersection(*map(set, runs.values())))):
-        return {}, []
-    correct = {
-        name: np.array([list(map(int, by_seed[seed]["correct"])) for seed in seeds], np.float32)
-        for name, by_seed in runs.items()
-    }
     losses = {name: np.array([by_seed[seed]["loss"] for seed in seeds]) for name, by_seed in runs.items()}
+    rights = {name: [list(map(int, by_seed[seed]["correct"])) for seed in seeds] for name, by_seed in runs.items()}
+    correct = {name: np.array(rows, np.float32) for name, rows in rights.items()}
     rng = np.random.default_rng(0)
     # How often each resample draws a seed and an example, as shares: the same draws for every setting.
     shares = [(rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n).astype(np.float32) for n in correct["plain"].shape]
@@ -84,9 +81,8 @@ def verdict(found: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> s
         return "There are too few seeds to judge yet."
     better = [name for name, row in rest.items() if row["low"] > 0]
     worse = [name for name, row in rest.items() if row["high"] < 0]
-    text = "No setting beats plain fine-tuning beyond noise."
-    if better:
-        text = f"Beyond noise, plain fine-tuning is beaten by: {'; '.join(better)}."
+    beaten = f"Beyond noise, plain fine-tuning is beaten by: {'; '.join(better)}."
+    text = beaten if better else "No setting beats plain fine-tuning beyond noise."
     return text + (f" Worse than plain beyond noise: {'; '.join(worse)}." if worse else "")
 
 
@@ -96,16 +92,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _means_table(found: Mapping[str, Mapping[str, float]], terms: Sequence[str] = ()) -> str:
-    rows = [
-        [
-            name,
-            f"{100 * row['accuracy']:.1f}",
-            f"{row['loss']:.3f}",
-            *(f"{row[t]:.2g}" for t in terms),
-            str(row["seeds"]),
-        ]
-        for name, row in found.items()
-    ]
+    rows = []
+    for name, row in found.items():
+        numbers = [f"{100 * row['accuracy']:.1f}", f"{row['loss']:.3f}", *(f"{row[term]:.2g}" for term in terms)]
+        rows.append([name, *numbers, str(row["seeds"])])
     symbols = [{"smoothness": "R_s", "bregman": "D"}[term] for term in terms]
     return _table(["setting", "validation accuracy, %", "validation loss", *symbols, "seeds"], rows)
 
@@ -126,8 +116,6 @@ def document(records: Sequence[Mapping]) -> str:
         rows.append([name, f"{row['accuracy']:.2f}", f"{row['deviation']:.2f}", *paired, f"{row['loss']:.4f}", *losses])
     head = ["setting", "dev accuracy, %", "std over seeds", "minus plain, points", "95% interval"]
     head += ["dev loss", "minus plain", "seeds with lower loss"]
-    final = _table(head, rows)
-    rates = ", ".join(f"{rate:g}" for rate in scale.RATES)
     return f"""# Which scale, start and preset of SMART helps
 
 Written by `python -m benchmarks.scale_report`; edit that file, not this one.
@@ -149,8 +137,8 @@ python -m benchmarks.scale_report
 
 ## Plain fine-tuning: learning rate and epochs
 
-Learning rates {rates}, each for {" and ".join(map(str, scale.EPOCHS))} epochs. The best pair on validation serves all
-later runs, of SMART too. {chosen}
+Learning rates {", ".join(f"{rate:g}" for rate in scale.RATES)}, each for {" and ".join(map(str, scale.EPOCHS))} epochs.
+The best pair on validation serves all later runs, of SMART too. {chosen}
 
 {_means_table(means(records, "plain"))}
 ## All settings, on few seeds
@@ -164,7 +152,7 @@ same seeds. So few seeds rank roughly; the first three go on to the last stage.
 Seeds that all settings share so far: {len(seeds)}. Intervals come from {RESAMPLES:,} bootstrap resamples of seeds
 and of dev sentences. They are not corrected for the number of settings.
 
-{final}
+{_table(head, rows)}
 **{verdict(found, seeds)}**
 """
 
@@ -174,29 +162,27 @@ def plot(records: Sequence[Mapping], path: Path) -> None:
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    start = "R_s, radius "
-    coarse = {name.removeprefix(start): row for name, row in means(records, "coarse").items() if name.startswith(start)}
-    points = sorted((float(x), 100 * row["accuracy"]) for x, row in coarse.items() if "," not in x)
+    rows = [(name.split("R_s, radius ")[-1], row["accuracy"]) for name, row in means(records, "coarse").items()]
+    points = sorted((float(x), 100 * accuracy) for x, accuracy in rows if x.replace(".", "").isdigit())
     if points:
         left.plot(*zip(*points, strict=True), "o-", label="with $R_s$, λ = 1")
         left.set_xscale("log")
     if plain := plain_beside_coarse(records):
-        level = 100 * np.mean([r["accuracy"] for r in plain])
-        left.axhline(level, color="0.4", linestyle="--", label="plain")
+        left.axhline(100 * np.mean([r["accuracy"] for r in plain]), color="0.4", linestyle="--", label="plain")
         left.legend()
     left.set(title="Validation, few seeds", xlabel="radius, share of the embeddings' RMS", ylabel="accuracy, %")
     found, seeds = final_comparison(records)
     rest = {name: row for name, row in reversed(found.items()) if name != "plain"}
     for place, row in enumerate(rest.values()):
-        ends = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-        right.errorbar([row["difference"]], [place], xerr=ends, fmt="o", color="C0", capsize=4)
+        right.plot([row["low"], row["difference"], row["high"]], [place] * 3, "|-C0")
+        right.plot(row["difference"], place, "oC0")
     right.axvline(0, color="0.4", linestyle="--")
     right.set_yticks(range(len(rest)), list(rest))
     right.set_ylim(-0.5, max(len(rest), 1) - 0.5)
-    title = f"Dev, {len(seeds)} paired seeds" if rest else "Dev: no results yet"
-    right.set(title=title, xlabel="accuracy minus plain's, points, 95% interval")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    right.set(title=f"Dev, {len(seeds)} paired seeds" if rest else "Dev: no results yet")
+    right.set(xlabel="accuracy minus plain's, points, 95% interval")
+    left.grid(alpha=0.3)
+    right.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 

@@ -75,8 +75,13 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"dtype": "float16"}, "--config.dtype: expected float32 or bfloat16, found 'float16'"),
         ({"on_bad_row": "ignore"}, "--config.on_bad_row: expected error or skip, found 'ignore'"),
         ({"smart": {"radius": -0.1}}, "--config.smart.radius must be a finite number of at least 0, found -0.1"),
-        ({"smart": {"preset": "ours"}}, "--config.smart.preset must be one of none, bertjax, paper, found 'ours'"),
-        ({"smart": {"norm": "l1"}}, "--config.smart.norm must be l2 or linf for adversary power_iteration, found 'l1'"),
+        (
+            {"smart": {"preset": "ours"}},
+            "--config.smart.preset must be one of none, bertjax, paper, mtdnn_2020, mtdnn_head, sift, vat, r3f, rdrop, "
+            "found 'ours'",
+        ),
+        ({"smart": {"norm": "l1"}}, "--config.smart.norm must be one of l2, linf, found 'l1'"),
+        ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
         ({"smart": {"decay": [0.9, "x"]}}, "--config.smart.decay: expected float, found 'x'"),
     ],
 )

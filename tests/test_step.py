@@ -196,19 +196,84 @@ def test_every_tensor_but_key_biases_has_a_gradient(model, params, name):
         assert (largest < 1e-7) if where.endswith("/key/bias") else (largest > 1e-6), where
 
 
-def test_no_second_compilation(model, params):
+@pytest.mark.parametrize("weight", [1.0, optax.linear_schedule(0.0, 1.0, 3)], ids=["fixed", "scheduled"])
+def test_no_second_compilation(model, params, weight):
+    settings = smart.preset("bertjax", radius=0.3, weight=weight)
     tx = optim.adamw(optax.constant_schedule(1e-2), 0.1)
+    chex.clear_trace_counter()  # it counts by name
 
     @chex.assert_max_traces(n=1)
     def traced_once(*args):
-        return make_step(model, SETTINGS["smart"], tx)(*args)
+        return make_step(model, settings, tx)(*args)
 
     step = DataParallel(jax.devices()[:1]).map_train(traced_once)
-    state = init_state(jax.tree.map(jnp.copy, params), tx, SETTINGS["smart"])
+    state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
     for seed in range(3):
         state, means = step(state, make_batch(seed=seed), jax.random.key(0))
     assert np.isfinite(float(means["loss"]))
     assert step._cache_size() == 1
+
+
+def test_weights_of_zero_train_bit_for_bit_as_plain(model, params):
+    settings = smart.preset("bertjax", weight=0.0, bregman_weight=0.0)
+    tx, outcomes = optax.sgd(0.1, momentum=0.9), []
+    for each in (smart.preset("none"), settings):
+        state = None
+        for seed in range(2):
+            state, means = run(model, params, each, make_batch(seed=seed), tx, state=state)
+        outcomes.append((state, means))
+    chex.assert_trees_all_equal(*outcomes)
+
+
+def test_radius_zero_at_the_anchor_is_a_plain_step(model, params):
+    plain, expected = run(model, params, SETTINGS["plain"], make_batch())
+    state, means = run(model, params, smart.preset("bertjax", radius=0.0), make_batch())
+    chex.assert_trees_all_close(state.params, plain.params, atol=1e-6)
+    chex.assert_trees_all_close(means["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
+    assert float(means["smoothness"]) == 0
+    assert 0 <= float(means["bregman"]) < 1e-12
+
+
+def test_every_second_step_is_twice_as_heavy_and_reports_so(model, params):
+    # At step 0 it is a step at 2 λ, at step 1 one at λ = 0.
+    def at(**changes):
+        return smart.preset("bertjax", radius=0.3, **changes)
+
+    first, means = run(model, params, at(every=2), make_batch())
+    heavy, heavy_means = run(model, params, at(weight=2.0), make_batch())
+    chex.assert_trees_all_close(first.params, heavy.params, atol=1e-6)
+    assert float(heavy_means["smoothness"]) > 1e-4
+    chex.assert_trees_all_close(means["smoothness"], 2 * heavy_means["smoothness"], rtol=1e-4)
+
+    second, means = run(model, params, at(every=2), make_batch(), state=first)
+    without, expected = run(model, params, at(weight=0.0), make_batch(), state=first)
+    chex.assert_trees_all_close(second.params, without.params, atol=1e-6)
+    assert float(means.pop("smoothness")) == 0
+    chex.assert_trees_all_close(means, expected, rtol=1e-5)
+    assert float(means["bregman"]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"start": "task_gradient", "num_steps": 0, "clean_gradient": False}, {"start": "output", "num_steps": 0}],
+    ids=["task_gradient", "output"],
+)
+def test_cheap_starts_find_a_perturbation(model, params, changes):
+    batch = make_batch()
+    batch["valid"][-1] = False
+    state, means = run(model, params, smart.preset("bertjax", radius=0.3, **changes), batch)
+    chex.assert_tree_all_finite((state.params, means))
+    assert float(means["smoothness"]) > 1e-4
+    _, by_noise = run(model, params, smart.preset("r3f", radius=1e-3, matched_dropout=True), batch)
+    assert float(means["smoothness"]) > float(by_noise["smoothness"])
+
+
+def test_a_scheduled_weight_is_its_value_at_the_step(model, params):
+    state, _ = run(model, params, SETTINGS["smart"], make_batch())
+    scheduled = smart.preset("bertjax", radius=0.3, weight=optax.linear_schedule(0.0, 4.0, 2))
+    fixed = smart.preset("bertjax", radius=0.3, weight=2.0)
+    outcomes = [run(model, params, settings, make_batch(), state=state) for settings in (scheduled, fixed)]
+    chex.assert_trees_all_close(*outcomes, atol=1e-6)
 
 
 def test_bfloat16_computes_beside_float32_parameters(model, params):

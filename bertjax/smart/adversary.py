@@ -59,7 +59,8 @@ def power_iteration(
       mask: [S], bool or 0/1, true on real tokens; padding is not perturbed and counts in no norm.
 
     Returns:
-      δ: [S, D], of the embedding's dtype promoted to at least float32, on the ball's surface.
+      δ: [S, D], of the embedding's dtype promoted to at least float32, on the ball's surface; 0 where the start is 0,
+      as "output" is of a constant model.
 
     Raises:
       ValueError: `num_steps` below 0, an unknown norm or start, or a start of another shape.
@@ -78,8 +79,10 @@ def power_iteration(
       >>> deltas = jax.jit(jax.vmap(perturb))(embeddings, masks, keys)
       >>> deltas.shape
       (4, 3, 2)
-      >>> jnp.abs(deltas[0]).round(3).tolist()  # RMS 0.5, all of it where w tells the classes apart
-      [[0.707, 0.0], [0.707, 0.0], [0.707, 0.0]]
+      >>> print(jnp.abs(deltas[0]).round(3))  # RMS 0.5, all of it where w tells the classes apart
+      [[0.707 0.   ]
+       [0.707 0.   ]
+       [0.707 0.   ]]
 
     References:
       Miyato et al., Virtual Adversarial Training, TPAMI 2018, section 3.3, whose finite difference is here

@@ -68,8 +68,10 @@ def projected_gradient_ascent(
       ...     logits_fn, jnp.ones((3, 2)), jax.random.key(0),
       ...     divergence=smart.symmetric_kl, radius=0.1, step_size=1.0, noise=0.01,
       ... )
-      >>> jnp.abs(delta).round(3).tolist()
-      [[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]]
+      >>> print(jnp.abs(delta).round(3))
+      [[0.1 0.1]
+       [0.1 0.1]
+       [0.1 0.1]]
 
     References:
       Jiang et al., SMART, ACL 2020, Algorithm 1. At its ε = σ = 1e-5 the divergence is next to nothing in

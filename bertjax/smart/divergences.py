@@ -81,9 +81,17 @@ Its Hessian in the logits is twice the Fisher information, 2 (diag p − p pᵀ)
 """
 
 
+def _relative_entropy(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
+    """Σ q (log q − log p) as Σ q (e^d − 1 − d), d = log p − log q: no term rounds below zero, however near they are."""
+    q, d = jnp.exp(log_q), log_p - log_q
+    is_small = jnp.abs(d) < 0.02
+    t = jnp.where(is_small, d, 0)
+    series = t * t * (1 / 2 + t * (1 / 6 + t * (1 / 24 + t * (1 / 120 + t * (1 / 720 + t / 5040)))))
+    return jnp.sum(jnp.where(is_small, q * series, jnp.exp(log_p) - q - q * d), axis=-1)
+
+
 def _kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
-    log_p, log_q = _log_probabilities(logits), _log_probabilities(reference)
-    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+    return _relative_entropy(_log_probabilities(reference), _log_probabilities(logits))
 
 
 kl = Divergence(_kl_value, partial(_fisher_product, 1.0))
@@ -96,7 +104,7 @@ Its Hessian in the logits is the Fisher information. ValueError for a single log
 def _jensen_shannon_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
     log_p, log_q = _log_probabilities(logits), _log_probabilities(reference)
     log_m = jnp.logaddexp(log_p, log_q) - jnp.log(jnp.asarray(2, log_p.dtype))
-    return 0.5 * jnp.sum(jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m), axis=-1)
+    return 0.5 * (_relative_entropy(log_p, log_m) + _relative_entropy(log_q, log_m))
 
 
 jensen_shannon = Divergence(_jensen_shannon_value, partial(_fisher_product, 0.25))

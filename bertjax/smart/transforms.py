@@ -77,8 +77,8 @@ def add_bregman_proximal(
       >>> for _ in range(2):
       ...     updates, opt_state = tx.update(gradient, opt_state, params, divergence_fn=divergence_fn)
       ...     params = optax.apply_updates(params, updates)
-      >>> params["w"].round(3).tolist()  # the second step is pulled back by 0.1 · 2 · 0.9 · 0.1
-      [0.818, 1.0]
+      >>> print(params["w"].round(3))  # the second step is pulled back by 0.1 · 2 · 0.9 · 0.1
+      [0.818 1.   ]
 
     References:
       Jiang et al., SMART, ACL 2020, equation 3 and Algorithm 1.
