@@ -37,7 +37,7 @@ def test_power_steps_approach_the_best_there_is(trained):
     assert shares["step"].mean() > 0.7
     assert shares["output"].mean() > 0.6
     assert (shares["many"] >= shares["step"] - 1e-4).all()
-    assert shares["many"].min() > 0.99
+    assert shares["many"].min() > 0.97  # two eigenvalues may lie close together
     assert shares["many"].max() < 1.0001
 
 
