@@ -282,3 +282,16 @@ def test_bfloat16_computes_beside_float32_parameters(model, params):
     chex.assert_trees_all_equal_dtypes(state.params, params)
     assert float(means["loss"]) == pytest.approx(float(expected["loss"]), rel=2e-2)
     assert float(means["smoothness"]) == pytest.approx(float(expected["smoothness"]), rel=0.2)
+
+
+def test_the_cheap_form_runs_the_clean_backward_pass_once(tiny_config):
+    # In forward passes: plain 3; the cheap form 7, and 8 where the adversary's backward pass is not the main one.
+    config = dataclasses.replace(tiny_config, hidden_size=64, intermediate_size=256, num_hidden_layers=2)
+    model = Bert(config, {TASK.name: TASK.outputs})
+    params, flops = init_params(jax.random.key(0), model), {}
+    cheap = smart.preset("bertjax", start="task_gradient", num_steps=0, clean_gradient=False)
+    for name, settings in {"plain": SETTINGS["plain"], "cheap": cheap}.items():
+        step = jax.jit(make_step(model, settings, SGD))
+        compiled = step.lower(init_state(params, SGD, settings), make_batch(), jax.random.key(0)).compile()
+        flops[name] = compiled.cost_analysis()["flops"]
+    assert flops["cheap"] / flops["plain"] < 2.5

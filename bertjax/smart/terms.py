@@ -110,30 +110,48 @@ def smart_terms(
         anchor = jax.lax.stop_gradient(anchor)
         anchored = forward(anchor, embed(anchor, batch), batch, anchor_keys)
 
-    def clean(params: Params, embeddings: jax.Array) -> Terms:
-        logits = forward(params, embeddings, batch, dropout_keys)
+    embeddings = embed(params, batch)
+    logits = forward(params, embeddings, batch, dropout_keys)
+
+    def clean(logits: jax.Array) -> Terms:
         zero = jnp.zeros(logits.shape[:1], logits.dtype)
         loss = zero if loss_fn is None else jax.vmap(loss_fn)(logits, batch)
         bregman = zero if anchored is None else divergence.value(logits, anchored)
         return Terms(logits, loss, zero, bregman)
 
-    embeddings = embed(params, batch)
-    terms = clean(params, embeddings)
     if not settings.has_smoothness:
-        return terms
+        return clean(logits)
 
-    frozen, here = jax.lax.stop_gradient((params, embeddings))
+    frozen, here, there = jax.lax.stop_gradient((params, embeddings, logits))
     gradient = None
+    terms_of: Callable[[jax.Array], Terms] = clean
     if starts_at_gradient:
-        weights = jnp.ones(mask.shape[:1], terms.loss.dtype) if weights is None else weights
-        gradient = jax.grad(lambda x: jnp.sum(weights * clean(frozen, x).objective(settings)))(here)
+        terms_of = _linearized(clean, there)
+        weights = jnp.ones(mask.shape[:1], logits.dtype) if weights is None else weights
+        slope = jax.grad(lambda z: jnp.sum(weights * terms_of(z).objective(settings)))(there)
+        (gradient,) = jax.vjp(lambda x: forward(frozen, x, batch, dropout_keys), here)[1](slope)
+    terms = terms_of(logits)
     seek = partial(_perturbation, model, frozen, divergence=divergence, settings=settings)
-    delta = jax.vmap(seek)(
-        here, jax.lax.stop_gradient(terms.logits), gradient, batch, dropout_keys, moved_keys, noise_keys, mask
-    )
+    delta = jax.vmap(seek)(here, there, gradient, batch, dropout_keys, moved_keys, noise_keys, mask)
     moved = (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
-    reference = terms.logits if settings.clean_gradient else jax.lax.stop_gradient(terms.logits)
+    reference = logits if settings.clean_gradient else there
     return terms._replace(smoothness=divergence.value(forward(params, moved, batch, moved_keys), reference))
+
+
+def _linearized(clean: Callable[[jax.Array], Terms], at: jax.Array) -> Callable[[jax.Array], Terms]:
+    """`clean` with its values and first derivatives at the logits `at` [B, C], the derivatives taken once.
+
+    Backward passes through it begin with the same arrays, so that XLA can merge them. Of two derivations of one
+    log-softmax it does not see that they are the same.
+    """
+    terms = clean(at)
+    slopes = [jax.grad(lambda z, name=name: jnp.sum(getattr(clean(z), name)))(at) for name in ("loss", "bregman")]
+
+    def around(logits: jax.Array) -> Terms:
+        loss, bregman = (jnp.sum(slope * (logits - at), axis=-1) for slope in slopes)
+        return terms._replace(logits=logits, loss=terms.loss + loss, bregman=terms.bregman + bregman)
+
+    return around
 
 
 def _perturbation(
