@@ -31,7 +31,7 @@ class Model(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What `smart_terms` gives, differentiable in the parameters.
+    """What `smart_terms` gives, differentiable in the parameters; only once where it starts at "task_gradient".
 
     Attributes:
       logits: [B, C], of the clean pass.
