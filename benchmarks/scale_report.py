@@ -112,7 +112,8 @@ def _final_section(records: Sequence[Mapping], stage: str) -> str:
     head = ["setting", "dev accuracy, %", "std over seeds", "minus plain, points", "95% interval"]
     head += ["dev loss", "minus plain", "seeds with lower loss"]
     return f"""Seeds that all settings share so far: {len(seeds)}.
-Intervals come from {RESAMPLES:,} bootstrap resamples of seeds and of dev sentences. They are not corrected for the number of settings.
+Intervals come from {RESAMPLES:,} bootstrap resamples of seeds and of dev sentences.
+They are not corrected for the number of settings.
 
 {_table(head, rows)}
 **{verdict(found, seeds)}**
