@@ -31,11 +31,11 @@ from bertjax import optim, smart
 from bertjax.config import RunConfig
 from bertjax.data.batches import steps_per_epoch, train_batches
 from bertjax.data.text import Examples
-from bertjax.evaluation import Evaluator
+from bertjax.evaluation import Predictor
 from bertjax.inputs import load_inputs
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.step import init_state, train_step
+from bertjax.step import eval_step, init_state, train_step
 
 RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
 SENTENCES = {"plain": 85, "coarse": 85, "final": 85, "larger plain": 427, "larger final": 427}  # by stage; 1% and 5%
@@ -100,8 +100,10 @@ def _setting_up(data_dir: str):
     config = RunConfig(task="sst5", data_dir=data_dir, max_length=MAX_LENGTH)
     inputs = load_inputs(config, STARTER, ("train", "dev"))
     architecture, weights = load_pretrained(inputs.folder)
-    order = np.random.default_rng(0).permutation(len(inputs.examples["train"]))
-    return inputs, architecture, weights, order, Evaluator(inputs, DataParallel(jax.devices()[:1]))
+    order = np.random.default_rng(0).permutation(len(inputs.data["sst5"].examples["train"]))
+    step = functools.partial(eval_step, model=inputs.model, task=inputs.tasks[0])
+    predictor = Predictor(step, DataParallel(jax.devices()[:1]), architecture.pad_token_id)
+    return inputs, inputs.data["sst5"].examples, architecture, weights, order, predictor
 
 
 def _subset(examples: Examples, rows: np.ndarray) -> Examples:
@@ -120,7 +122,7 @@ def _compiled(data_dir: str, structure: smart.SmartSettings, num_steps: int):
             batch,
             key,
             model=inputs.model,
-            task=inputs.task,
+            tasks=inputs.tasks,
             tx=optim.adamw(optim.linear_schedule(rate, num_steps, 0.1), 0.01),
             settings=dataclasses.replace(structure, **numbers),
             num_steps=num_steps,
@@ -132,10 +134,10 @@ def _compiled(data_dir: str, structure: smart.SmartSettings, num_steps: int):
 def run(trial: Trial, data_dir: str) -> dict:
     """Trains and evaluates; what a line of the results holds."""
     start = time.perf_counter()
-    inputs, architecture, weights, order, evaluator = _setting_up(data_dir)
+    inputs, examples, architecture, weights, order, predictor = _setting_up(data_dir)
     pool = order[VALIDATION_SENTENCES:]
     train = _subset(
-        inputs.examples["train"], np.random.default_rng((trial.seed, 1)).permutation(pool)[: SENTENCES[trial.stage]]
+        examples["train"], np.random.default_rng((trial.seed, 1)).permutation(pool)[: SENTENCES[trial.stage]]
     )
     num_steps = trial.epochs * steps_per_epoch(train.lengths, BATCH_SIZE, EDGES)
     settings = trial.settings
@@ -158,13 +160,13 @@ def run(trial: Trial, data_dir: str) -> dict:
     )
     log = []
     for batch in batches:
-        state, means = step(state, batch, step_key, numbers, trial.learning_rate)
+        state, means = step(state, {"sst5": batch}, step_key, numbers, trial.learning_rate)
         log.append({name: float(value) for name, value in means.items()})
     is_final = trial.stage.endswith("final")
     rows = order[:VALIDATION_SENTENCES]
-    judged = inputs.examples["dev"] if is_final else _subset(inputs.examples["train"], rows)
-    logits = evaluator.predict(state.params, judged, batch_size=64, edges=EDGES)
-    scores = inputs.task.metrics(logits, judged.labels)
+    judged = examples["dev"] if is_final else _subset(examples["train"], rows)
+    logits = predictor.predict(state.params, judged, batch_size=64, edges=EDGES)
+    scores = inputs.tasks[0].metrics(logits, judged.labels)
     last = log[-len(log) // 4 :]
     return {
         "stage": trial.stage,

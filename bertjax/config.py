@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import types
-from typing import Any, get_args, get_type_hints
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin, get_type_hints
 
 import ml_collections
 from ml_collections import config_dict
@@ -42,7 +43,7 @@ class SmartConfig:
     clean_gradient: bool | None = None
     every: int | None = None
     bregman_weight: float | None = None
-    decay: tuple | None = None
+    decay: tuple[float, ...] | None = None
     horizon: float | None = None
     matched_dropout: bool | None = None
 
@@ -56,12 +57,53 @@ class SmartConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ColumnsConfig:
+    """`columns.*`: what `data_file` holds.
+
+    Attributes:
+      text: column of the text.
+      text_pair: column of the second text of a pair; None without one.
+      label: column of the label.
+      id: column that names rows; None to number them.
+      classes: names of the classes, written in the file as these or as their numbers from 0; None for a score.
+      range: a score's least and greatest value.
+    """
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    id: str | None = None
+    classes: tuple[str, ...] | None = None
+    range: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise UserError(
+                f"--config.columns.classes: expected at least two names, no two alike, found {self.classes}"
+            )
+        if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
+            raise UserError(f"--config.columns.range: expected a score's least and greatest value, found {self.range}")
+
+
+SAMPLINGS = ("round_robin", "proportional", "square_root", "annealed")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run.
 
     Attributes:
       task: one of `tasks.TASKS`.
-      data_dir: folder of the CS224N files, for a task with gold labels.
+      tasks: several of them, to train on all; `task` is then not looked at.
+      task_weights: of the tasks' objectives, in the order of `tasks`; None for 1 each.
+      sampling: of tasks, one an update: round_robin; proportional to their examples n; square_root, to n^0.5;
+        annealed, to a power of n that falls from 1 to 0.2 over the run (Stickland and Murray, ICML 2019).
+      pcgrad: whether every update takes a batch of each task and projects conflicting gradients (`surgery.pcgrad`).
+      data_dir: folder of the CS224N files, for tasks with gold labels.
+      data_file: a tab-separated file of your own with the columns that `columns` declares, in place of a task.
+      dev_file: a second one for dev; None to take a tenth of the rows for dev and one for test.
+      columns: of `data_file`.
+      tune: all, or head, which freezes the encoder, without dropout, and trains the last linear layer alone.
       init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
       seed: of new heads, data order, dropout and noise.
       epochs: passes over the training set.
@@ -79,7 +121,15 @@ class RunConfig:
     """
 
     task: str = "rated_sst"
+    tasks: tuple[str, ...] | None = None
+    task_weights: tuple[float, ...] | None = None
+    sampling: str = "round_robin"
+    pcgrad: bool = False
     data_dir: str | None = None
+    data_file: str | None = None
+    dev_file: str | None = None
+    columns: ColumnsConfig = ColumnsConfig()
+    tune: str = "all"
     init_from: str = "minilm-l6"
     seed: int = 0
     epochs: int = 3
@@ -110,11 +160,46 @@ class RunConfig:
             raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {self.seed}")
         if self.max_length < 3:
             raise UserError(f"--config.max_length: expected at least 3 tokens, found {self.max_length}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"--config.dtype: expected float32 or bfloat16, found {self.dtype!r}")
-        if self.on_bad_row not in ("error", "skip"):
-            raise UserError(f"--config.on_bad_row: expected error or skip, found {self.on_bad_row!r}")
-        self.smart.settings()
+        choices = {
+            "dtype": ("float32", "bfloat16"),
+            "on_bad_row": ("error", "skip"),
+            "tune": ("all", "head"),
+            "sampling": SAMPLINGS,
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f"--config.{name}: expected {_alternatives(known)}, found {value!r}")
+        self._check_tasks()
+        settings = self.smart.settings()
+        if self.tune == "head" and (settings.has_smoothness or settings.has_bregman):
+            raise UserError(
+                "--config.tune: head freezes the encoder, which SMART's perturbation has to go through; "
+                "expected --config.smart.preset=none with it"
+            )
+
+    def _check_tasks(self) -> None:
+        names = self.tasks
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise UserError(f"--config.tasks: expected names of tasks, each once, found {names}")
+        if self.pcgrad and (names is None or len(names) < 2):
+            raise UserError("--config.pcgrad: expected at least two --config.tasks, whose gradients may conflict")
+        weights = self.task_weights
+        if weights is not None:
+            if names is None or len(weights) != len(names):
+                raise UserError(f"--config.task_weights: expected one for each of --config.tasks, found {weights}")
+            if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+                raise UserError(f"--config.task_weights: expected finite numbers above 0, found {weights}")
+        if self.data_file is not None:
+            if names is not None:
+                raise UserError("--config.data_file: expected no --config.tasks beside it")
+            if (self.columns.classes is None) == (self.columns.range is None):
+                raise UserError(
+                    "--config.data_file: expected either --config.columns.classes=\"('bad','good')\", the names of its "
+                    'classes, or --config.columns.range="(0.,5.)", the bounds of a score'
+                )
+        elif self.dev_file is not None:
+            raise UserError("--config.dev_file: expected --config.data_file beside it")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as config.json holds them."""
@@ -135,7 +220,8 @@ def default_config() -> ml_collections.ConfigDict:
             if dataclasses.is_dataclass(field.default):
                 config[field.name] = build(type(field.default))
             elif field.default is None:
-                config[field.name] = config_dict.placeholder(_plain_type(hints[field.name]))
+                plain = _plain_type(hints[field.name])
+                config[field.name] = config_dict.placeholder(get_origin(plain) or plain)
             else:
                 config[field.name] = field.default
         return config.lock()
@@ -176,14 +262,20 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     kind = _plain_type(hint)
     if kind is float and type(value) is int:
         return float(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(item, float, where) for item in value)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, get_args(kind)[0], where) for item in value)
+    if get_origin(kind) is tuple:
+        raise UserError(f"{where}: expected several values, as \"('a','b')\", found {value!r}")
     if type(value) is not kind:
         raise UserError(f"{where}: expected {kind.__name__}, found {value!r}")
     return value
 
 
-def _plain_type(hint: Any) -> type:
+def _alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _plain_type(hint: Any) -> Any:
     """`int` of `int | None`, and of `int`."""
     if isinstance(hint, types.UnionType):
         return next(kind for kind in get_args(hint) if kind is not type(None))
