@@ -22,7 +22,7 @@ from bertjax.evaluation import Evaluator, describe_data
 from bertjax.inputs import load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.pretrained import STARTER, load_pretrained, with_heads
+from bertjax.pretrained import lineage, load_pretrained, with_heads
 from bertjax.step import TrainState, init_state, train_step
 
 LOG_EVERY = 10
@@ -143,7 +143,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         "seed": config.seed,
         "steps": num_steps,
         "datasets": {task.name: describe_data(inputs.dataset)},
-        "lineage": [_source(config.init_from), {"trained_on": task.name, "fingerprint": fingerprint}],
+        "lineage": [*lineage(config.init_from), {"trained_on": task.name, "fingerprint": fingerprint}],
         "dev": {task.name: scores},
         "cost": cost,
         "timing": meter.summary(),
@@ -211,10 +211,3 @@ def _keep_encoder(folder: Path, kept: Path) -> None:
     for name in ENCODER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, kept / name)
-
-
-def _source(init_from: str) -> dict[str, str]:
-    source = {"init_from": init_from}
-    if init_from == STARTER:
-        source["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
-    return source

@@ -1,0 +1,79 @@
+"""Checkpoints written byte by byte as the formats say, and what reading them back must give."""
+
+import json
+import struct
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import make_bert
+
+from bertjax.errors import UserError
+from bertjax.pretrained import load_pretrained
+
+GOLDEN = json.loads((Path(make_bert.__file__).with_name("bert.json")).read_text())
+TENSORS = {name: make_bert.tensor(name, tuple(shape)) for name, shape in GOLDEN["shapes"].items()}
+MLM = {
+    name: make_bert.tensor(name, shape)
+    for name, shape in {
+        "cls.predictions.transform.dense.weight": (12, 12),
+        "cls.predictions.transform.dense.bias": (12,),
+        "cls.predictions.transform.LayerNorm.weight": (12,),
+        "cls.predictions.transform.LayerNorm.bias": (12,),
+        "cls.predictions.bias": (24,),
+    }.items()
+}
+NSP = {
+    "cls.seq_relationship.weight": make_bert.tensor("cls.seq_relationship.weight", (2, 12)),
+    "cls.seq_relationship.bias": make_bert.tensor("cls.seq_relationship.bias", (2,)),
+}
+# Eight significant bits: exact in bfloat16, whose bytes are a float32's upper half.
+COARSE = {name: np.round(x * 64) / np.float32(64) for name, x in TENSORS.items()}
+WIDTHS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I8": np.int8, "F8_E4M3": np.int8}
+
+
+def write_safetensors(path, tensors, dtype="F32"):
+    header, body = {}, b""
+    for name, x in tensors.items():
+        kind = "I64" if x.dtype == np.int64 else dtype
+        if kind == "BF16":
+            data = (x.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+        else:
+            data = x.astype(WIDTHS[kind]).tobytes()
+        header[name] = {"dtype": kind, "shape": x.shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def write_checkpoint(folder, tensors=TENSORS, config=GOLDEN["config"], dtype="F32"):
+    write_safetensors(folder / "model.safetensors", tensors, dtype)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def refusal(source, error=UserError):
+    with pytest.raises(error) as info:
+        load_pretrained(source)
+    assert len(str(info.value).splitlines()) == 1
+    return str(info.value)
+
+
+def assert_holds(params, tensors):
+    """Some of each kind, spelt out; the golden outputs answer for all."""
+    layer = params["layer_1"]
+    found = {
+        "embeddings.word_embeddings.weight": params["embeddings"]["word"]["embedding"],
+        "embeddings.LayerNorm.weight": params["embeddings"]["norm"]["affine"]["scale"],
+        "encoder.layer.1.attention.self.key.weight": layer["key"]["kernel"].T,
+        "encoder.layer.1.attention.output.LayerNorm.bias": layer["attention_norm"]["affine"]["bias"],
+        "encoder.layer.1.intermediate.dense.weight": layer["intermediate"]["kernel"].T,
+        "encoder.layer.1.intermediate.dense.bias": layer["intermediate"]["bias"],
+        "encoder.layer.1.output.dense.weight": layer["output"]["kernel"].T,
+        "pooler.dense.weight": params["pooler"]["kernel"].T,
+    }
+    chex.assert_trees_all_equal(found, {name: tensors[name] for name in found})
+    chex.assert_type(jax.tree.leaves(params), jnp.float32)
