@@ -75,9 +75,21 @@ def test_a_hub_name(hub, source, repository, revision, tmp_path, monkeypatch):
     [(args, kwargs)] = calls
     assert args == (repository,)
     assert kwargs.pop("revision") == revision
-    # No pickles, and no second copy of the weights in another framework's format.
+    # No second copy of the weights in another framework's format.
     assert not any("bin" in pattern or pattern == "*" for pattern in kwargs.pop("allow_patterns"))
     assert not kwargs
+
+
+def test_a_hub_model_without_safetensors(hub, tmp_path):
+    folder = write_checkpoint(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    calls = hub(folder)
+    assert resolve("owner/model@main") == folder
+    assert [args for args, _ in calls] == [("owner/model",)] * 2
+    patterns = [kwargs["allow_patterns"] for _, kwargs in calls]
+    assert not any("bin" in pattern for pattern in patterns[0])
+    assert {"pytorch_model.bin", "pytorch_model.bin.index.json", "config.json", "vocab.txt"} <= set(patterns[1])
+    assert {kwargs["revision"] for _, kwargs in calls} == {"main"}
 
 
 class ProxyError(Exception):
