@@ -102,6 +102,12 @@ def test_a_checkpoint_without_a_pooler_gets_one_and_says_so(write, capsys):
 # What does not fit
 
 
+@pytest.mark.parametrize("lost", ["pooler.dense.weight", "pooler.dense.bias"])
+def test_half_a_pooler(write, lost):
+    folder = write({name: x for name, x in TENSORS.items() if name != lost})
+    assert refusal(folder) == f"{folder}: tensors do not fit config.json: missing: {lost}"
+
+
 def test_missing_surplus_and_misshapen_tensors_in_one_line(write):
     tensors = TENSORS | {"encoder.layer.2.output.dense.bias": np.zeros(12, np.float32), "a": np.zeros(1, np.float32)}
     del tensors["pooler.dense.bias"]

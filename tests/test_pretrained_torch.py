@@ -68,6 +68,9 @@ def tensor(storage, offset, shape, stride):
     return Call(REBUILD, storage, offset, shape, stride, False, OrderedDict())
 
 
+NUMBERS = tensor(Storage("FloatStorage", "0", 4), 0, (4,), (1,))
+
+
 def write(path, state, storages, **options):
     """A file in `torch.save`'s format; `state` may be the bytes of a pickle."""
     if not isinstance(state, bytes):
@@ -230,9 +233,9 @@ def test_a_compressed_storage_is_not_unpacked(tmp_path):
     assert "does not fit its storage" in complaint(path)
 
 
-@pytest.mark.parametrize("state", [[], 3, {"epoch": 3}, {"model": {}}, {1: 2}, "x"])
+@pytest.mark.parametrize("state", [[], 3, {"epoch": 3}, {"model": {}}, "x", {1: NUMBERS}, {None: NUMBERS}, NUMBERS])
 def test_more_than_a_state_dict(tmp_path, state):
-    path = write(tmp_path / "x.bin", state, {})
+    path = write(tmp_path / "x.bin", state, {"0": bytes(16)})
     assert complaint(path).startswith("expected a state dict, names and tensors alone, found more; save")
 
 

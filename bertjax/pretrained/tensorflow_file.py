@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,11 +46,8 @@ def _tensor(reader: Any, prefix: Path, stored: str, is_transposed: bool) -> np.n
 
 
 def _open(prefix: Path) -> Any:
-    # Its C++ half writes to the screen while it is imported, and nothing of that concerns a reader of files.
-    for name, quiet in {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}.items():
-        os.environ.setdefault(name, quiet)
     try:
-        with warnings.catch_warnings():
+        with _silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import tensorflow
     except ImportError as error:
@@ -60,6 +59,21 @@ def _open(prefix: Path) -> Any:
         return tensorflow.train.load_checkpoint(str(prefix))
     except Exception as error:  # as above
         raise UserError(_complaint(prefix, error)) from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps off the screen what TensorFlow's C++ half writes while it is imported: of devices, and not of files."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # it writes to the descriptor, which Python's own stderr does not own
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
 
 
 def _complaint(prefix: Path, error: Exception) -> str:

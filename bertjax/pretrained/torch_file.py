@@ -55,7 +55,7 @@ def read(path: Path) -> Iterator[Stored]:
     except Exception as error:  # a pickle that is broken, or means harm, raises whatever it likes
         raise UserError(_complaint(path, error)) from None
     # `dict.items`: an attribute that the pickle set on an OrderedDict may hide its own.
-    items = list(dict.items(state)) if isinstance(state, dict) else [("", state)]
+    items = list(dict.items(state)) if isinstance(state, dict) else [(None, state)]
     if not all(type(name) is str and type(tensor) is _Tensor for name, tensor in items):
         raise UserError(
             f"{path}: expected a state dict, names and tensors alone, found more; save model.state_dict() alone"
