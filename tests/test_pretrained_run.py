@@ -136,6 +136,13 @@ def test_converting_a_run_keeps_its_heads_and_its_past(run, tmp_path):
     assert lineage(out) == LINEAGE
 
 
+def test_lineage_names_what_was_asked_for(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "fetch", lambda name: source)
+    (entry,) = lineage(convert("minilm-l6", tmp_path / "out"))
+    assert entry["init_from"] == "minilm-l6"
+    assert "Quora" in entry["note"]
+
+
 def test_google_s_config_becomes_config_json(source, tmp_path):
     (source / "config.json").rename(source / "bert_config.json")
     assert read_config(source) == CONFIG

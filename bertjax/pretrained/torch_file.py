@@ -55,12 +55,13 @@ def read(path: Path) -> Iterator[Stored]:
     except Exception as error:  # a pickle that is broken, or means harm, raises whatever it likes
         raise UserError(_complaint(path, error)) from None
     # `dict.items`: an attribute that the pickle set on an OrderedDict may hide its own.
-    items = list(dict.items(state)) if isinstance(state, dict) else [(None, state)]
-    if not all(type(name) is str and type(tensor) is _Tensor for name, tensor in items):
+    if not isinstance(state, dict) or not all(
+        type(name) is str and type(tensor) is _Tensor for name, tensor in dict.items(state)
+    ):
         raise UserError(
             f"{path}: expected a state dict, names and tensors alone, found more; save model.state_dict() alone"
         )
-    for name, tensor in items:
+    for name, tensor in dict.items(state):
         if not tensor.is_within(sizes):
             raise UserError(f"{path}: tensor {name} does not fit its storage; the file is broken, get it again")
         yield Stored(name, path, tensor.shape, partial(tensor.array, path, root))
