@@ -126,10 +126,6 @@ def evaluate(
         if split in part.dataset.unlabelled:
             notes.append(f"{name}: {split} has no labels, so predictions are all there is")
             continue
-        measure = partial(_measure, task)
-        values, bounds = measure(outputs, examples.labels), intervals(measure, outputs, examples.labels)
-        summary["metrics"][name], summary["intervals"][name] = values, bounds
-        row |= {metric: "{:.4f} [{:.4f}, {:.4f}]".format(value, *bounds[metric]) for metric, value in values.items()}
         if radius:
             step_fn = partial(
                 smoothness_step,
@@ -140,7 +136,14 @@ def evaluate(
             moved = Predictor(step_fn, parallel, pad_id).predict(params, examples, **shapes).mean(dtype=np.float64)
             summary["smoothness"][name] = {"radius": radius, "mean": float(moved)}
             row[f"smoothness at {radius:g}"] = f"{moved:.3g}"
-        notes.append(f"plot in {_plot(task, outputs, examples.labels, split, workdir)}")
+        measure = partial(_measure, task)
+        values, bounds = measure(outputs, examples.labels), intervals(measure, outputs, examples.labels)
+        summary["metrics"][name], summary["intervals"][name] = values, bounds
+        row |= {metric: "{:.4f} [{:.3f}, {:.3f}]".format(value, *bounds[metric]) for metric, value in values.items()}
+        path, score = workdir / f"plot-{name}-{split}.png", task.main_metric
+        title = f"{name}, {split}: {score.replace('_', ' ')} {values[score]:.3f}"
+        _plot(task, outputs, examples.labels, title, path)
+        notes.append(f"plot in {path}")
     write_json(workdir / f"eval-{split}.json", summary)
     for line in summary["warnings"]:
         print(f"warning: {line}", file=sys.stderr)
@@ -155,13 +158,11 @@ def _measure(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Metrics:
     return task.metrics(outputs, labels) | {"calibration_error": expected_calibration_error(outputs, labels)}
 
 
-def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, split: str, workdir: Path) -> Path:
-    path, title = workdir / f"plot-{task.name}-{split}.png", f"{task.name}, {split}"
+def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str, path: Path) -> None:
     if task.schema.is_score:
         plots.scatter(outputs[:, 0], labels, title, path)
     else:
         plots.confusion_matrix(outputs, labels, task.schema.label_names, title, path)
-    return path
 
 
 def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:

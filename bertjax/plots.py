@@ -57,7 +57,7 @@ def scatter(scores: np.ndarray, labels: np.ndarray, title: str, path: Path) -> N
     both = np.concatenate([scores, labels])
     margin = 0.04 * float(np.ptp(both)) or 1.0
     limits = float(both.min()) - margin, float(both.max()) + margin
-    axes.plot(limits, limits, color="0.35", linewidth=1, linestyle="--", label="y = x", zorder=1)
+    axes.plot(limits, limits, color="0.2", linewidth=1, linestyle="--", label="y = x", zorder=3)
     # Thousands of points would hide one another.
     alpha = float(np.clip(30 / np.sqrt(len(scores)) / 2, 0.1, 0.8))
     axes.scatter(labels, scores, s=14, alpha=alpha, linewidths=0, zorder=2)
