@@ -26,7 +26,7 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray, names: Sequence[str
     np.add.at(counts, (labels, logits.argmax(axis=-1)), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # a class without examples is a row of 0
     side = min(3.2 + 0.75 * size, 16)
-    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    figure = Figure(figsize=(side + 1.7, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

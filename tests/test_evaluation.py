@@ -14,12 +14,15 @@ import pytest
 from bertjax.calibration import expected_calibration_error
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig
+from bertjax.data.batches import eval_batches
 from bertjax.errors import UserError
 from bertjax.evaluation import Predictor, evaluate
+from bertjax.finished import open_run
 from bertjax.inputs import load_inputs
 from bertjax.model import init_params
 from bertjax.parallel import DataParallel
-from bertjax.step import eval_step
+from bertjax.smoothness import smoothness_step
+from bertjax.step import cut_at_embeddings, eval_step
 from bertjax.tasks import SENTIMENTS
 
 
@@ -109,6 +112,17 @@ def test_the_intervals_and_the_calibration_error_are_of_the_predictions(gold_run
     assert summary["intervals"]["sst5"]["accuracy"] == pytest.approx(np.percentile(draws, [2.5, 97.5]))
     expected = expected_calibration_error(np.log(probabilities), labels)
     assert summary["metrics"]["sst5"]["calibration_error"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_smoothness_is_the_mean_over_all_examples_at_the_radius(gold_run, evaluated):
+    run = open_run(gold_run)
+    inputs = load_inputs(run.config, run.encoder, ("dev",))
+    data = inputs.data["sts"]
+    (batch,) = eval_batches(data.examples["dev"], batch_size=9, edges=data.edges)
+    cut, divergence = cut_at_embeddings(inputs.model, data.task), data.task.divergence
+    step = jax.jit(partial(smoothness_step, model=cut, divergence=divergence, radius=0.02))
+    expected = step(run.restore(4, inputs.model), batch)
+    assert evaluated[0]["smoothness"]["sts"]["mean"] == pytest.approx(float(expected.mean()), rel=1e-3)
 
 
 def test_the_table_has_a_row_a_task(evaluated):
