@@ -40,11 +40,12 @@ def init_state(params: Params, tx: optax.GradientTransformation, settings: smart
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), anchor)
 
 
-def _psum(tree: Any, axis: str | None) -> Any:
+def psum(tree: Any, axis: str | None) -> Any:
+    """Sums over the mapped axis, if there is one."""
     return jax.lax.psum(tree, axis) if axis else tree
 
 
-def _example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+def example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
     """Keys [B] that depend on an example and not on its place in a batch or on a device."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), index)
 
@@ -84,11 +85,11 @@ def train_step(
     if anchor is not None:
         decay = smart.value_at(smart.anchor_decay(settings, num_steps), state.step)
         anchor = smart.update_anchor(anchor, state.params, decay)
-    dropout_keys = _example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
-    noise_keys = _example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
+    dropout_keys = example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
+    noise_keys = example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
     valid = batch["valid"].astype(jnp.float32)
     # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
-    weights = valid / jnp.maximum(_psum(valid.sum(), axis), 1)
+    weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
     is_regularised = settings.has_smoothness or settings.has_bregman
 
     def gradient(now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
@@ -123,7 +124,7 @@ def train_step(
 
         return jax.grad(objective, has_aux=True)(state.params)
 
-    total, means = _psum(smart.at_update(settings, state.step, gradient), axis)
+    total, means = psum(smart.at_update(settings, state.step, gradient), axis)
     updates, opt_state = tx.update(total, state.opt_state, state.params)
     means["gradient_norm"] = optax.tree.norm(total)
     params = optax.apply_updates(state.params, updates)

@@ -71,8 +71,14 @@ def read_vocabulary(tokenizer: Tokenizer, folder: Path) -> Vocabulary:
     is_special[list(special.values())] = True
     is_special[special["unk_token"]] = False  # text that the vocabulary cannot spell, but text
     is_continued[[i for piece, i in pieces.items() if piece.startswith("##")]] = True
-    ids = (special[f"{name}_token"] for name in ("cls", "sep", "mask", "pad"))
-    return Vocabulary(*ids, is_special=is_special, is_continued=is_continued)
+    return Vocabulary(
+        cls=special["cls_token"],
+        sep=special["sep_token"],
+        mask=special["mask_token"],
+        pad=special["pad_token"],
+        is_special=is_special,
+        is_continued=is_continued,
+    )
 
 
 def tokenize_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> list[TokenDocument]:

@@ -138,8 +138,8 @@ def special_ids(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
     Args and errors as of `load_tokenizer`, which made the tokenizer from the folder.
     """
     path = folder / "tokenizer_config.json"
-    config = _read_config(path)
-    return {name: tokenizer.token_to_id(_special_token(config, name, path)) for name in _SPECIAL}
+    config, vocabulary = _read_config(path), tokenizer.get_vocab(with_added_tokens=True)
+    return {name: vocabulary[_special_token(config, name, path)] for name in _SPECIAL}
 
 
 def tokenize(source: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, max_length: int) -> Examples:
