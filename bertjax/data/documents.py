@@ -116,5 +116,7 @@ def _csv(path: Path) -> list[Document]:
             raise UserError(f"{path}:1: expected a column {' or '.join(_COLUMNS)}, found {', '.join(names)}")
         found = [sentences(row[column] or "") for row in reader]
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: expected comma-separated values ({error}); mend the row") from None
+        raise UserError(
+            f"{path}:{reader.reader.line_num}: expected comma-separated values ({error}); mend the row"
+        ) from None
     return [document for document in found if document]
