@@ -44,7 +44,7 @@ def load() -> tuple[Inputs, dict]:
 
 def sentences(inputs: Inputs, count: int = SENTENCES) -> dict[str, np.ndarray]:
     """A batch of the dev split's sentences, of all lengths."""
-    examples = inputs.examples["dev"]
+    examples = inputs.data["rated_sst"].examples["dev"]
     batches = list(eval_batches(examples, batch_size=len(examples), edges=(LENGTH,)))
     rows = np.random.default_rng(0).permutation(len(examples))[:count]
     return {name: x[rows] for name, x in batches[0].items()}
@@ -57,19 +57,20 @@ def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
     tx = optim.adamw(optim.linear_schedule(1e-4, num_steps, 0.1), 0.01)
     settings = smart.preset("none")
     step = jax.jit(
-        partial(train_step, model=inputs.model, task=inputs.task, tx=tx, settings=settings, num_steps=num_steps),
+        partial(train_step, model=inputs.model, tasks=inputs.tasks, tx=tx, settings=settings, num_steps=num_steps),
         donate_argnums=0,
     )
     state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
-    batches = train_batches(inputs.examples["train"], batch_size=BATCH_SIZE, edges=(24, LENGTH), seed=0, epochs=1)
+    train = inputs.data["rated_sst"].examples["train"]
+    batches = train_batches(train, batch_size=BATCH_SIZE, edges=(24, LENGTH), seed=0, epochs=1)
     for _, batch in zip(range(num_steps), batches, strict=False):
-        state, _ = step(state, batch, jax.random.key(1))
+        state, _ = step(state, {"rated_sst": batch}, jax.random.key(1))
     return state.params
 
 
 def embeddings_and_logits(inputs: Inputs, params: dict, batch: Mapping, dtype: jnp.dtype = jnp.float32) -> Callable:
     """(embedding [S, D], example) to logits [C], without dropout, and the embeddings [B, S, D]."""
-    cut = cut_at_embeddings(inputs.model.clone(dtype=dtype), inputs.task)
+    cut = cut_at_embeddings(inputs.model.clone(dtype=dtype), inputs.tasks[0])
     return jax.vmap(cut.embed, (None, 0))(params, batch), lambda x, example: cut.logits(params, x, example, None)
 
 
@@ -86,7 +87,7 @@ def directions(
         def one(x, example, key):
             at = start
             if start == "task_gradient":
-                at = jax.grad(lambda x: inputs.task.loss(logits_of(x, example), example["label"]))(x)
+                at = jax.grad(lambda x: inputs.tasks[0].loss(logits_of(x, example), example["label"]))(x)
             return smart.power_iteration(
                 lambda x: logits_of(x, example),
                 x,
@@ -96,7 +97,7 @@ def directions(
                 relative=False,
                 num_steps=num_steps,
                 start=at,
-                kernel=params[f"head_{inputs.task.name}"]["kernel"] if kernel else None,
+                kernel=params[f"head_{inputs.tasks[0].name}"]["kernel"] if kernel else None,
                 mask=example["attention_mask"],
             )
 

@@ -3,9 +3,11 @@
     python -m benchmarks.scale --data_dir=FOLDER
 
 MiniLM-L6. Learning rate and epochs are chosen for plain fine-tuning first; then every setting of `coarse` is tried
-on few seeds; the best three and plain are run on ten further seeds. All choices are made on a part carved from the
-training file; the dev file is looked at once, by the last stage, after the last epoch. A seed draws its own training
-subset, head, order and masks, the same for every setting, so that differences are paired.
+on few seeds; the best three and plain are run on ten further seeds. So many settings fit only on 1% of the sentences.
+The last stage is then run again on 5%, with the same three settings, and with learning rate and epochs chosen anew
+for plain. All choices are made on a part carved from the training file; the dev file is looked at by the last stages
+alone, after the last epoch. A seed draws its own training subset, head, order and masks, the same for every setting,
+so that differences are paired.
 
 Every run adds a line to benchmarks/results/scale.jsonl; a rerun goes on where it was cut off. Then
 `python -m benchmarks.scale_report` writes docs/scale.md.
@@ -29,16 +31,17 @@ from bertjax import optim, smart
 from bertjax.config import RunConfig
 from bertjax.data.batches import steps_per_epoch, train_batches
 from bertjax.data.text import Examples
-from bertjax.evaluation import Evaluator
+from bertjax.evaluation import Predictor
 from bertjax.inputs import load_inputs
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.step import init_state, train_step
+from bertjax.step import eval_step, init_state, train_step
 
 RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
-TRAINING_SENTENCES, VALIDATION_SENTENCES = 85, 600  # 1% and 7% of the training file
+SENTENCES = {"plain": 85, "coarse": 85, "final": 85, "larger plain": 427, "larger final": 427}  # by stage; 1% and 5%
+VALIDATION_SENTENCES = 600
 BATCH_SIZE, MAX_LENGTH, EDGES = 16, 48, (24, 48)
-RATES, EPOCHS = (1e-4, 2e-4, 4e-4), (5, 10)
+RATES, EPOCHS, LARGER_EPOCHS = (1e-4, 2e-4, 4e-4), (5, 10), (3, 6)
 CHOICE_SEEDS, FINAL_SEEDS = (100, 101, 102), tuple(range(10))
 COARSE_SEEDS = CHOICE_SEEDS[:2]
 NUMBERS = ("weight", "radius", "step_size", "noise", "bregman_weight", "decay")
@@ -81,14 +84,26 @@ def coarse() -> dict[str, smart.SmartSettings]:
     return found | {f"preset {name}": smart.preset(name) for name in names}
 
 
+def plain(stage: str, epoch_counts: Sequence[int], seeds: Sequence[int]) -> list[Trial]:
+    """Plain fine-tuning at every learning rate and number of epochs."""
+    return [
+        Trial(stage, f"plain, {rate:g}, {epochs} epochs", seed, rate, epochs, PLAIN)
+        for seed in seeds
+        for rate in RATES
+        for epochs in epoch_counts
+    ]
+
+
 @functools.cache
 def _setting_up(data_dir: str):
     """Everything that all runs of a worker share."""
     config = RunConfig(task="sst5", data_dir=data_dir, max_length=MAX_LENGTH)
     inputs = load_inputs(config, STARTER, ("train", "dev"))
     architecture, weights = load_pretrained(inputs.folder)
-    order = np.random.default_rng(0).permutation(len(inputs.examples["train"]))
-    return inputs, architecture, weights, order, Evaluator(inputs, DataParallel(jax.devices()[:1]))
+    order = np.random.default_rng(0).permutation(len(inputs.data["sst5"].examples["train"]))
+    step = functools.partial(eval_step, model=inputs.model, task=inputs.tasks[0])
+    predictor = Predictor(step, DataParallel(jax.devices()[:1]), architecture.pad_token_id)
+    return inputs, inputs.data["sst5"].examples, architecture, weights, order, predictor
 
 
 def _subset(examples: Examples, rows: np.ndarray) -> Examples:
@@ -107,7 +122,7 @@ def _compiled(data_dir: str, structure: smart.SmartSettings, num_steps: int):
             batch,
             key,
             model=inputs.model,
-            task=inputs.task,
+            tasks=inputs.tasks,
             tx=optim.adamw(optim.linear_schedule(rate, num_steps, 0.1), 0.01),
             settings=dataclasses.replace(structure, **numbers),
             num_steps=num_steps,
@@ -119,10 +134,10 @@ def _compiled(data_dir: str, structure: smart.SmartSettings, num_steps: int):
 def run(trial: Trial, data_dir: str) -> dict:
     """Trains and evaluates; what a line of the results holds."""
     start = time.perf_counter()
-    inputs, architecture, weights, order, evaluator = _setting_up(data_dir)
+    inputs, examples, architecture, weights, order, predictor = _setting_up(data_dir)
     pool = order[VALIDATION_SENTENCES:]
     train = _subset(
-        inputs.examples["train"], np.random.default_rng((trial.seed, 1)).permutation(pool)[:TRAINING_SENTENCES]
+        examples["train"], np.random.default_rng((trial.seed, 1)).permutation(pool)[: SENTENCES[trial.stage]]
     )
     num_steps = trial.epochs * steps_per_epoch(train.lengths, BATCH_SIZE, EDGES)
     settings = trial.settings
@@ -145,13 +160,13 @@ def run(trial: Trial, data_dir: str) -> dict:
     )
     log = []
     for batch in batches:
-        state, means = step(state, batch, step_key, numbers, trial.learning_rate)
+        state, means = step(state, {"sst5": batch}, step_key, numbers, trial.learning_rate)
         log.append({name: float(value) for name, value in means.items()})
-    is_final = trial.stage == "final"
+    is_final = trial.stage.endswith("final")
     rows = order[:VALIDATION_SENTENCES]
-    judged = inputs.examples["dev"] if is_final else _subset(inputs.examples["train"], rows)
-    logits = evaluator.predict(state.params, judged, batch_size=64, edges=EDGES)
-    scores = inputs.task.metrics(logits, judged.labels)
+    judged = examples["dev"] if is_final else _subset(examples["train"], rows)
+    logits = predictor.predict(state.params, judged, batch_size=64, edges=EDGES)
+    scores = inputs.tasks[0].metrics(logits, judged.labels)
     last = log[-len(log) // 4 :]
     return {
         "stage": trial.stage,
@@ -213,18 +228,15 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.workers, _start_worker, (context.Value("i", 0),)) as pool:
-        plain = [
-            Trial("plain", f"plain, {rate:g}, {epochs} epochs", seed, rate, epochs, PLAIN)
-            for seed in CHOICE_SEEDS
-            for rate in RATES
-            for epochs in EPOCHS
-        ]
-        (_, rate, epochs), *_ = mean_accuracy(_run_stage(pool, plain, options.data_dir), "plain")
+        run_stage = functools.partial(_run_stage, pool, data_dir=options.data_dir)
+        (_, rate, epochs), *_ = mean_accuracy(run_stage(plain("plain", EPOCHS, CHOICE_SEEDS)), "plain")
         trials = [Trial("coarse", n, seed, rate, epochs, s) for seed in COARSE_SEEDS for n, s in coarse().items()]
-        best = [n for n, _, _ in mean_accuracy(_run_stage(pool, trials, options.data_dir), "coarse")][:3]
+        best = [n for n, _, _ in mean_accuracy(run_stage(trials), "coarse")][:3]
         chosen = {"plain": PLAIN} | {name: coarse()[name] for name in best}
-        final = [Trial("final", n, seed, rate, epochs, s) for seed in FINAL_SEEDS for n, s in chosen.items()]
-        _run_stage(pool, final, options.data_dir)
+        run_stage([Trial("final", n, seed, rate, epochs, s) for seed in FINAL_SEEDS for n, s in chosen.items()])
+        larger = mean_accuracy(run_stage(plain("larger plain", LARGER_EPOCHS, COARSE_SEEDS)), "larger plain")
+        (_, rate, epochs), *_ = larger
+        run_stage([Trial("larger final", n, seed, rate, epochs, s) for seed in FINAL_SEEDS for n, s in chosen.items()])
 
 
 if __name__ == "__main__":

@@ -37,14 +37,14 @@ def plain_beside_coarse(records: Sequence[Mapping]) -> list[dict]:
     return [record for record in runs if record["seed"] in seeds] or runs
 
 
-def final_comparison(records: Sequence[Mapping]) -> tuple[dict[str, dict[str, float]], list[int]]:
-    """The final stage, plain first, on the seeds that all its settings share; and these seeds.
+def final_comparison(records: Sequence[Mapping], stage: str) -> tuple[dict[str, dict[str, float]], list[int]]:
+    """A last stage, plain first, on the seeds that all its settings share; and these seeds.
 
     Differences are to plain, in points of accuracy. Their 95% intervals resample seeds and examples.
     """
     runs: dict[str, dict[int, Mapping]] = {}
     for record in records:
-        if record["stage"] == "final":
+        if record["stage"] == stage:
             runs.setdefault(record["name"], {})[record["seed"]] = record
     seeds = sorted(set.intersection(*map(set, runs.values()))) if "plain" in runs else []
     if not seeds:
@@ -100,13 +100,8 @@ def _means_table(found: Mapping[str, Mapping[str, float]], terms: Sequence[str] 
     return _table(["setting", "validation accuracy, %", "validation loss", *symbols, "seeds"], rows)
 
 
-def document(records: Sequence[Mapping]) -> str:
-    """The text of docs/scale.md."""
-    found, seeds = final_comparison(records)
-    best = next(iter(scale.mean_accuracy(records, "plain")), None)
-    chosen = f"Chosen so far: {best[1]:g} and {best[2]} epochs." if best else "Not chosen yet."
-    beside = [record | {"stage": "coarse", "name": "plain"} for record in plain_beside_coarse(records)]
-    coarse = means([*records, *beside], "coarse")
+def _final_section(records: Sequence[Mapping], stage: str) -> str:
+    found, seeds = final_comparison(records, stage)
     rows = []
     for name, row in found.items():
         paired = [f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"]
@@ -116,17 +111,35 @@ def document(records: Sequence[Mapping]) -> str:
         rows.append([name, f"{row['accuracy']:.2f}", f"{row['deviation']:.2f}", *paired, f"{row['loss']:.4f}", *losses])
     head = ["setting", "dev accuracy, %", "std over seeds", "minus plain, points", "95% interval"]
     head += ["dev loss", "minus plain", "seeds with lower loss"]
+    return f"""Seeds that all settings share so far: {len(seeds)}.
+Intervals come from {RESAMPLES:,} bootstrap resamples of seeds and of dev sentences.
+They are not corrected for the number of settings.
+
+{_table(head, rows)}
+**{verdict(found, seeds)}**
+"""
+
+
+def _chosen(records: Sequence[Mapping], stage: str) -> str:
+    best = next(iter(scale.mean_accuracy(records, stage)), None)
+    return f"Chosen so far: {best[1]:g} and {best[2]} epochs." if best else "Not chosen yet."
+
+
+def document(records: Sequence[Mapping]) -> str:
+    """The text of docs/scale.md."""
+    beside = [record | {"stage": "coarse", "name": "plain"} for record in plain_beside_coarse(records)]
+    coarse = means([*records, *beside], "coarse")
     return f"""# Which scale, start and preset of SMART helps
 
 Written by `python -m benchmarks.scale_report`; edit that file, not this one.
 
 ## What was run
 
-MiniLM-L6 on gold SST-5 (five classes). Each run trains on {scale.TRAINING_SENTENCES} sentences of the training file,
-at batch size {scale.BATCH_SIZE}. {scale.VALIDATION_SENTENCES} other sentences of the same file are the validation
-part; every choice is made on it. The dev file is looked at by the last stage alone, once a run, after the last epoch.
-A seed draws its own training sentences, head, order and masks. They are the same for every setting, so differences
-are paired.
+MiniLM-L6 on gold SST-5 (five classes). Each run trains on {scale.SENTENCES["plain"]} sentences of the training file
+(1%) or, in the last section, on {scale.SENTENCES["larger plain"]} (5%), at batch size {scale.BATCH_SIZE}.
+{scale.VALIDATION_SENTENCES} other sentences of the same file are the validation part; every choice is made on it.
+The dev file is looked at by the two last stages alone, once a run, after the last epoch. A seed draws its own training
+sentences, head, order and masks. They are the same for every setting, so differences are paired.
 
 ```bash
 python -m benchmarks.scale --data_dir=FOLDER  # ids-sst-train.csv and ids-sst-dev.csv; a rerun goes on
@@ -138,7 +151,7 @@ python -m benchmarks.scale_report
 ## Plain fine-tuning: learning rate and epochs
 
 Learning rates {", ".join(f"{rate:g}" for rate in scale.RATES)}, each for {" and ".join(map(str, scale.EPOCHS))} epochs.
-The best pair on validation serves all later runs, of SMART too. {chosen}
+The best pair on validation serves all later runs on 1%, of SMART too. {_chosen(records, "plain")}
 
 {_means_table(means(records, "plain"))}
 ## All settings, on few seeds
@@ -149,19 +162,21 @@ same seeds. So few seeds rank roughly; the first three go on to the last stage.
 {_means_table(coarse, ("smoothness", "bregman"))}
 ## The best three and plain, on new seeds
 
-Seeds that all settings share so far: {len(seeds)}. Intervals come from {RESAMPLES:,} bootstrap resamples of seeds
-and of dev sentences. They are not corrected for the number of settings.
+{_final_section(records, "final")}
+## The same on 5% of the sentences
 
-{_table(head, rows)}
-**{verdict(found, seeds)}**
-"""
+Learning rate and epochs were chosen for plain fine-tuning anew; the settings are those of the stage before.
+{_chosen(records, "larger plain")}
+
+{_means_table(means(records, "larger plain"))}
+{_final_section(records, "larger final")}"""
 
 
 def plot(records: Sequence[Mapping], path: Path) -> None:
     """Draws validation accuracy against radius, and the final differences to plain."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, middle, last = figure.subplots(1, 3)
     rows = [(name.split("R_s, radius ")[-1], row["accuracy"]) for name, row in means(records, "coarse").items()]
     points = sorted((float(x), 100 * accuracy) for x, accuracy in rows if x.replace(".", "").isdigit())
     if points:
@@ -171,18 +186,19 @@ def plot(records: Sequence[Mapping], path: Path) -> None:
         left.axhline(100 * np.mean([r["accuracy"] for r in plain]), color="0.4", linestyle="--", label="plain")
         left.legend()
     left.set(title="Validation, few seeds", xlabel="radius, share of the embeddings' RMS", ylabel="accuracy, %")
-    found, seeds = final_comparison(records)
-    rest = {name: row for name, row in reversed(found.items()) if name != "plain"}
-    for place, row in enumerate(rest.values()):
-        right.plot([row["low"], row["difference"], row["high"]], [place] * 3, "|-C0")
-        right.plot(row["difference"], place, "oC0")
-    right.axvline(0, color="0.4", linestyle="--")
-    right.set_yticks(range(len(rest)), list(rest))
-    right.set_ylim(-0.5, max(len(rest), 1) - 0.5)
-    right.set(title=f"Dev, {len(seeds)} paired seeds" if rest else "Dev: no results yet")
-    right.set(xlabel="accuracy minus plain's, points, 95% interval")
+    for right, stage, share in ((middle, "final", "1%"), (last, "larger final", "5%")):
+        found, seeds = final_comparison(records, stage)
+        rest = {name: row for name, row in reversed(found.items()) if name != "plain"}
+        for place, row in enumerate(rest.values()):
+            right.plot([row["low"], row["difference"], row["high"]], [place] * 3, "|-C0")
+            right.plot(row["difference"], place, "oC0")
+        right.axvline(0, color="0.4", linestyle="--")
+        right.set_yticks(range(len(rest)), [name.replace("radius 0.1, ", "radius 0.1,\n") for name in rest])
+        right.set_ylim(-0.5, max(len(rest), 1) - 0.5)
+        right.set(title=f"Dev, {share}, {len(seeds)} paired seeds" if rest else f"Dev, {share}: no results yet")
+        right.set(xlabel="accuracy minus plain's, points, 95% interval")
+        right.grid(alpha=0.3)
     left.grid(alpha=0.3)
-    right.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 

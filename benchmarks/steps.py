@@ -102,8 +102,9 @@ def main() -> None:
 
     steps, states, flops = {}, {}, {}
     for name, settings in ROWS.items():
-        step = partial(train_step, model=model, task=TASK, tx=adamw, settings=settings, num_steps=NUM_STEPS)
-        add(name, step, init_state(jax.tree.map(jnp.copy, params), adamw, settings), batch, key, steps, states, flops)
+        step = partial(train_step, model=model, tasks=(TASK,), tx=adamw, settings=settings, num_steps=NUM_STEPS)
+        state = init_state(jax.tree.map(jnp.copy, params), adamw, settings)
+        add(name, step, state, {TASK.name: batch}, key, steps, states, flops)
     for name in COMPOSED:
         tx = optax.chain(smart.smart(ROWS[name], num_steps=NUM_STEPS), adamw)
         step = partial(composed_step, model=model, tx=tx, settings=ROWS[name])

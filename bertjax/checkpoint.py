@@ -1,6 +1,7 @@
 """Checkpoints of a run by Orbax: the training state and the data iterator's, in one atomic step."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,19 +14,19 @@ from bertjax.step import Params, TrainState
 
 
 class Checkpoints:
-    """The checkpoints in one folder, of which the last is kept, and the best by `metric` on dev."""
+    """The checkpoints in one folder, of which the last is kept, and the best by each of `metrics` on dev."""
 
-    def __init__(self, folder: Path, metric: str | None = None):
-        """Opens the folder: to write where a metric is given, else to read."""
+    def __init__(self, folder: Path, metrics: Sequence[str] = ()):
+        """Opens the folder: to write where metrics are given, else to read."""
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(1)]
-        if metric is not None:
+        for metric in metrics:
             best = ocp.checkpoint_managers.BestN(
-                get_metric_fn=lambda values: values[metric], n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=operator.itemgetter(metric), n=1, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-            create=metric is not None,
+            create=bool(metrics),
             # A background write would read buffers that the next step is given to overwrite.
             enable_async_checkpointing=False,
         )
@@ -55,7 +56,7 @@ class Checkpoints:
         Args:
           state: on one device, or a single replica of it.
           progress: all else that a run needs to go on, as JSON.
-          metrics: those on dev, if evaluated.
+          metrics: those on dev, by the names that the folder was opened with, if evaluated.
         """
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),

@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import types
-from typing import Any, get_args, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import ml_collections
 from ml_collections import config_dict
@@ -42,7 +43,7 @@ class SmartConfig:
     clean_gradient: bool | None = None
     every: int | None = None
     bregman_weight: float | None = None
-    decay: tuple | None = None
+    decay: tuple[float, ...] | None = None
     horizon: float | None = None
     matched_dropout: bool | None = None
 
@@ -56,12 +57,97 @@ class SmartConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run.
+class ColumnsConfig:
+    """`columns.*`: what `data_file` holds.
+
+    Attributes:
+      text: column of the text.
+      text_pair: column of the second text of a pair; None without one.
+      label: column of the label.
+      id: column that names rows; None to number them.
+      classes: names of the classes, written in the file as these or as their numbers from 0; None for a score.
+      range: a score's least and greatest value.
+    """
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    id: str | None = None
+    classes: tuple[str, ...] | None = None
+    range: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise UserError(
+                f"--config.columns.classes: expected at least two names, no two alike, found {self.classes}"
+            )
+        if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
+            raise UserError(f"--config.columns.range: expected a score's least and greatest value, found {self.range}")
+
+
+SAMPLINGS = ("round_robin", "proportional", "square_root", "annealed")
+
+
+class Config:
+    """What the settings of every kind of run share; the subclasses are frozen dataclasses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as nested plain values, as config.json holds them."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell one configuration from another."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def check(
+        self, *, counts: Sequence[str], amounts: Sequence[str], choices: Mapping[str, Sequence[str]], shortest: int
+    ) -> None:
+        """UserError for a value out of range.
+
+        Args:
+          counts: keys that are at least 1, or None.
+          amounts: keys that are finite and not negative.
+          choices: what the keys with a choice may be.
+          shortest: the least max_length.
+        """
+        values = vars(self)
+        for name in counts:
+            if values[name] is not None and values[name] < 1:
+                raise UserError(f"--config.{name}: expected at least 1, found {values[name]}")
+        for name in amounts:
+            if not (math.isfinite(values[name]) and values[name] >= 0):
+                raise UserError(f"--config.{name}: expected a finite number of at least 0, found {values[name]}")
+        if not 0 <= values["warmup"] <= 1:
+            raise UserError(f"--config.warmup: expected a share of the updates in [0, 1], found {values['warmup']}")
+        if not 0 <= values["seed"] < 2**32:
+            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {values['seed']}")
+        if values["max_length"] < shortest:
+            raise UserError(f"--config.max_length: expected at least {shortest} tokens, found {values['max_length']}")
+        for name, known in choices.items():
+            if values[name] not in known:
+                raise UserError(f"--config.{name}: expected {_alternatives(known)}, found {values[name]!r}")
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Config):
+    """Everything that decides a fine-tuning run.
 
     Attributes:
       task: one of `tasks.TASKS`.
-      data_dir: folder of the CS224N files, for a task with gold labels.
+      tasks: several of them, to train on all; `task` is then not looked at.
+      task_weights: of the tasks' objectives, in the order of `tasks`; None for 1 each.
+      sampling: of tasks, one an update: round_robin; proportional to their examples n; square_root, to n^0.5;
+        annealed, to a power of n that falls from 1 to 0.2 over the run (Stickland and Murray, ICML 2019).
+      pcgrad: whether every update takes a batch of each task and projects conflicting gradients (`surgery.pcgrad`).
+      data_dir: folder of the CS224N files, for tasks with gold labels.
+      data_file: a tab-separated file of your own with the columns that `columns` declares, in place of a task.
+      dev_file: a second one for dev; None to take a tenth of the rows for dev and one for test.
+      columns: of `data_file`.
+      tune: all, or head, which freezes the encoder, without dropout, and trains the last linear layer alone.
       init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
       seed: of new heads, data order, dropout and noise.
       epochs: passes over the training set.
@@ -79,7 +165,15 @@ class RunConfig:
     """
 
     task: str = "rated_sst"
+    tasks: tuple[str, ...] | None = None
+    task_weights: tuple[float, ...] | None = None
+    sampling: str = "round_robin"
+    pcgrad: bool = False
     data_dir: str | None = None
+    data_file: str | None = None
+    dev_file: str | None = None
+    columns: ColumnsConfig = ColumnsConfig()
+    tune: str = "all"
     init_from: str = "minilm-l6"
     seed: int = 0
     epochs: int = 3
@@ -96,54 +190,133 @@ class RunConfig:
     smart: SmartConfig = SmartConfig()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--config.{name}: expected at least 1, found {value}")
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"--config.{name}: expected a finite number of at least 0, found {value}")
-        if not 0 <= self.warmup <= 1:
-            raise UserError(f"--config.warmup: expected a share of the updates in [0, 1], found {self.warmup}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {self.seed}")
-        if self.max_length < 3:
-            raise UserError(f"--config.max_length: expected at least 3 tokens, found {self.max_length}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"--config.dtype: expected float32 or bfloat16, found {self.dtype!r}")
-        if self.on_bad_row not in ("error", "skip"):
-            raise UserError(f"--config.on_bad_row: expected error or skip, found {self.on_bad_row!r}")
-        self.smart.settings()
+        self.check(
+            counts=("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"),
+            amounts=("learning_rate", "weight_decay"),
+            choices={
+                "dtype": DTYPES,
+                "on_bad_row": ("error", "skip"),
+                "tune": ("all", "head"),
+                "sampling": SAMPLINGS,
+            },
+            shortest=3,
+        )
+        self._check_tasks()
+        settings = self.smart.settings()
+        if self.tune == "head" and (settings.has_smoothness or settings.has_bregman):
+            raise UserError(
+                "--config.tune: head freezes the encoder, which SMART's perturbation has to go through; "
+                "expected --config.smart.preset=none with it"
+            )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as nested plain values, as config.json holds them."""
-        return dataclasses.asdict(self)
+    def _check_tasks(self) -> None:
+        names = self.tasks
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise UserError(f"--config.tasks: expected names of tasks, each once, found {names}")
+        if self.pcgrad and (names is None or len(names) < 2):
+            raise UserError("--config.pcgrad: expected at least two --config.tasks, whose gradients may conflict")
+        weights = self.task_weights
+        if weights is not None:
+            if names is None or len(weights) != len(names):
+                raise UserError(f"--config.task_weights: expected one for each of --config.tasks, found {weights}")
+            if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+                raise UserError(f"--config.task_weights: expected finite numbers above 0, found {weights}")
+        if self.data_file is not None:
+            if names is not None:
+                raise UserError("--config.data_file: expected no --config.tasks beside it")
+            if (self.columns.classes is None) == (self.columns.range is None):
+                raise UserError(
+                    "--config.data_file: expected either --config.columns.classes=\"('bad','good')\", the names of its "
+                    'classes, or --config.columns.range="(0.,5.)", the bounds of a score'
+                )
+        elif self.dev_file is not None:
+            raise UserError("--config.dev_file: expected --config.data_file beside it")
 
-    def digest(self) -> str:
-        """Sixteen hexadecimal digits that tell one configuration from another."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(Config):
+    """Everything that decides a run of further pre-training.
+
+    Attributes:
+      corpus: `editorials`, a folder of .txt files, or a .csv file, as `data.documents.load_corpus` reads them.
+      init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
+      seed: of new heads, pairs, masks, their order and dropout.
+      epochs: passes over the training documents, each with new pairs and masks.
+      max_steps: ends each stage, and its schedule, after so many updates; None for all the epochs.
+      batch_size: pairs an update, over all devices.
+      learning_rate: at the end of the warm-up.
+      head_epochs: of a first stage that trains the heads alone, where the checkpoint lacks one.
+      head_learning_rate: of that stage.
+      weight_decay: AdamW's, on kernels and embedding tables.
+      warmup: share of a stage's updates.
+      max_length: tokens of a pair, [CLS] and [SEP] included.
+      dtype: of computation: float32 or bfloat16; parameters are float32.
+      whole_word: whether all pieces of a word are masked or none.
+      eval_every: updates between evaluations on dev, each followed by a checkpoint; None for every epoch.
+      checkpoint_every: updates between further checkpoints; None for none.
+    """
+
+    corpus: str = "editorials"
+    init_from: str = "minilm-l6"
+    seed: int = 0
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    head_epochs: int = 5
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    max_length: int = 128
+    dtype: str = "float32"
+    whole_word: bool = False
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        self.check(
+            counts=("epochs", "max_steps", "batch_size", "head_epochs", "eval_every", "checkpoint_every"),
+            amounts=("learning_rate", "head_learning_rate", "weight_decay"),
+            choices={"dtype": DTYPES},
+            shortest=8,  # room for a pair of texts
+        )
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """All keys with their defaults, for a recipe to change; no key can be added."""
+Kind = TypeVar("Kind", bound=Config)
 
-    def build(kind: type) -> ml_collections.ConfigDict:
+
+def is_pretraining(values: Mapping[str, Any]) -> bool:
+    """Whether a recipe's keys, or those of a config.json, are of further pre-training."""
+    return "corpus" in values
+
+
+def default_config(kind: type[Config] = RunConfig) -> ml_collections.ConfigDict:
+    """All keys of a kind of run with their defaults, for a recipe to change; no key can be added."""
+
+    def build(kind: Any) -> ml_collections.ConfigDict:
         config, hints = ml_collections.ConfigDict(), get_type_hints(kind)
         for field in dataclasses.fields(kind):
             if dataclasses.is_dataclass(field.default):
                 config[field.name] = build(type(field.default))
             elif field.default is None:
-                config[field.name] = config_dict.placeholder(_plain_type(hints[field.name]))
+                plain = _plain_type(hints[field.name])
+                config[field.name] = config_dict.placeholder(get_origin(plain) or plain)
             else:
                 config[field.name] = field.default
         return config.lock()
 
-    return build(RunConfig)
+    return build(kind)
 
 
-def read_config(values: Any) -> RunConfig:
+@overload
+def read_config(values: Any) -> RunConfig: ...
+
+
+@overload
+def read_config(values: Any, kind: type[Kind]) -> Kind: ...
+
+
+def read_config(values: Any, kind: type[Config] = RunConfig) -> Config:
     """Validates a recipe's ConfigDict, or the mapping of a config.json.
 
     Raises:
@@ -151,7 +324,8 @@ def read_config(values: Any) -> RunConfig:
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    return _build(RunConfig, values, "--config")
+    config: Config = _build(kind, values, "--config")
+    return config
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
@@ -176,14 +350,20 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     kind = _plain_type(hint)
     if kind is float and type(value) is int:
         return float(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(item, float, where) for item in value)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, get_args(kind)[0], where) for item in value)
+    if get_origin(kind) is tuple:
+        raise UserError(f"{where}: expected several values, as \"('a','b')\", found {value!r}")
     if type(value) is not kind:
         raise UserError(f"{where}: expected {kind.__name__}, found {value!r}")
     return value
 
 
-def _plain_type(hint: Any) -> type:
+def _alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _plain_type(hint: Any) -> Any:
     """`int` of `int | None`, and of `int`."""
     if isinstance(hint, types.UnionType):
         return next(kind for kind in get_args(hint) if kind is not type(None))

@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,38 +13,55 @@ import numpy as np
 
 from bertjax import report
 from bertjax.checkpoint import Checkpoints
-from bertjax.config import read_config
-from bertjax.data.batches import eval_batches
+from bertjax.config import is_pretraining, read_config
+from bertjax.data.batches import eval_batches, with_pooled
 from bertjax.data.builders import Dataset
 from bertjax.data.text import Examples
 from bertjax.errors import UserError
-from bertjax.inputs import Inputs, load_inputs
+from bertjax.inputs import load_inputs
+from bertjax.metrics import log_softmax
 from bertjax.model import init_params
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.step import Params, eval_step
+from bertjax.tasks import Task
 from bertjax.workdir import read_json, write_json, write_text
 
 
-class Evaluator:
-    """Predicts splits with one task's head; each batch shape is compiled once."""
+class Predictor:
+    """Runs a function of a batch over whole splits; each batch shape is compiled once."""
 
-    def __init__(self, inputs: Inputs, parallel: DataParallel):
-        self._parallel = parallel
-        step = partial(eval_step, model=inputs.model, task=inputs.task)
+    def __init__(self, step: Callable[..., jax.Array], parallel: DataParallel, pad_id: int):
+        """Takes `step(params, batch)`, which gives [B, C], the devices, and the token id of padding."""
+        self._parallel, self._pad_id = parallel, pad_id
         self._step = CompiledByShape(parallel.map_eval(step))
-        self._pad_id = inputs.model.config.pad_token_id
 
-    def predict(self, params: Params, examples: Examples, *, batch_size: int, edges: Sequence[int]) -> np.ndarray:
-        """Logits of every example, in the split's order: float32 [N, C]; `params` are replicated."""
+    def predict(
+        self,
+        params: Params,
+        examples: Examples,
+        *,
+        batch_size: int,
+        edges: Sequence[int],
+        pooled: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """What `step` gives for every example, in the split's order: [N, C].
+
+        Args:
+          params: replicated.
+          examples: the split.
+          batch_size: B.
+          edges: from `bucket_edges`.
+          pooled: [N, D], what batches hold in place of tokens, or None.
+        """
         found, places = [], []
         for batch in eval_batches(examples, batch_size=batch_size, edges=edges, pad_id=self._pad_id):
-            logits = self._parallel.gather(self._step(params, self._parallel.shard(batch)))
-            found.append(logits[batch["valid"]])
-            places.append(batch["index"][batch["valid"]])
-        order = np.concatenate(places)
-        logits = np.concatenate(found)
-        predictions = np.empty_like(logits)
-        predictions[order] = logits
+            valid, index = batch["valid"], batch["index"]
+            batch = batch if pooled is None else with_pooled(pooled, batch)
+            found.append(self._parallel.gather(self._step(params, self._parallel.shard(batch)))[valid])
+            places.append(index[valid])
+        outputs = np.concatenate(found)
+        predictions = np.empty_like(outputs)
+        predictions[np.concatenate(places)] = outputs
         return predictions
 
 
@@ -65,7 +82,13 @@ def evaluate(workdir: Path, split: str, checkpoint: str = "final") -> dict[str, 
     Raises:
       UserError: no finished run there, or no such split.
     """
-    config = read_config(read_json(workdir / "config.json", "a run"))
+    values = read_json(workdir / "config.json", "a run")
+    if is_pretraining(values):
+        raise UserError(
+            f"--workdir: {workdir} holds a run of further pre-training, which has no task; "
+            f"fine-tune from it with --config.init_from={workdir}, and evaluate that run"
+        )
+    config = read_config(values)
     result = read_json(workdir / "result.json", "a finished run")
     encoder = workdir / "encoder"
     if not encoder.is_dir():
@@ -73,51 +96,61 @@ def evaluate(workdir: Path, split: str, checkpoint: str = "final") -> dict[str, 
     parallel = DataParallel(jax.devices())
     parallel.check_batch_size(config.batch_size)
     inputs = load_inputs(config, encoder, (split,))
-    task, dataset, examples = inputs.task, inputs.dataset, inputs.examples[split]
-    step = result["steps"] if checkpoint == "final" else result["dev"][task.name]["best"]["step"]
-
-    trained_on = result["datasets"][task.name]["fingerprint"]
-    if dataset.fingerprint != trained_on:
-        print(f"warning: the data of {task.name} are not those of the run, {trained_on}", file=sys.stderr)
     like = jax.eval_shape(partial(init_params, model=inputs.model), jax.random.key(0))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        params = parallel.replicate(checkpoints.restore_params(step, like))
-    logits = Evaluator(inputs, parallel).predict(params, examples, batch_size=config.batch_size, edges=inputs.edges())
-    values = task.metrics(logits, examples.labels)
-    summary = {
+    summary: dict[str, Any] = {
         "split": split,
         "checkpoint": checkpoint,
-        "step": step,
-        "datasets": {task.name: describe_data(dataset)},
+        "datasets": {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()},
         "lineage": result["lineage"],
-        "metrics": {task.name: values},
+        "steps": {},
+        "metrics": {},
     }
+    rows = []
+    for name, part in inputs.data.items():
+        examples = part.examples[split]
+        trained_on = result["datasets"][name]["fingerprint"]
+        if part.dataset.fingerprint != trained_on:
+            print(f"warning: the data of {name} are not those of the run, {trained_on}", file=sys.stderr)
+        step = result["steps"] if checkpoint == "final" else result["dev"][name]["best"]["step"]
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            params = parallel.replicate(checkpoints.restore_params(step, like))
+        predictor = Predictor(
+            partial(eval_step, model=inputs.model, task=part.task), parallel, inputs.model.config.pad_token_id
+        )
+        outputs = predictor.predict(params, examples, batch_size=config.batch_size, edges=part.edges)
+        values = part.task.metrics(outputs, examples.labels)
+        summary["steps"][name], summary["metrics"][name] = step, values
+        predictions = workdir / f"predictions-{name}-{split}.csv"
+        write_text(predictions, _predictions_csv(examples.ids, outputs, part.task.schema.label_names))
+        about = {"task": name, "split": split, "checkpoint": checkpoint, "step": step, "rows": len(examples)}
+        rows.append(about | values)
     write_json(workdir / f"eval-{split}.json", summary)
-    predictions = workdir / f"predictions-{task.name}-{split}.csv"
-    write_text(predictions, _predictions_csv(examples.ids, logits, dataset.label_names))
-    row = {"task": task.name, "split": split, "checkpoint": checkpoint, "step": step, "rows": len(examples)}
-    print(report.table([row | values]))
-    print(f"{task.name}: labels are {dataset.labels}")
-    print(f"predictions in {predictions}")
+    print(report.table(rows))
+    for name, part in inputs.data.items():
+        print(f"{name}: labels are {part.dataset.labels}")
+        print(f"predictions in {workdir / f'predictions-{name}-{split}.csv'}")
     return summary
 
 
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What a result says of the data: name, fingerprint, nature of the labels, rows by split, rows left out."""
+def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:
+    """What a result says of the data: where from, what its labels are, how many rows, which were left out."""
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "labels": dataset.labels,
+        "label_names": list(task.schema.label_names),
         "rows": {split: len(examples) for split, examples in dataset.splits.items()},
         "skipped": list(dataset.skipped),
     }
 
 
-def _predictions_csv(ids: Sequence[str], logits: np.ndarray, label_names: Sequence[str]) -> str:
+def _predictions_csv(ids: Sequence[str], outputs: np.ndarray, label_names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "predicted", *label_names])
-    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    for name, row in zip(ids, exp / exp.sum(axis=-1, keepdims=True), strict=True):
+    if not label_names:
+        writer.writerows([name, f"{score:.6f}"] for name, score in zip(ids, outputs[:, 0], strict=True))
+        return text.getvalue()
+    for name, row in zip(ids, np.exp(log_softmax(outputs)), strict=True):
         writer.writerow([name, label_names[row.argmax()], *(f"{p:.6f}" for p in row)])
     return text.getvalue()

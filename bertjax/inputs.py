@@ -1,8 +1,8 @@
-"""From a run's config to what it computes on: the task, the tokenised data and the model."""
+"""From a run's config to what it computes on: the tasks, their tokenised data and the model."""
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,15 +11,35 @@ import numpy as np
 from bertjax.config import RunConfig
 from bertjax.data import builders
 from bertjax.data.batches import bucket_edges
+from bertjax.data.glue import GLUE, load_glue
+from bertjax.data.sources import SOURCES, CourseFiles, OwnFile, Source
 from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError
 from bertjax.model import Bert
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.pretrained import resolve
-from bertjax.tasks import Task, get_task
+from bertjax.tasks import Task, classification, get_task, regression
 
 MAX_BUCKETS = 6
-"""Batch shapes of a run: each costs a compilation, and each further one saves less padding."""
+"""Batch shapes of a task: each costs a compilation, and each further one saves less padding."""
+OWN = "data_file"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """A task and its data.
+
+    Attributes:
+      task: the task.
+      dataset: its data as prepared.
+      examples: its splits, tokenised.
+      edges: the lengths to which batches of these splits are padded.
+    """
+
+    task: Task
+    dataset: builders.Dataset
+    examples: Mapping[str, Examples]
+    edges: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,27 +47,22 @@ class Inputs:
     """What a run, or an evaluation of one, computes on.
 
     Attributes:
-      task: the task.
-      dataset: its data as prepared.
-      examples: its splits, tokenised.
+      data: by the tasks' names.
       folder: of the checkpoint.
-      model: the architecture, with the task's head.
+      model: the architecture, with a head for each task.
     """
 
-    task: Task
-    dataset: builders.Dataset
-    examples: Mapping[str, Examples]
+    data: Mapping[str, TaskData]
     folder: Path
     model: Bert
 
-    def edges(self) -> tuple[int, ...]:
-        """The lengths to which batches of these splits are padded."""
-        lengths = np.concatenate([examples.lengths for examples in self.examples.values()])
-        most = self.model.config.max_position_embeddings
-        return tuple(min(edge, most) for edge in bucket_edges(lengths, max_buckets=MAX_BUCKETS))
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in the config's order."""
+        return tuple(part.task for part in self.data.values())
 
 
-def load_inputs(config: RunConfig, source: str | Path, splits: tuple[str, ...]) -> Inputs:
+def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) -> Inputs:
     """Loads everything but parameters.
 
     Args:
@@ -58,24 +73,69 @@ def load_inputs(config: RunConfig, source: str | Path, splits: tuple[str, ...]) 
     Raises:
       UserError: from any of the parts, or a split or a length that is not to be had.
     """
-    task = get_task(config.task)
+    tasks = declared_tasks(config)
     # Before the checkpoint, which may be a download: a mistake here is told at once.
-    data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
-    dataset = builders.load(config.task, data_dir=data_dir, on_bad_row=config.on_bad_row)
-    for reason in dataset.skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
-    for split in splits:
-        if split not in dataset.splits:
-            raise UserError(f"--split: {config.task} has {', '.join(dataset.splits)}, found {split!r}")
+    datasets = [load_dataset(task, config) for task in tasks]
+    for dataset in datasets:
+        for reason in dataset.skipped:
+            print(f"skipped: {reason}", file=sys.stderr)
+        for split in splits:
+            if split not in dataset.splits:
+                raise UserError(f"--split: {dataset.name} has {', '.join(dataset.splits)}, found {split!r}")
     folder = resolve(source)
     architecture = read_bert_config(folder)
-    if config.max_length > architecture.max_position_embeddings:
+    most = architecture.max_position_embeddings
+    if config.max_length > most:
         raise UserError(
-            f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "
-            f"found {config.max_length}"
+            f"--config.max_length: expected at most the model's {most} positions, found {config.max_length}"
         )
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, architecture.vocab_size, folder)
-    examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
-    model = Bert(architecture, {task.name: task.outputs}, dtype=jnp.dtype(config.dtype))
-    return Inputs(task, dataset, examples, folder, model)
+    # Steps that take a batch of every task are compiled for each combination of their shapes.
+    max_buckets = 1 if config.pcgrad else MAX_BUCKETS
+    data = {}
+    for task, dataset in zip(tasks, datasets, strict=True):
+        examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
+        lengths = np.concatenate([part.lengths for part in examples.values()])
+        edges = tuple(min(edge, most) for edge in bucket_edges(lengths, max_buckets=max_buckets))
+        data[task.name] = TaskData(task, dataset, examples, edges)
+    heads = {task.name: task.outputs for task in tasks}
+    return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype)))
+
+
+def declared_tasks(config: RunConfig) -> list[Task]:
+    """The tasks that a config names, or that of its own file."""
+    if config.data_file is not None:
+        columns = config.columns
+        texts = (columns.text,) if columns.text_pair is None else (columns.text, columns.text_pair)
+        if columns.classes is not None:
+            return [classification(OWN, texts, columns.label, columns.classes)]
+        low, high = columns.range or ()
+        return [regression(OWN, texts, columns.label, low, high)]
+    names = config.tasks or (config.task,)
+    weights = config.task_weights or (1.0,) * len(names)
+    return [dataclasses.replace(get_task(name), weight=w) for name, w in zip(names, weights, strict=True)]
+
+
+def load_dataset(task: Task, config: RunConfig) -> builders.Dataset:
+    """A task's data, as the config says where they are; UserError as of `builders.load`."""
+    if task.name in GLUE:
+        return load_glue(task.name, task.schema)
+    data_dir = _path(config.data_dir)
+    if task.name == OWN:
+        file = _path(config.data_file)
+        assert file is not None
+        source: Source = OwnFile(file, config.columns.id, _path(config.dev_file))
+    else:
+        source = SOURCES[task.name]
+    names = config.tasks or (config.task,)
+    if data_dir is not None and not any(isinstance(SOURCES.get(name), CourseFiles) for name in names):
+        raise UserError(
+            f"--config.data_dir: {task.name} takes no files of yours, found {data_dir}; "
+            "drop the flag, or pass --config.task=sst5 to read gold labels from that folder"
+        )
+    return builders.load(task.name, source, task.schema, data_dir=data_dir, on_bad_row=config.on_bad_row)
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name).expanduser()

@@ -1,31 +1,31 @@
-"""A whole run: from a config to a folder with checkpoints, a log and a result."""
+"""A fine-tuning run: from a config to a folder with checkpoints, a log and a result."""
 
 import importlib.metadata
-import math
 import shutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
+import numpy as np
+import optax
 
+from bertjax import lineage as lineages
 from bertjax import optim, report, smart
 from bertjax import workdir as workdirs
-from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig, read_config
-from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches
-from bertjax.errors import UserError
-from bertjax.evaluation import Evaluator, describe_data
-from bertjax.inputs import load_inputs
+from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches, with_pooled
+from bertjax.data.mixture import Mixture, turns
+from bertjax.drive import Plan, Scores, drive
+from bertjax.evaluation import Predictor, describe_data
+from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.step import TrainState, init_state, train_step
+from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
+from bertjax.surgery import pcgrad
 
-LOG_EVERY = 10
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 ENCODER_FILES = ("config.json", "vocab.txt", "tokenizer_config.json", "tokenizer.json")
 
@@ -60,92 +60,56 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel = DataParallel(jax.devices())
     parallel.check_batch_size(config.batch_size)
     inputs = load_inputs(config, config.init_from, ("train", "dev"))
-    task, train, dev = inputs.task, inputs.examples["train"], inputs.examples["dev"]
-    fingerprint = inputs.dataset.fingerprint
+    tasks, model = inputs.tasks, inputs.model
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
-    architecture, params = load_pretrained(inputs.folder)
-    params = with_heads(params, architecture, inputs.model.heads, head_key)
+    architecture, params = load_pretrained(config.init_from)
+    params = with_heads(params, architecture, model.heads, head_key)
 
-    shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": inputs.edges()}
-    epoch_steps = steps_per_epoch(train.lengths, **shapes)
-    num_steps = min(config.epochs * epoch_steps, config.max_steps or config.epochs * epoch_steps)
-    eval_every = config.eval_every or epoch_steps
+    plan = _plan(config, inputs)
     settings = config.smart.settings()
-    tx = optim.adamw(optim.linear_schedule(config.learning_rate, num_steps, config.warmup), config.weight_decay)
-    state = init_state(params, tx, settings)
+    tx = optim.adamw(optim.linear_schedule(config.learning_rate, plan.num_steps, config.warmup), config.weight_decay)
+    if config.pcgrad:
+        tx = optax.chain(pcgrad(config.seed), tx)
+    pooled = _pooled(inputs, params, parallel, config.batch_size) if config.tune == "head" else None
+    state = init_state(params, tx, settings, config.tune)
     del params  # the first step overwrites them
-    step_with = partial(train_step, model=inputs.model, task=task, tx=tx, num_steps=num_steps)
+    step_with = partial(train_step, model=model, tasks=tasks, tx=tx, num_steps=plan.num_steps, tune=config.tune)
     run_step = CompiledByShape(parallel.map_train(partial(step_with, settings=settings)))
-    evaluator = Evaluator(inputs, parallel)
-    batches = iter(
-        train_batches(train, **shapes, seed=config.seed, epochs=config.epochs, pad_id=architecture.pad_token_id)
-    )
 
     workdirs.begin(workdir, config)
-    _keep_encoder(inputs.folder, workdir / "encoder")
-    scores: dict[str, Any] = {}
-    with Checkpoints(workdir / "checkpoints", task.main_metric) as checkpoints:
-        if (last := checkpoints.last()) is not None:
-            state, progress = checkpoints.restore(last, state)
-            if progress["fingerprint"] != fingerprint:
-                raise UserError(
-                    f"{workdir}: the data of {task.name} have changed since this run began: fingerprint "
-                    f"{fingerprint}, was {progress['fingerprint']}; bring them back, or use another --workdir"
-                )
-            batches.set_state(progress["iterator"])
-            meter.resume(progress["seconds"])
-            scores = progress["scores"]
-        step = int(state.step)
-        state = parallel.replicate(state)
-        with workdirs.MetricsLog(workdir, step) as log, _bar(task.name, step, num_steps) as bar:
-            while step < num_steps:
-                batch = next(batches)
-                shards = parallel.shard(batch)
-                with meter.paused():
-                    run_step.compile(state, shards, step_key)
-                state, means = run_step(state, shards, step_key)
-                step += 1
-                meter.count(batch, parallel.unreplicate(means))
-                bar.update()
-                if step % LOG_EVERY == 0 or step == num_steps:
-                    values, timing = meter.read()
-                    _check_finite(values, step)
-                    log.write(step, step / epoch_steps, "train", values, timing)
-                    bar.set_postfix_str(_postfix(values, timing))
-                is_evaluated = step % eval_every == 0 or step == num_steps
-                is_saved = config.checkpoint_every and step % config.checkpoint_every == 0
-                if not (is_evaluated or is_saved):
-                    continue
-                with meter.paused():
-                    score = None
-                    if is_evaluated:
-                        score = task.metrics(evaluator.predict(state.params, dev, **shapes), dev.labels)
-                        log.write(step, step / epoch_steps, "dev", score, {})
-                        bar.write(f"update {step}: dev {_listing(score)}", file=sys.stderr)
-                        scores = _with_score(scores, score, task.main_metric, step)
-                    progress = {
-                        "fingerprint": fingerprint,
-                        "iterator": batches.get_state(),
-                        "seconds": meter.seconds,
-                        "scores": scores,
-                    }
-                    checkpoints.save(parallel.unreplicate(state), progress, score)
-            report.plot_curves(log.records(), task.main_metric, workdir / "curves.png")
+    keep_encoder(inputs.folder, workdir / "encoder")
+    state, scores = drive(
+        workdir,
+        plan,
+        state,
+        run_step,
+        _mixture(config, inputs, plan.num_steps, pooled),
+        step_key,
+        _evaluation(inputs, parallel, config.batch_size, pooled),
+        parallel=parallel,
+        meter=meter,
+    )
 
-    first_batch = parallel.shard(next(iter(eval_batches(train, **shapes, pad_id=architecture.pad_token_id))))
-    cost = {
-        "real_token_fraction": real_token_fraction(train.lengths, **shapes),
-        "compiled_shapes": len(run_step.compiled),
-        "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, state, first_batch, step_key),
-    }
+    first = {name: parallel.shard(batch) for name, batch in _first_batches(inputs, config.batch_size, pooled).items()}
+    steps = [first] if config.pcgrad else [{name: batch} for name, batch in first.items()]
+    datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
+    past = source(config.init_from)
     result = {
         "config_digest": config.digest(),
         "seed": config.seed,
-        "steps": num_steps,
-        "datasets": {task.name: describe_data(inputs.dataset)},
-        "lineage": [_source(config.init_from), {"trained_on": task.name, "fingerprint": fingerprint}],
-        "dev": {task.name: scores},
-        "cost": cost,
+        "steps": plan.num_steps,
+        "datasets": datasets,
+        "lineage": [
+            *past,
+            *({"trained_on": name, "fingerprint": data["fingerprint"]} for name, data in datasets.items()),
+        ],
+        "warnings": lineages.warnings(past, datasets),
+        "dev": scores,
+        "cost": {
+            "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
+            "compiled_shapes": len(run_step.compiled),
+            "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, state, steps, step_key),
+        },
         "timing": meter.summary(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": {"platform": jax.default_backend(), "count": len(parallel.devices)},
@@ -154,58 +118,122 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     return result
 
 
+def _plan(config: RunConfig, inputs: Inputs) -> Plan:
+    per_task = [
+        steps_per_epoch(part.examples["train"].lengths, config.batch_size, part.edges) for part in inputs.data.values()
+    ]
+    # With a batch of every task at each update, as many batches make fewer updates.
+    epoch_steps = -(-sum(per_task) // (len(per_task) if config.pcgrad else 1))
+    main_metrics = {task.name: task.main_metric for task in inputs.tasks}
+    if len(main_metrics) > 1:
+        main_metrics["mean"] = "score"
+    return Plan(
+        name="+".join(inputs.data),
+        num_steps=min(config.epochs * epoch_steps, config.max_steps or config.epochs * epoch_steps),
+        epoch_steps=epoch_steps,
+        eval_every=config.eval_every or epoch_steps,
+        checkpoint_every=config.checkpoint_every,
+        main_metrics=main_metrics,
+        fingerprints={name: part.dataset.fingerprint for name, part in inputs.data.items()},
+    )
+
+
+Pooled = Mapping[str, Mapping[str, np.ndarray]]
+"""By task and split, what a frozen encoder gives for every example: float32 [N, D]."""
+
+
+def _pooled(inputs: Inputs, params: Params, parallel: DataParallel, batch_size: int) -> Pooled:
+    predictor = Predictor(partial(pooled_step, model=inputs.model), parallel, inputs.model.config.pad_token_id)
+    replicated = parallel.replicate(params)
+    return {
+        name: {
+            split: predictor.predict(replicated, examples, batch_size=batch_size, edges=part.edges)
+            for split, examples in part.examples.items()
+        }
+        for name, part in inputs.data.items()
+    }
+
+
+def _mixture(config: RunConfig, inputs: Inputs, num_steps: int, pooled: Pooled | None) -> Mixture:
+    iterators, sizes = {}, {}
+    for name, part in inputs.data.items():
+        train = part.examples["train"]
+        shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": part.edges}
+        # Which task has how many turns is drawn: one could have all of them.
+        epochs = -(-num_steps // steps_per_epoch(train.lengths, **shapes))
+        iterators[name] = train_batches(
+            train,
+            **shapes,
+            seed=config.seed,
+            epochs=epochs,
+            pad_id=inputs.model.config.pad_token_id,
+            convert=None if pooled is None else partial(with_pooled, pooled[name]["train"]),
+        )
+        sizes[name] = len(train)
+    return Mixture(iterators, None if config.pcgrad else turns(sizes, config.sampling, num_steps, config.seed))
+
+
+def _evaluation(
+    inputs: Inputs, parallel: DataParallel, batch_size: int, pooled: Pooled | None
+) -> Callable[[Params], Scores]:
+    pad_id = inputs.model.config.pad_token_id
+    predictors = {
+        name: Predictor(partial(eval_step, model=inputs.model, task=part.task), parallel, pad_id)
+        for name, part in inputs.data.items()
+    }
+
+    def evaluate(params: Params) -> Scores:
+        scores: Scores = {}
+        for name, part in inputs.data.items():
+            dev = part.examples["dev"]
+            states = None if pooled is None else pooled[name]["dev"]
+            outputs = predictors[name].predict(params, dev, batch_size=batch_size, edges=part.edges, pooled=states)
+            scores[name] = part.task.metrics(outputs, dev.labels)
+        if len(scores) > 1:
+            mains = [scores[name][part.task.main_metric] for name, part in inputs.data.items()]
+            scores["mean"] = {"score": float(np.mean(mains))}
+        return scores
+
+    return evaluate
+
+
+def _first_batches(inputs: Inputs, batch_size: int, pooled: Pooled | None) -> dict[str, Any]:
+    found = {}
+    for name, part in inputs.data.items():
+        train, pad_id = part.examples["train"], inputs.model.config.pad_token_id
+        batch = next(iter(eval_batches(train, batch_size=batch_size, edges=part.edges, pad_id=pad_id)))
+        found[name] = batch if pooled is None else with_pooled(pooled[name]["train"], batch)
+    return found
+
+
+def _real_token_fraction(inputs: Inputs, batch_size: int) -> float:
+    real, padded = 0.0, 0.0
+    for part in inputs.data.values():
+        lengths = part.examples["train"].lengths
+        real += lengths.sum()
+        padded += lengths.sum() / real_token_fraction(lengths, batch_size, part.edges)
+    return real / padded
+
+
 def _flops_ratio(
     run_step: CompiledByShape,
     step_with: Callable[..., Any],
     settings: smart.SmartSettings,
     parallel: DataParallel,
     state: TrainState,
-    batch: Mapping[str, Any],
+    steps: Sequence[Mapping[str, Any]],
     key: jax.Array,
 ) -> float:
     """Floating-point operations of an update against plain fine-tuning's, on one batch: its length hardly matters."""
     if not (settings.has_smoothness or settings.has_bregman):
         return 1.0
     plain_step = CompiledByShape(parallel.map_train(partial(step_with, settings=smart.PRESETS["none"])))
-    return run_step.flops(state, batch, key) / plain_step.flops(state.replace(anchor=None), batch, key)
+    plain_state = state.replace(anchor=None)
+    ours = sum(run_step.flops(state, batches, key) for batches in steps)
+    return ours / sum(plain_step.flops(plain_state, batches, key) for batches in steps)
 
 
-def _bar(name: str, step: int, num_steps: int) -> tqdm:
-    # Where nobody watches, as in a log file, a line now and then is enough.
-    interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=num_steps, initial=step, desc=name, unit="update", mininterval=interval, file=sys.stderr)
-
-
-def _postfix(values: Mapping[str, float], timing: Mapping[str, float]) -> str:
-    shown = [f"loss {values['loss']:.3f}", f"acc {values['accuracy']:.3f}"]
-    terms = {"R_s": "smoothness", "D": "bregman"}
-    shown += [f"{symbol} {values[name]:.2e}" for symbol, name in terms.items() if name in values]
-    return ", ".join([*shown, f"{timing['examples_per_second']:.0f} examples/s"])
-
-
-def _listing(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-
-
-def _check_finite(values: Mapping[str, float], step: int) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"training diverged: {name} is {value} at update {step}; lower --config.learning_rate, "
-                "--config.smart.weight or --config.smart.radius, and use another --workdir"
-            )
-
-
-def _with_score(
-    scores: Mapping[str, Any], values: Mapping[str, float], metric: str, step: int
-) -> dict[str, dict[str, float]]:
-    """The scores so far with one more evaluation; of equals the later is best, as Orbax keeps that one."""
-    is_best = "best" not in scores or values[metric] >= scores["best"][metric]
-    best = dict(values) | {"step": step} if is_best else scores["best"]
-    return {"final": dict(values), "best": best}
-
-
-def _keep_encoder(folder: Path, kept: Path) -> None:
+def keep_encoder(folder: Path, kept: Path) -> None:
     """Copies the small files that evaluation needs besides parameters: architecture and vocabulary."""
     kept.mkdir(exist_ok=True)
     for name in ENCODER_FILES:
@@ -213,8 +241,9 @@ def _keep_encoder(folder: Path, kept: Path) -> None:
             shutil.copyfile(folder / name, kept / name)
 
 
-def _source(init_from: str) -> dict[str, str]:
-    source = {"init_from": init_from}
+def source(init_from: str) -> list[dict[str, str]]:
+    """The first entry of a lineage: what a run begins from."""
+    entry = {"init_from": init_from}
     if init_from == STARTER:
-        source["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
-    return source
+        entry["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
+    return [entry]

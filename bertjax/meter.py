@@ -3,7 +3,7 @@
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -47,17 +47,19 @@ class Meter:
         yield
         self._paused += time.perf_counter() - start
 
-    def count(self, batch: Mapping[str, np.ndarray], means: Mapping[str, jax.Array]) -> None:
-        """Takes in a step that was started: its batch and the scalars that it returns."""
+    def count(self, batches: Iterable[Mapping[str, np.ndarray]], means: Mapping[str, jax.Array]) -> None:
+        """Takes in a step that was started: its batches and the scalars that it returns."""
         self._means.append(means)
-        self._window_examples += int(batch["valid"].sum())
-        self._window_tokens += int(batch["attention_mask"][batch["valid"]].sum())
+        for batch in batches:
+            self._window_examples += int(batch["valid"].sum())
+            if "attention_mask" in batch:  # a frozen encoder's pooled states have no tokens
+                self._window_tokens += int(batch["attention_mask"][batch["valid"]].sum())
         if self._first_step is None:
             jax.block_until_ready(means)
             self._first_step = time.perf_counter() - self._created
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Closes the window: means of the steps' scalars, and its seconds a step and examples a second."""
+        """Closes the window: means of each scalar over the steps that had it, and seconds a step, examples a second."""
         means = jax.device_get(self._means)
         seconds = time.perf_counter() - self._since - self._paused
         self._window_rates.append(seconds / len(means))
@@ -65,7 +67,8 @@ class Meter:
         self._examples += self._window_examples
         self._tokens += self._window_tokens
         timing = {"step_seconds": seconds / len(means), "examples_per_second": self._window_examples / seconds}
-        values = {name: float(np.mean([step[name] for step in means])) for name in means[0]}
+        names = dict.fromkeys(name for step in means for name in step)
+        values = {name: float(np.mean([step[name] for step in means if name in step])) for name in names}
         self._open_window()
         return values, timing
 

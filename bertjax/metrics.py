@@ -1,30 +1,70 @@
-"""Metrics over a whole split, on the host, from the gathered outputs of every example."""
+"""Metrics over a whole split, on the host, from the gathered outputs of every example.
+
+Each takes logits [N, C] and labels [N]; values lie in [0, 1] or [−1, 1] but for losses. A correlation with a constant
+is undefined, and reported as 0.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import scipy.stats
+
+Metrics = dict[str, float]
 
 
-def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, macro F1 and mean cross-entropy.
-
-    Args:
-      logits: float [N, C].
-      labels: int [N], in [0, C).
-
-    Returns:
-      "accuracy" and "macro_f1" (the mean of the classes' F1 scores, 0 for a class that is neither predicted nor there)
-      in [0, 1], and "loss" in nats.
-    """
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities, float64 of the logits' shape [..., C]."""
     logits = logits.astype(np.float64)
-    predicted = logits.argmax(axis=-1)
-    classes = np.arange(logits.shape[-1])
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+    """ "accuracy", "macro_f1" (the mean of the classes' F1, 0 for one neither predicted nor there), "loss" in nats."""
+    f1 = _f1(logits.argmax(axis=-1), labels, logits.shape[-1])
+    return _accuracy(logits, labels) | {"macro_f1": float(f1.mean()), "loss": _cross_entropy(logits, labels)}
+
+
+def binary_f1(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+    """ "accuracy", "f1" of class 1, "loss" in nats; for paraphrases, as GLUE does (Wang et al., ICLR 2019)."""
+    f1 = _f1(logits.argmax(axis=-1), labels, 2)
+    return _accuracy(logits, labels) | {"f1": float(f1[1]), "loss": _cross_entropy(logits, labels)}
+
+
+def matthews(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+    """ "matthews" (the correlation of two classes, Matthews 1975), "accuracy", "loss" in nats; for CoLA."""
+    correlation = _correlation(scipy.stats.pearsonr, logits.argmax(axis=-1), labels)
+    return {"matthews": correlation} | _accuracy(logits, labels) | {"loss": _cross_entropy(logits, labels)}
+
+
+def regression(outputs: np.ndarray, labels: np.ndarray) -> Metrics:
+    """ "pearson", "spearman", and "loss", the mean squared error, of outputs [N, 1]."""
+    scores, labels = outputs[:, 0].astype(np.float64), labels.astype(np.float64)
+    return {
+        "pearson": _correlation(scipy.stats.pearsonr, scores, labels),
+        "spearman": _correlation(scipy.stats.spearmanr, scores, labels),
+        "loss": float(((scores - labels) ** 2).mean()),
+    }
+
+
+def _accuracy(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+    return {"accuracy": float((logits.argmax(axis=-1) == labels).mean())}
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def _f1(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    classes = np.arange(num_classes)
     is_predicted, is_label = predicted[:, None] == classes, labels[:, None] == classes
     hits = (is_predicted & is_label).sum(axis=0)
     # F1 = 2 TP / (2 TP + FP + FN), whose denominator counts predictions and labels.
-    f1 = 2 * hits / np.maximum(is_predicted.sum(axis=0) + is_label.sum(axis=0), 1)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return {
-        "accuracy": float((predicted == labels).mean()),
-        "macro_f1": float(f1.mean()),
-        "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-    }
+    return 2 * hits / np.maximum(is_predicted.sum(axis=0) + is_label.sum(axis=0), 1)
+
+
+def _correlation(statistic: Callable[..., Any], x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(statistic(x, y).statistic)

@@ -287,7 +287,10 @@ class Bert(nn.Module):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """A head's float32 outputs [..., C] from embeddings [..., S, D]; arguments as in `encode`."""
-        pooled = self.pool(self.encode(embeddings, attention_mask, keys))
+        return self.classify(self.pool(self.encode(embeddings, attention_mask, keys)), head, keys)
+
+    def classify(self, pooled: jax.Array, head: str, keys: jax.Array | None = None) -> jax.Array:
+        """A head's float32 outputs [..., C] from pooled states [..., D]."""
         site = fold(keys, 1 + self.config.num_hidden_layers)
         return self.head[head](dropout(pooled, site, self.config.hidden_dropout_prob))
 

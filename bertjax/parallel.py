@@ -77,28 +77,28 @@ class DataParallel:
 
 
 class CompiledByShape:
-    """A mapped step, compiled ahead of time when a batch shape first comes by.
+    """A mapped step, compiled ahead of time when batches of a new structure or shape first come by.
 
     Attributes:
-      compiled: executables by the length S of their batches.
+      compiled: executables by the structure and shapes of their batches.
     """
 
     def __init__(self, mapped: Any):
         self._mapped = mapped
-        self.compiled: dict[int, Any] = {}
+        self.compiled: dict[Any, Any] = {}
 
-    def compile(self, tree: Any, batch: Mapping[str, np.ndarray], *rest: Any) -> None:
-        """Compiles for this batch's shape, unless that is done."""
-        length = batch["input_ids"].shape[-1]
-        if length not in self.compiled:
-            self.compiled[length] = self._mapped.lower(tree, batch, *rest).compile()
+    def compile(self, tree: Any, batch: Any, *rest: Any) -> Any:
+        """The executable for these batches."""
+        leaves, structure = jax.tree.flatten(batch)
+        shape = structure, *(leaf.shape for leaf in leaves)
+        if shape not in self.compiled:
+            self.compiled[shape] = self._mapped.lower(tree, batch, *rest).compile()
+        return self.compiled[shape]
 
-    def __call__(self, tree: Any, batch: Mapping[str, np.ndarray], *rest: Any) -> Any:
+    def __call__(self, tree: Any, batch: Any, *rest: Any) -> Any:
         """Runs the step, compiling first where that is needed."""
-        self.compile(tree, batch, *rest)
-        return self.compiled[batch["input_ids"].shape[-1]](tree, batch, *rest)
+        return self.compile(tree, batch, *rest)(tree, batch, *rest)
 
-    def flops(self, tree: Any, batch: Mapping[str, np.ndarray], *rest: Any) -> float:
+    def flops(self, tree: Any, batch: Any, *rest: Any) -> float:
         """XLA's own count of floating-point operations of one step, on one device."""
-        self.compile(tree, batch, *rest)
-        return self.compiled[batch["input_ids"].shape[-1]].cost_analysis()["flops"]
+        return self.compile(tree, batch, *rest).cost_analysis()["flops"]

@@ -1,6 +1,6 @@
 """One training step and one evaluation step, written for one replica."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -15,7 +15,8 @@ from bertjax.tasks import Task
 Params = Any
 Batch = Mapping[str, jax.Array]
 """input_ids, token_type_ids int32 [B, S]; attention_mask bool [B, S]; label [B]; index int32 [B], an example's
-place in its split; valid bool [B], false on rows that only fill up the batch."""
+place in its split; valid bool [B], false on rows that only fill up the batch. Where the encoder is frozen, "pooled"
+float32 [B, D] stands for the first three."""
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -34,10 +35,17 @@ class TrainState(flax.struct.PyTreeNode):
     anchor: Params | None
 
 
-def init_state(params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings) -> TrainState:
+def trained(params: Params, tune: str) -> Params:
+    """The part of the parameters that is trained: all of them, or the heads."""
+    return params if tune == "all" else {name: x for name, x in params.items() if name.startswith("head_")}
+
+
+def init_state(
+    params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings, tune: str = "all"
+) -> TrainState:
     """The state before the first update."""
     anchor = smart.init_anchor(params) if settings.has_bregman else None
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), anchor)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained(params, tune)), anchor)
 
 
 def psum(tree: Any, axis: str | None) -> Any:
@@ -52,53 +60,94 @@ def example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batches: Mapping[str, Batch],
     key: jax.Array,
     *,
     model: Bert,
-    task: Task,
+    tasks: Sequence[Task],
     tx: optax.GradientTransformation,
     settings: smart.SmartSettings,
     num_steps: int,
+    tune: str = "all",
     axis: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of θ by the gradient of L + λ R_s + μ D.
 
     Args:
       state: the state, the same on every replica.
-      batch: this replica's share of the batch.
+      batches: this replica's share of a batch of one task, by the task's name; or of one batch of each of several,
+        and then `tx` takes the list of their gradients, as `surgery.pcgrad` does.
       key: the run's key, the same on every replica and at every step.
-      model: with a head of the task's name.
-      task: its loss and divergence.
+      model: with a head of each task's name.
+      tasks: all tasks of the run.
       tx: the optimizer.
-      settings: SMART's.
+      settings: SMART's, for every task.
       num_steps: of the whole run, for the anchor's decay.
+      tune: "all", or "head" to train heads alone.
       axis: name of the mapped axis, or None on a single device.
 
     Returns:
-      The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L) and
+      The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L) and, of classes,
       "accuracy", of "smoothness" (R_s) and "bregman" (D) where their weights are not 0, and the
       gradient's norm before clipping, "gradient_norm". With `settings.every` = k, R_s is reported k-fold at
-      every k-th step and as 0 between, so that its mean over steps is right.
+      every k-th step and as 0 between, so that its mean over steps is right. In a run of several tasks the names are
+      prefixed, "TASK/loss", and "loss" is also there.
     """
     anchor = state.anchor
     if anchor is not None:
         decay = smart.value_at(smart.anchor_decay(settings, num_steps), state.step)
         anchor = smart.update_anchor(anchor, state.params, decay)
+    gradients: list[Params] = []
+    values: dict[str, jax.Array] = {}
+    for place, task in enumerate(tasks):
+        if task.name not in batches:
+            continue
+        gradient, means = task_gradient(
+            state.replace(anchor=anchor),
+            batches[task.name],
+            key if len(tasks) == 1 else jax.random.fold_in(key, 2 + place),
+            model=model,
+            task=task,
+            settings=settings,
+            tune=tune,
+            axis=axis,
+        )
+        gradients.append(gradient)
+        values |= means if len(tasks) == 1 else {f"{task.name}/{name}": value for name, value in means.items()}
+    if len(tasks) > 1:
+        values["loss"] = jnp.mean(jnp.stack([values[f"{name}/loss"] for name in batches]))
+    part = trained(state.params, tune)
+    updates, opt_state = tx.update(gradients if len(gradients) > 1 else gradients[0], state.opt_state, part)
+    params = state.params | optax.apply_updates(part, updates)
+    return TrainState(state.step + 1, params, opt_state, anchor), values
+
+
+def task_gradient(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    model: Bert,
+    task: Task,
+    settings: smart.SmartSettings,
+    tune: str,
+    axis: str | None,
+) -> tuple[Params, dict[str, jax.Array]]:
+    """The gradient of one task's weighted objective over all replicas, and its means; arguments of `train_step`."""
     dropout_keys = example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
     noise_keys = example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
     valid = batch["valid"].astype(jnp.float32)
     # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
     weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
-    is_regularised = settings.has_smoothness or settings.has_bregman
 
     def gradient(now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
-        def objective(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-            if is_regularised:
+        def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            params = state.params | part
+            if settings.has_smoothness or settings.has_bregman:
                 terms = smart.smart_terms(
                     cut_at_embeddings(model, task),
                     params,
-                    anchor,
+                    state.anchor,
                     batch,
                     dropout_keys,
                     noise_keys,
@@ -112,27 +161,27 @@ def train_step(
                 logits = forward(model, task, params, batch, dropout_keys)
                 none = jnp.zeros_like(valid)
                 terms = smart.Terms(logits, task.loss(logits, batch["label"]), none, none)
-            means = {
-                "loss": jnp.sum(weights * terms.loss),
-                "accuracy": jnp.sum(jnp.where(terms.logits.argmax(-1) == batch["label"], weights, 0)),
-            }
+            means = {"loss": jnp.sum(weights * terms.loss)}
+            if task.outputs > 1:
+                means["accuracy"] = jnp.sum(jnp.where(terms.logits.argmax(-1) == batch["label"], weights, 0))
             if settings.has_smoothness:
                 means["smoothness"] = settings.every * jnp.sum(weights * terms.smoothness)
             if settings.has_bregman:
                 means["bregman"] = jnp.sum(weights * terms.bregman)
-            return jnp.sum(weights * terms.objective(now)), means
+            return task.weight * jnp.sum(weights * terms.objective(now)), means
 
-        return jax.grad(objective, has_aux=True)(state.params)
+        return jax.grad(objective, has_aux=True)(trained(state.params, tune))
 
     total, means = psum(smart.at_update(settings, state.step, gradient), axis)
-    updates, opt_state = tx.update(total, state.opt_state, state.params)
     means["gradient_norm"] = optax.tree.norm(total)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state, anchor), means
+    return total, means
 
 
 def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None) -> jax.Array:
     """The task's logits: float32 [..., C], from one example or a batch."""
+    if "pooled" in batch:
+        logits: Any = model.apply({"params": params}, batch["pooled"], task.name, dropout_keys, method="classify")
+        return logits
     cut = cut_at_embeddings(model, task)
     return cut.logits(params, cut.embed(params, batch), batch, dropout_keys)
 
@@ -158,3 +207,10 @@ def cut_at_embeddings(model: Bert, task: Task) -> smart.Model:
 def eval_step(params: Params, batch: Batch, *, model: Bert, task: Task) -> jax.Array:
     """The task's logits without dropout: float32 [B, C]."""
     return forward(model, task, params, batch)
+
+
+def pooled_step(params: Params, batch: Batch, *, model: Bert) -> jax.Array:
+    """Pooled states without dropout, what a head sees of a frozen encoder: float32 [B, D]."""
+    inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+    outputs: Any = model.apply({"params": params}, *inputs)
+    return outputs[1].astype(jnp.float32)

@@ -1,15 +1,20 @@
-"""What a task is to the training step and to evaluation, and the tasks by name."""
+"""What a task is to the data, to the training step and to evaluation; and the tasks by name."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from bertjax import metrics
+from bertjax.data.schema import Schema
 from bertjax.errors import UserError, nearest
-from bertjax.smart.divergences import Divergence, symmetric_kl
+from bertjax.smart.divergences import Divergence, squared_error, symmetric_kl
+
+SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
+ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,34 +23,79 @@ class Task:
 
     Attributes:
       name: of the task, its data and its head.
-      outputs: of the head: classes, or 1 for a score.
+      schema: the columns of its data and the names of its classes.
       loss: (logits [..., C], labels [...]) to the loss of each example, float32 [...].
       divergence: between outputs, for SMART.
       metrics: (logits [N, C], labels [N]), over a whole split on the host, to values by name.
       main_metric: the one that chooses the best checkpoint; larger is better.
+      weight: of its objective in multi-task training.
     """
 
     name: str
-    outputs: int
+    schema: Schema
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     divergence: Divergence
-    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    metrics: Callable[[np.ndarray, np.ndarray], metrics.Metrics]
     main_metric: str
+    weight: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """Of the head: classes, or 1 for a score."""
+        return len(self.schema.label_names) or 1
 
 
-def classification(name: str, classes: int) -> Task:
-    """Cross-entropy over `classes`, symmetric KL, accuracy."""
-    return Task(
-        name=name,
-        outputs=classes,
-        loss=optax.losses.softmax_cross_entropy_with_integer_labels,
-        divergence=symmetric_kl,
-        metrics=metrics.classification,
-        main_metric="accuracy",
+def classification(
+    name: str,
+    texts: tuple[str, ...],
+    label: str,
+    label_names: tuple[str, ...],
+    metrics_fn: Callable[[np.ndarray, np.ndarray], metrics.Metrics] = metrics.classification,
+    main_metric: str = "accuracy",
+) -> Task:
+    """Cross-entropy and symmetric KL over named classes."""
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels
+    return Task(name, Schema(texts, label, label_names), loss, symmetric_kl, metrics_fn, main_metric)
+
+
+def regression(name: str, texts: tuple[str, ...], label: str, low: float, high: float) -> Task:
+    """Squared error of a score from low to high, judged by Pearson's correlation."""
+    schema = Schema(texts, label, low=low, high=high)
+    return Task(name, schema, score_loss, squared_error, metrics.regression, "pearson")
+
+
+def score_loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Squared error of outputs [..., 1] against labels [...]: float32 [...]."""
+    return jnp.square(jnp.squeeze(outputs, -1) - labels)
+
+
+_ONE, _TWO = ("sentence",), ("sentence1", "sentence2")
+_NEGATIVE, _DUPLICATE, _PARAPHRASE = ("negative", "positive"), ("different", "duplicate"), ("different", "equivalent")
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        # Starter sets: mean ratings of 20 people.
+        classification("rated_sst", _ONE, "sentiment", SENTIMENTS),
+        regression("rated_amazon", _ONE, "rating", -4, 4),
+        regression("rated_tweets", _ONE, "rating", -4, 4),
+        regression("rated_editorials", _ONE, "rating", -4, 4),
+        # Gold labels, from the files of CS224N.
+        classification("sst5", _ONE, "sentiment", SENTIMENTS),
+        classification("cfimdb", _ONE, "sentiment", _NEGATIVE),
+        classification("quora", _TWO, "is_duplicate", _DUPLICATE, metrics.binary_f1),
+        regression("sts", _TWO, "similarity", 0, 5),
+        # GLUE, from TFDS.
+        classification("cola", _ONE, "label", ("unacceptable", "acceptable"), metrics.matthews, "matthews"),
+        classification("sst2", _ONE, "label", _NEGATIVE),
+        classification("mrpc", _TWO, "label", _PARAPHRASE, metrics.binary_f1),
+        classification("qqp", ("question1", "question2"), "label", _DUPLICATE, metrics.binary_f1),
+        regression("stsb", _TWO, "label", 0, 5),
+        classification("mnli", ("premise", "hypothesis"), "label", ("entailment", "neutral", "contradiction")),
+        classification("qnli", ("question", "sentence"), "label", ENTAILMENT),
+        classification("rte", _TWO, "label", ENTAILMENT),
     )
-
-
-TASKS: Mapping[str, Task] = {task.name: task for task in (classification("rated_sst", 5), classification("sst5", 5))}
+}
 
 
 def get_task(name: str) -> Task:

@@ -1,5 +1,6 @@
 """Datasets as prepared and read back: splits, labels, the cache, and the errors of their sources."""
 
+import math
 import subprocess
 import sys
 import threading
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bertjax import assets
-from bertjax.data import builders
+from bertjax.data import builders, sources
 from bertjax.errors import UserError
+from bertjax.tasks import get_task
 
-NAMES = ("very negative", "negative", "neutral", "positive", "very positive")
 ROWS = {
     "train": [("t1", " `` Good '' , it 's a film .", 3), ("t0", "awful naïve 映画 \\/", 0), ("t2", "fine", 4)],
     "dev": [("d1", "so so", 2), ("d1", "so so", 1)],
@@ -26,13 +27,17 @@ def write(folder, splits=ROWS, label="sentiment"):
     return folder
 
 
+def load(name, **options):
+    return builders.load(name, sources.SOURCES[name], get_task(name).schema, **options)
+
+
 def examples(rows):
     return [{"id": name, "text": text, "label": label} for name, text, label in rows]
 
 
 def message(*args, **kwargs):
     with pytest.raises(UserError) as raised:
-        builders.load(*args, **kwargs)
+        load(*args, **kwargs)
     text = str(raised.value)
     assert "\n" not in text
     return text
@@ -65,9 +70,8 @@ def rate(tmp_path, cache, monkeypatch):
 
 
 def test_gold_rows_in_the_order_of_their_file(tmp_path, cache, capfd):
-    dataset = builders.load("sst5", data_dir=write(tmp_path / "gold"))
+    dataset = load("sst5", data_dir=write(tmp_path / "gold"))
     assert dataset.name == "sst5"
-    assert dataset.label_names == NAMES
     assert dataset.skipped == ()
     assert "gold" in dataset.labels
     assert list(dataset.splits) == ["train", "dev"]
@@ -80,12 +84,12 @@ def test_gold_rows_in_the_order_of_their_file(tmp_path, cache, capfd):
 
 def test_many_rows_keep_their_order(tmp_path, cache):
     rows = [(f"id{i * 37 % 100}", f"text {i}", i % 5) for i in range(100)]
-    dataset = builders.load("sst5", data_dir=write(tmp_path / "gold", {"train": rows, "dev": rows[:3]}))
+    dataset = load("sst5", data_dir=write(tmp_path / "gold", {"train": rows, "dev": rows[:3]}))
     assert list(dataset.splits["train"]) == examples(rows)
 
 
 def test_a_split_is_a_sequence(tmp_path, cache):
-    train = builders.load("sst5", data_dir=write(tmp_path / "gold")).splits["train"]
+    train = load("sst5", data_dir=write(tmp_path / "gold")).splits["train"]
     expected = examples(ROWS["train"])
     assert len(train) == 3
     assert [train[0], train[2], train[-1], train[-3]] == [expected[i] for i in (0, 2, 2, 0)]
@@ -97,11 +101,28 @@ def test_a_split_is_a_sequence(tmp_path, cache):
             train[index]
 
 
-def test_a_test_split_only_where_labelled(tmp_path, cache):
+def test_a_test_split_with_labels_and_without(tmp_path, cache):
     folder = write(tmp_path / "gold", ROWS | {"test": [("x", "unseen", 1)]})
-    assert list(builders.load("sst5", data_dir=folder).splits["test"]) == examples([("x", "unseen", 1)])
-    (folder / "ids-sst-test.csv").write_text("\tid\tsentence\n0\tx\tunseen\n")
-    assert list(builders.load("sst5", data_dir=folder).splits) == ["train", "dev"]
+    assert list(load("sst5", data_dir=folder).splits["test"]) == examples([("x", "unseen", 1)])
+    (folder / "ids-sst-test.csv").unlink()
+    (folder / "ids-sst-test-student.csv").write_text("\tid\tsentence\n0\tx\tunseen\n")
+    dataset = load("sst5", data_dir=folder)
+    assert list(dataset.splits["test"]) == examples([("x", "unseen", -1)])
+    assert dataset.unlabelled == ("test",)
+
+
+def test_pairs_with_scores(tmp_path, cache):
+    for split in ("train", "dev"):
+        rows = "0\tp\tone\ttwo\t2.5\n1\tq\tthree\tfour\t5\n"
+        (tmp_path / f"sts-{split}.csv").write_text(f"\tid\tsentence1\tsentence2\tsimilarity\n{rows}")
+    (tmp_path / "sts-test.csv").write_text("\tid\tsentence1\tsentence2\n0\tr\tfive\tsix\n")
+    dataset = load("sts", data_dir=tmp_path)
+    assert list(dataset.splits["dev"]) == [
+        {"id": "p", "text": "one", "text_pair": "two", "label": 2.5},
+        {"id": "q", "text": "three", "text_pair": "four", "label": 5.0},
+    ]
+    (unlabelled,) = dataset.splits["test"]
+    assert math.isnan(unlabelled["label"])
 
 
 def test_sources_of_gold_data_are_asked_for(tmp_path, cache):
@@ -123,7 +144,7 @@ def test_a_bad_row_is_an_error_or_skipped(tmp_path, cache):
     assert prepared(cache) == []
     # Twice: the second time from the cache.
     for _ in range(2):
-        dataset = builders.load("sst5", data_dir=folder, on_bad_row="skip")
+        dataset = load("sst5", data_dir=folder, on_bad_row="skip")
         assert [len(split) for split in dataset.splits.values()] == [3, 2]
         assert dataset.skipped == (
             "ids-sst-train.csv:5: sentiment: expected a whole number from 0 to 4, found '9'",
@@ -134,37 +155,36 @@ def test_a_bad_row_is_an_error_or_skipped(tmp_path, cache):
     assert message("sst5", data_dir=folder) == text
 
 
-def test_unknown_mode_and_name(tmp_path, cache):
+def test_unknown_mode(tmp_path, cache):
     folder = write(tmp_path / "gold")
     assert message("sst5", data_dir=folder, on_bad_row="drop").startswith("--config.on_bad_row: expected error or skip")
-    assert message("rated_sts").endswith("found 'rated_sts'; did you mean 'rated_sst'?")
 
 
 def test_prepared_once_and_again_when_the_data_change(tmp_path, cache, monkeypatch):
     folder = write(tmp_path / "gold")
     prepare, times = builders._prepare, []
     monkeypatch.setattr(builders, "_prepare", lambda builder: (times.append(1), prepare(builder)))
-    first = builders.load("sst5", data_dir=folder)
-    again = builders.load("sst5", data_dir=write(tmp_path / "moved"))
+    first = load("sst5", data_dir=folder)
+    again = load("sst5", data_dir=write(tmp_path / "moved"))
     assert len(times) == 1
     assert first.fingerprint == again.fingerprint
     assert len(first.fingerprint) == 16
     assert list(again.splits["train"]) == examples(ROWS["train"])
 
     write(folder, {"dev": [("d1", "so so", 2), ("d1", "so so", 3)]})
-    edited = builders.load("sst5", data_dir=folder)
+    edited = load("sst5", data_dir=folder)
     assert len(times) == 2
     assert edited.fingerprint != first.fingerprint
     assert [example["label"] for example in edited.splits["dev"]] == [2, 3]
 
-    monkeypatch.setattr(builders.Sst5, "VERSION", builders.tfds.core.Version("9.0.0"))
-    assert builders.load("sst5", data_dir=folder).fingerprint not in (first.fingerprint, edited.fingerprint)
+    monkeypatch.setattr(builders.LabelledTexts, "VERSION", builders.tfds.core.Version("9.0.0"))
+    assert load("sst5", data_dir=folder).fingerprint not in (first.fingerprint, edited.fingerprint)
 
 
 def test_train_and_dev_are_not_interchangeable(tmp_path, cache):
     one, other = [("a", "good", 4)], [("b", "bad", 0)]
-    first = builders.load("sst5", data_dir=write(tmp_path / "1", {"train": one, "dev": other}))
-    second = builders.load("sst5", data_dir=write(tmp_path / "2", {"train": other, "dev": one}))
+    first = load("sst5", data_dir=write(tmp_path / "1", {"train": one, "dev": other}))
+    second = load("sst5", data_dir=write(tmp_path / "2", {"train": other, "dev": one}))
     assert first.fingerprint != second.fingerprint
     assert list(second.splits["train"]) == examples(other)
 
@@ -180,7 +200,7 @@ def test_two_prepare_at_once(tmp_path, cache, monkeypatch):
         barrier.wait()
 
     monkeypatch.setattr(builders, "_prepare", both)
-    threads = [threading.Thread(target=lambda: loaded.append(builders.load("sst5", data_dir=folder))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: loaded.append(load("sst5", data_dir=folder))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -202,13 +222,13 @@ SPLITS = {
 
 @pytest.mark.parametrize(("text", "split"), SPLITS.items())
 def test_the_split_of_a_text(text, split):
-    assert builders.split_of(text) == split
+    assert sources.split_of(text) == split
 
 
 def test_equal_texts_share_a_split():
     for variant in ("a treat", "A Treat", "a  treat", "a treat\n", "a tre\uff41t"):
-        assert builders.split_of(variant) == "dev"
-    drawn = [builders.split_of(f"text {i}") for i in range(2000)]
+        assert sources.split_of(variant) == "dev"
+    drawn = [sources.split_of(f"text {i}") for i in range(2000)]
     # Four standard deviations of a binomial draw.
     assert abs(drawn.count("train") - 1600) < 72
     assert abs(drawn.count("dev") - 200) < 54
@@ -217,18 +237,17 @@ def test_equal_texts_share_a_split():
 
 def test_the_cuts():
     ratings = {-4: 0, -2.0001: 0, -2: 0, -1.9999: 1, -1: 1, -0.9999: 2, 0: 2, 0.9999: 2, 1: 3, 1.9999: 3, 2: 4, 4: 4}
-    assert {rating: builders.rating_class(rating) for rating in ratings} == ratings
+    assert {rating: sources.rating_class(rating) for rating in ratings} == ratings
 
 
 def test_rated_sentences(rate):
     rated = [(rating, text) for rating, text in zip(("-2.0", "-1.0", "0.25", "1.0", "2.0"), SPLITS, strict=False)]
     rate(rated)
-    dataset = builders.load("rated_sst")
+    dataset = load("rated_sst")
     assert list(dataset.splits) == ["train", "dev", "test"]
     for split in dataset.splits:
         expected = [(str(i + 1), text, i) for i, (_, text) in enumerate(rated) if SPLITS[text] == split]
         assert list(dataset.splits[split]) == examples(expected)
-    assert dataset.label_names == NAMES
     assert "not SST's gold labels" in dataset.labels
 
 
@@ -237,11 +256,14 @@ def test_a_bad_rating(rate):
     rate([*rows, ("nan", "a film")])
     where = f"movieReviewSnippets_GroundTruth.txt:{len(rows) + 1}: rating: expected a number from -4 to 4, found 'nan'"
     assert where in message("rated_sst")
-    assert builders.load("rated_sst", on_bad_row="skip").skipped == (where,)
+    assert load("rated_sst", on_bad_row="skip").skipped == (where,)
 
 
-def test_rated_sentences_take_no_folder(tmp_path, rate):
-    assert message("rated_sst", data_dir=tmp_path).startswith("--config.data_dir: rated_sst takes no files of yours")
+def test_ratings_as_scores(rate):
+    rate([("-2.5", text) for text in SPLITS])
+    source = sources.Ratings("movieReviewSnippets_GroundTruth.txt", "ratings")
+    dataset = builders.load("rated_movies", source, get_task("rated_tweets").schema)
+    assert {row["label"] for split in dataset.splits.values() for row in split} == {-2.5}
 
 
 def test_without_tensorflow(tmp_path, cache):
@@ -250,8 +272,11 @@ def test_without_tensorflow(tmp_path, cache):
     code = f"""
 import sys
 from pathlib import Path
-from bertjax.data import builders
-print(len(list(builders.load("sst5", data_dir=Path({str(folder)!r})).splits["train"])), "tensorflow" in sys.modules)
+from bertjax.data import builders, sources
+from bertjax.tasks import get_task
+schema = get_task("sst5").schema
+dataset = builders.load("sst5", sources.SOURCES["sst5"], schema, data_dir=Path({str(folder)!r}))
+print(len(list(dataset.splits["train"])), "tensorflow" in sys.modules)
 """
     root = Path(builders.__file__).parents[2]
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True)

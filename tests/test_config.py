@@ -82,6 +82,47 @@ def test_settings_change_the_preset_and_nothing_else():
         ),
         ({"smart": {"norm": "l1"}}, "--config.smart.norm must be one of l2, linf, found 'l1'"),
         ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
+        ({"tune": "heads"}, "--config.tune: expected all or head, found 'heads'"),
+        (
+            {"tune": "head", "smart": {"preset": "bertjax"}},
+            "--config.tune: head freezes the encoder, which SMART's perturbation has to go through; "
+            "expected --config.smart.preset=none with it",
+        ),
+        (
+            {"sampling": "random"},
+            "--config.sampling: expected round_robin, proportional, square_root or annealed, found 'random'",
+        ),
+        ({"tasks": ["sts", "sts"]}, "--config.tasks: expected names of tasks, each once, found ('sts', 'sts')"),
+        ({"tasks": "sts"}, "--config.tasks: expected several values, as \"('a','b')\", found 'sts'"),
+        ({"tasks": [1]}, "--config.tasks: expected str, found 1"),
+        (
+            {"pcgrad": True, "tasks": ["sts"]},
+            "--config.pcgrad: expected at least two --config.tasks, whose gradients may conflict",
+        ),
+        (
+            {"tasks": ["sts", "quora"], "task_weights": [1.0]},
+            "--config.task_weights: expected one for each of --config.tasks, found (1.0,)",
+        ),
+        (
+            {"tasks": ["sts", "quora"], "task_weights": [1.0, 0.0]},
+            "--config.task_weights: expected finite numbers above 0, found (1.0, 0.0)",
+        ),
+        (
+            {"data_file": "a.tsv"},
+            "--config.data_file: expected either --config.columns.classes=\"('bad','good')\", the names of its "
+            "classes, "
+            'or --config.columns.range="(0.,5.)", the bounds of a score',
+        ),
+        ({"data_file": "a.tsv", "tasks": ["sts"]}, "--config.data_file: expected no --config.tasks beside it"),
+        ({"dev_file": "a.tsv"}, "--config.dev_file: expected --config.data_file beside it"),
+        (
+            {"columns": {"classes": ["a", "a"]}},
+            "--config.columns.classes: expected at least two names, no two alike, found ('a', 'a')",
+        ),
+        (
+            {"columns": {"range": [5, 0]}},
+            "--config.columns.range: expected a score's least and greatest value, found (5.0, 0.0)",
+        ),
         ({"smart": {"decay": [0.9, "x"]}}, "--config.smart.decay: expected float, found 'x'"),
     ],
 )

@@ -4,8 +4,8 @@ import pytest
 
 from bertjax import assets
 from bertjax.data import documents
-from bertjax.data.builders import split_of
 from bertjax.data.documents import load_corpus, sentences
+from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 
 

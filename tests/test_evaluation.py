@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from bertjax import loop
 from bertjax.config import RunConfig
 from bertjax.errors import UserError
-from bertjax.evaluation import Evaluator, evaluate
+from bertjax.evaluation import Predictor, evaluate
 from bertjax.inputs import load_inputs
 from bertjax.model import init_params
 from bertjax.parallel import DataParallel
@@ -38,11 +39,13 @@ def run(config, tmp_path):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_every_example_is_predicted_in_its_place(config, devices):
     inputs = load_inputs(config, config.init_from, ("dev",))
-    params, dev = init_params(jax.random.key(0), inputs.model), inputs.examples["dev"]
+    params, data = init_params(jax.random.key(0), inputs.model), inputs.data["sst5"]
+    dev = data.examples["dev"]
+    step = partial(eval_step, model=inputs.model, task=data.task)
     parallel = DataParallel(jax.devices()[:devices])
-    evaluator = Evaluator(inputs, parallel)
-    found = evaluator.predict(parallel.replicate(params), dev, batch_size=8, edges=inputs.edges())
-    one_by_one = jax.jit(lambda batch: eval_step(params, batch, model=inputs.model, task=inputs.task))
+    predictor = Predictor(step, parallel, pad_id=0)
+    found = predictor.predict(parallel.replicate(params), dev, batch_size=8, edges=data.edges)
+    one_by_one = jax.jit(partial(step, params))
     for i in (0, 1, 11, 22):
         example = {"input_ids": dev.input_ids[i], "token_type_ids": dev.token_type_ids[i]}
         logits = one_by_one(example | {"attention_mask": np.ones(len(dev.input_ids[i]), bool)})

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -15,20 +17,23 @@ def config(sst_folder):
 
 def test_inputs_fit_together(config, tiny_checkpoint):
     inputs = load_inputs(config, tiny_checkpoint, ("train", "dev"))
-    assert {split: len(examples) for split, examples in inputs.examples.items()} == {"train": 61, "dev": 23}
+    data = inputs.data["sst5"]
+    assert {split: len(examples) for split, examples in data.examples.items()} == {"train": 61, "dev": 23}
     assert inputs.model.heads == {"sst5": 5}
     assert inputs.model.dtype == jnp.bfloat16
     assert inputs.model.param_dtype == jnp.float32
-    longest = max(examples.lengths.max() for examples in inputs.examples.values())
+    longest = max(examples.lengths.max() for examples in data.examples.values())
     assert longest == 16
-    assert inputs.edges() == (8, 16)
+    assert data.edges == (8, 16)
 
 
-def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint):
-    inputs = load_inputs(dataclasses.replace(config, max_length=14), tiny_checkpoint, ("train",))
-    config = dataclasses.replace(inputs.model.config, max_position_embeddings=14)
-    inputs = dataclasses.replace(inputs, model=inputs.model.clone(config=config))
-    assert inputs.edges() == (8, 14)
+def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    architecture = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 14}
+    (folder / "config.json").write_text(json.dumps(architecture))
+    inputs = load_inputs(dataclasses.replace(config, max_length=14), folder, ("train",))
+    assert inputs.data["sst5"].edges == (8, 14)
 
 
 def test_a_vocabulary_of_another_size_is_refused(config, tiny_checkpoint, tmp_path):

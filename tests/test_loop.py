@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import loop
+from bertjax import drive, loop
 from bertjax.config import RunConfig, SmartConfig
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
@@ -42,7 +42,19 @@ def test_a_whole_run_and_its_evaluation(config, tmp_path, capsys):
     written = json.loads((tmp_path / "run" / "result.json").read_text())
     assert written == result
     assert set(result) == {
-        *("config_digest", "seed", "steps", "datasets", "lineage", "dev", "cost", "timing", "versions", "devices")
+        *(
+            "config_digest",
+            "seed",
+            "steps",
+            "datasets",
+            "lineage",
+            "warnings",
+            "dev",
+            "cost",
+            "timing",
+            "versions",
+            "devices",
+        )
     }
     assert result["steps"] == 30 * 4
     assert result["datasets"]["sst5"]["rows"] == {"train": 61, "dev": 23}
@@ -96,9 +108,9 @@ def test_a_cut_run_goes_on_to_the_same_end(config, sst_folder, tmp_path, monkeyp
     def cut(values, step):
         raise Cut
 
-    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    monkeypatch.setattr(drive, "LOG_EVERY", 5)
     with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(loop, "_check_finite", cut)
+        patch.setattr(drive, "_check_finite", cut)
         loop.train_and_evaluate(config, tmp_path / "cut")
     assert not (tmp_path / "cut" / "result.json").exists()
 

@@ -17,14 +17,14 @@ def test_means_and_rates_by_hand(monkeypatch):
     # Created at 0, window opened at 1; paused from 4 to 10; first step done at 2; read at 11; again at 16.
     fake_clock(monkeypatch, 0.0, 1.0, 2.0, 4.0, 10.0, 11.0, 11.0, 16.0, 16.0, 20.0)
     timer = meter.Meter()
-    timer.count(batch([True, True], [3, 5]), {"loss": np.float32(1)})
+    timer.count([batch([True, True], [3, 5])], {"loss": np.float32(1)})
     with timer.paused():
         pass
-    timer.count(batch([True, False], [4, 1]), {"loss": np.float32(3)})
+    timer.count([batch([True, False], [4, 1])], {"loss": np.float32(3)})
     values, timing = timer.read()
     assert values == {"loss": 2.0}
     assert timing == {"step_seconds": 2.0, "examples_per_second": 3 / 4}
-    timer.count(batch([True, True], [2, 2]), {"loss": np.float32(5)})
+    timer.count([batch([True, True], [2, 2])], {"loss": np.float32(5)})
     values, timing = timer.read()
     assert values == {"loss": 5.0}
     assert timing == {"step_seconds": 5.0, "examples_per_second": 2 / 5}

@@ -8,6 +8,7 @@ import pytest
 
 from bertjax.data import mlm
 from bertjax.data.mlm import (
+    PairBatches,
     Vocabulary,
     eval_batches,
     mask_tokens,
@@ -49,10 +50,10 @@ DOCUMENTS = make_documents()
 HOME = {int(token): i for i, document in enumerate(DOCUMENTS) for sentence in document for token in sentence}
 
 
-def batches(documents=DOCUMENTS, vocabulary=VOCABULARY, seed=0, epochs=1, batch_size=8, max_length=S, **changes):
-    return train_batches(
-        documents, vocabulary, max_length=max_length, batch_size=batch_size, seed=seed, epochs=epochs, **changes
-    )
+def batches(documents=DOCUMENTS, seed=0, epochs=1, batch_size=8, **changes):
+    changes = {"max_length": S} | changes
+    source = PairBatches(documents, VOCABULARY, batch_size=batch_size, seed=seed, epochs=epochs, **changes)
+    return train_batches(source)
 
 
 def examples(iterator):

@@ -42,7 +42,7 @@ def test_a_step_is_compiled_once_a_shape():
     for length in (2, 3, 2, 3, 3):
         found = step(np.ones((length, 1), np.float32), {"input_ids": np.ones((4, length), np.float32)})
         np.testing.assert_array_equal(found, np.full((4, 1), length))
-    assert sorted(step.compiled) == [2, 3]
+    assert len(step.compiled) == 2
 
 
 def test_flops_are_counted_by_xla():

@@ -338,10 +338,10 @@ def fused_is_composed(model, params, devices):
     settings = dataclasses.replace(BOTH, radius=0.1)
     batch = make_batch(8, model.config.vocab_size)
     parallel = DataParallel(jax.devices()[:devices])
-    step = parallel.map_train(partial(train_step, model=model, task=task, tx=sgd, settings=settings, num_steps=10))
+    step = parallel.map_train(partial(train_step, model=model, tasks=(task,), tx=sgd, settings=settings, num_steps=10))
     state = parallel.replicate(init_state(jax.tree.map(jnp.array, params), sgd, settings))
     for _ in range(2):
-        state, _ = step(state, parallel.shard(batch), key)
+        state, _ = step(state, {task.name: parallel.shard(batch)}, key)
     fused = optax.tree.get(jax.device_get(parallel.unreplicate(state.opt_state)), "trace")
 
     tx = optax.chain(smart.smart(settings), optax.stateless(lambda u, _: jax.lax.pmean(u, "data")), sgd)

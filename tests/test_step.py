@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-from functools import partial
 
 import chex
 import jax
@@ -46,7 +45,8 @@ def make_batch(rows=B, seed=0):
 
 
 def make_step(model, settings, tx, num_steps=20):
-    return partial(train_step, model=model, task=TASK, tx=tx, settings=settings, num_steps=num_steps)
+    options = {"model": model, "tasks": (TASK,), "tx": tx, "settings": settings, "num_steps": num_steps}
+    return lambda state, batch, key, axis=None: train_step(state, {TASK.name: batch}, key, axis=axis, **options)
 
 
 @functools.cache

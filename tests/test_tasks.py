@@ -1,17 +1,41 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
+from bertjax.data.glue import GLUE
+from bertjax.data.sources import SOURCES
 from bertjax.errors import UserError
 from bertjax.tasks import TASKS, get_task
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_loss_is_cross_entropy_a_row(task):
-    logits = jnp.log(jnp.array([[0.5, 0.2, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.6]]))
-    np.testing.assert_allclose(task.loss(logits, jnp.array([0, 2])), -np.log([0.5, 0.1]), rtol=1e-6)
-    assert task.outputs == 5
-    assert task.main_metric in task.metrics(np.asarray(logits), np.array([0, 2]))
+def test_a_task_is_whole(task):
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(7, task.outputs)).astype(np.float32)
+    labels = rng.uniform(0, 4, 7).astype(np.float32) if task.schema.is_score else rng.integers(0, task.outputs, 7)
+    losses = task.loss(jnp.asarray(outputs), jnp.asarray(labels))
+    if task.schema.is_score:
+        expected = (outputs[:, 0] - labels) ** 2
+    else:
+        probabilities = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+        expected = -np.log(probabilities[np.arange(7), labels])
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    values = task.metrics(outputs, labels)
+    assert values["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert task.main_metric in values
+    assert task.divergence.value(jnp.asarray(outputs), jnp.asarray(outputs[::-1])).shape == (7,)
+    assert (task.name in SOURCES) != (task.name in GLUE)
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue_is_as_tfds_declares_it(name):
+    declared = tfds.text.Glue.builder_configs[name]
+    schema = get_task(name).schema
+    assert schema.texts == tuple(declared.text_features)
+    assert len(schema.label_names) == len(declared.label_classes or ())
+    if name not in ("cola", "mrpc", "qqp"):  # whose classes TFDS only numbers, or names otherwise
+        assert schema.label_names == tuple(declared.label_classes or ())
 
 
 def test_an_unknown_task_names_the_nearest():

@@ -1,6 +1,6 @@
 """Batches of a few static shapes: examples of like length together, in an order that (seed, epoch) decides."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -99,7 +99,14 @@ def real_token_fraction(lengths: Sequence[int] | np.ndarray, batch_size: int, ed
 
 
 def train_batches(
-    examples: Examples, *, batch_size: int, edges: Sequence[int], seed: int, epochs: int, pad_id: int = 0
+    examples: Examples,
+    *,
+    batch_size: int,
+    edges: Sequence[int],
+    seed: int,
+    epochs: int,
+    pad_id: int = 0,
+    convert: Callable[[Batch], Batch] | None = None,
 ) -> "grain.DatasetIterator":
     """Batches for training, epoch after epoch in the order of `plan_epoch`.
 
@@ -110,6 +117,7 @@ def train_batches(
       seed: of the run, in [0, 2**32).
       epochs: how often each example comes.
       pad_id: token id of padding.
+      convert: applied to every batch, as `with_pooled`.
 
     Returns:
       A Grain iterator over batches, each a dictionary of arrays with B rows and S, one of the edges, columns:
@@ -125,7 +133,8 @@ def train_batches(
     source = _TrainingBatches(examples, batch_size, edges, seed, epochs, pad_id)
     # A batch takes microseconds from memory: threads would only contend for the interpreter.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    batches = grain.MapDataset.source(source)
+    return iter((batches if convert is None else batches.map(convert)).to_iter_dataset(options))
 
 
 def eval_batches(examples: Examples, *, batch_size: int, edges: Sequence[int], pad_id: int = 0) -> Iterator[Batch]:
@@ -138,6 +147,11 @@ def eval_batches(examples: Examples, *, batch_size: int, edges: Sequence[int], p
     _check_batch_size(batch_size)
     plan = _chunks(np.argsort(lengths, kind="stable"), lengths, batch_size, edges)
     return (_assemble(examples, batch, batch_size, pad_id) for batch in plan)
+
+
+def with_pooled(pooled: np.ndarray, batch: Batch) -> Batch:
+    """A batch with its examples' rows of `pooled`, float32 [N, D], as "pooled" [B, D] in place of their tokens."""
+    return {"pooled": pooled[batch["index"]], **{name: batch[name] for name in ("label", "index", "valid")}}
 
 
 class _TrainingBatches:

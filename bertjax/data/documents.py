@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bertjax import assets
-from bertjax.data.builders import split_of
 from bertjax.data.rows import read_lines, read_ratings
+from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 
 Document = tuple[str, ...]

@@ -168,40 +168,12 @@ def mask_tokens(
     return hidden, chosen
 
 
-def train_batches(
-    documents: Sequence[TokenDocument],
-    vocabulary: Vocabulary,
-    *,
-    max_length: int,
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    whole_word: bool = False,
-) -> "grain.DatasetIterator":
-    """Batches for training, epoch after epoch, with new pairs and masks in each.
+def train_batches(source: "PairBatches") -> "grain.DatasetIterator":
+    """A Grain iterator over a run's batches.
 
-    Epochs follow one another without a gap, so only the last batch of all may be filled up.
-
-    Args:
-      documents: a split.
-      vocabulary: of its tokens.
-      max_length: S, the columns of every batch.
-      batch_size: B.
-      seed: of the run, in [0, 2**32).
-      epochs: how often the documents come.
-      whole_word: whether words are masked whole.
-
-    Returns:
-      A Grain iterator over dictionaries: `input_ids`, `token_type_ids` int32 and `attention_mask` bool [B, S];
-      `masked_positions`, `masked_ids` (the tokens that stood there) int32 and `masked_valid` bool [B, P],
-      P = ⌈0.15 S⌉; `label` int32 [B], 1 where B does not follow A; `index` int32 [B], the example's place in the run;
-      `valid` bool [B], False in rows that only fill up the batch. Its length is that of the run in batches. A state
-      from `get_state()`, put into the iterator of an equal call by `set_state()`, resumes with the very next batch.
-
-    Raises:
-      UserError: fewer than two documents, or none of two sentences.
+    A state from `get_state()`, put into the iterator of an equal source by `set_state()`, resumes with the very next
+    batch.
     """
-    source = PairBatches(documents, vocabulary, max_length, batch_size, seed, epochs, whole_word)
     # As for fine-tuning: threads would only contend for the interpreter.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))
@@ -217,25 +189,55 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Batches for evaluation, the same at every call: four passes, as few held-out documents give few pairs.
 
-    Args, batches and errors as of `train_batches`.
+    Args, batches and errors as of `PairBatches`.
     """
-    source = PairBatches(documents, vocabulary, max_length, batch_size, EVAL_SEED, EVAL_PASSES, whole_word)
+    source = PairBatches(
+        documents,
+        vocabulary,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=EVAL_SEED,
+        epochs=EVAL_PASSES,
+        whole_word=whole_word,
+    )
     return (source[i] for i in range(len(source)))
 
 
 class PairBatches:
-    """A run's batches by their place in it, as Grain wants a source; arguments and errors as of `train_batches`."""
+    """The batches of a run by their place in it, as Grain wants a source: new pairs and masks in every epoch.
+
+    Epochs follow one another without a gap, so only the last batch of all may be filled up. A batch is a dictionary:
+    `input_ids`, `token_type_ids` int32 and `attention_mask` bool [B, S]; `masked_positions`, `masked_ids` (the tokens
+    that stood there) int32 and `masked_valid` bool [B, P], P = ⌈0.15 S⌉, real ones first; `label` int32 [B], 1 where
+    the second text does not follow the first; `index` int32 [B], the example's place in the run; `valid` bool [B],
+    False in rows that only fill up.
+    """
 
     def __init__(
         self,
         documents: Sequence[TokenDocument],
         vocabulary: Vocabulary,
+        *,
         max_length: int,
         batch_size: int,
         seed: int,
         epochs: int,
-        whole_word: bool,
+        whole_word: bool = False,
     ):
+        """Plans a run.
+
+        Args:
+          documents: a split.
+          vocabulary: of its tokens.
+          max_length: S, the columns of every batch.
+          batch_size: B.
+          seed: of the run, in [0, 2**32).
+          epochs: how often the documents come.
+          whole_word: whether words are masked whole.
+
+        Raises:
+          UserError: fewer than two documents, or none of two sentences.
+        """
         if len(documents) < 2 or all(len(document) < 2 for document in documents):
             raise UserError(
                 "--config.corpus: expected at least 2 documents with text in each split, one of them of 2 sentences or "

@@ -3,20 +3,21 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bertjax.errors import UserError
+from bertjax.data.schema import Schema
+from bertjax.errors import UserError, nearest
 
 ParseLabel = Callable[[str], int | float]
 _BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """A labelled example: one text or two."""
+    """An example: one text or two, and a label, None where the file has none."""
 
     id: str
     texts: tuple[str, ...]
-    label: int | float
+    label: Any
 
 
 def class_label(num_classes: int) -> ParseLabel:
@@ -43,6 +44,11 @@ def score(low: float, high: float) -> ParseLabel:
     return parse
 
 
+def label_parser(schema: Schema) -> ParseLabel:
+    """The parser of a schema's labels."""
+    return score(schema.low, schema.high) if schema.is_score else class_label(len(schema.label_names))
+
+
 def read_header(path: Path) -> tuple[str, ...]:
     """The names of a file's columns, from its first line; the first is the unnamed index, "".
 
@@ -53,7 +59,7 @@ def read_header(path: Path) -> tuple[str, ...]:
 
 
 def read_rows(
-    path: Path, *, texts: Sequence[str], label: str, parse_label: ParseLabel, on_bad_row: str = "error"
+    path: Path, *, texts: Sequence[str], label: str | None, parse_label: ParseLabel, on_bad_row: str = "error"
 ) -> tuple[list[Row], list[str]]:
     """Reads a file in CS224N's layout: a header, then rows; an unnamed index, `id`, the texts and a label.
 
@@ -63,7 +69,7 @@ def read_rows(
     Args:
       path: the file.
       texts: the text columns' names: `("sentence",)`, or `("sentence1", "sentence2")` for pairs.
-      label: the label column's name.
+      label: the label column's name, or None for a file without labels.
       parse_label: from a label as written to its value; it raises ValueError with what it expected and found.
       on_bad_row: `error`, or `skip`, which leaves bad rows out.
 
@@ -75,7 +81,7 @@ def read_rows(
         a blank text, a label that is missing, no number, or out of range; or another `on_bad_row`.
     """
     lines = read_lines(path)
-    columns = ("", "id", *texts, label)
+    columns = ("", "id", *texts, *([label] if label else []))
     found = _columns(next(lines)[1])
     if found != columns:
         expected = ", ".join(name or "(unnamed)" for name in columns)
@@ -84,7 +90,44 @@ def read_rows(
             f"{path}:1: expected a header with the tab-separated columns {expected}, found {_shorten(names)}; "
             "give the file that header"
         )
-    return _parse(path, lines, columns, tuple(texts), label, parse_label, on_bad_row)
+    return _parse(path, lines, columns, "id", tuple(texts), label, parse_label, on_bad_row)
+
+
+def read_table(
+    path: Path, *, schema: Schema, id_column: str | None, on_bad_row: str = "error"
+) -> tuple[list[Row], list[str]]:
+    """Reads a tab-separated file whose header names the schema's columns, in any order and among others.
+
+    A class is written as its name or as its number, from 0. Args, returns and errors are those of `read_rows` else.
+
+    Args:
+      path: the file.
+      schema: the columns to read.
+      id_column: the column that names rows, or None to number them from 1.
+      on_bad_row: as of `read_rows`.
+    """
+    lines = read_lines(path)
+    columns = _columns(next(lines)[1])
+    wanted = [*schema.texts, schema.label, *([id_column] if id_column else [])]
+    for name in wanted:
+        if columns.count(name) != 1:
+            many = "found several of that name" if name in columns else f"found {_shorten(', '.join(columns))}"
+            raise UserError(
+                f"{path}:1: expected a header with the tab-separated column {name!r}, {many}"
+                f"{nearest(name, columns)}; name the right one with --config.columns"
+            )
+    numbers = {name: str(i) for i, name in enumerate(schema.label_names)}
+    parse = label_parser(schema)
+    return _parse(
+        path,
+        lines,
+        columns,
+        id_column,
+        schema.texts,
+        schema.label,
+        lambda text: parse(numbers.get(text.strip(), text)),
+        on_bad_row,
+    )
 
 
 def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], list[str]]:
@@ -96,7 +139,7 @@ def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], l
       UserError: as `read_rows`.
     """
     columns = ("id", "rating", "text")
-    return _parse(path, read_lines(path), columns, ("text",), "rating", score(-4, 4), on_bad_row)
+    return _parse(path, read_lines(path), columns, "id", ("text",), "rating", score(-4, 4), on_bad_row)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -131,8 +174,9 @@ def _parse(
     path: Path,
     lines: Iterator[tuple[int, str]],
     columns: tuple[str, ...],
+    id_column: str | None,
     texts: tuple[str, ...],
-    label: str,
+    label: str | None,
     parse_label: ParseLabel,
     on_bad_row: str,
 ) -> tuple[list[Row], list[str]]:
@@ -142,7 +186,8 @@ def _parse(
     skipped: list[str] = []
     for number, line in lines:
         try:
-            rows.append(_row(line.split("\t"), columns, texts, label, parse_label))
+            row = _row(line.split("\t"), columns, id_column, texts, label, parse_label)
+            rows.append(row if id_column else row._replace(id=str(len(rows) + len(skipped) + 1)))
         except ValueError as error:
             reason = f"{path}:{number}: {error}"
             if on_bad_row == "error":
@@ -155,7 +200,12 @@ def _parse(
 
 
 def _row(
-    fields: list[str], columns: tuple[str, ...], texts: tuple[str, ...], label: str, parse_label: ParseLabel
+    fields: list[str],
+    columns: tuple[str, ...],
+    id_column: str | None,
+    texts: tuple[str, ...],
+    label: str | None,
+    parse_label: ParseLabel,
 ) -> Row:
     if len(fields) != len(columns):
         raise ValueError(f"expected {len(columns)} tab-separated columns, found {len(fields)}")
@@ -163,13 +213,16 @@ def _row(
     for name in texts:
         if not values[name].strip():
             raise ValueError(f"expected text in column {name}, found none")
+    name = values[id_column].strip() if id_column else ""
+    if label is None:
+        return Row(name, tuple(values[text] for text in texts), None)
     if not values[label].strip():
         raise ValueError(f"expected a label in column {label}, found none")
     try:
         value = parse_label(values[label])
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
-    return Row(values["id"].strip(), tuple(values[name] for name in texts), value)
+    return Row(name, tuple(values[text] for text in texts), value)
 
 
 def _number(text: str) -> float:

@@ -1,0 +1,55 @@
+"""GLUE (Wang et al., ICLR 2019), as TFDS prepares it: its splits, columns and classes."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from bertjax import assets
+from bertjax.data.builders import Dataset, Example, Examples, plain
+from bertjax.data.schema import Schema
+from bertjax.errors import UserError
+
+GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
+# MultiNLI's other dev and test sets, of unseen genres, have other names.
+_SPLITS = {"mnli": {"train": "train", "dev": "validation_matched", "test": "test_matched"}}
+_OTHER_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+
+def load_glue(name: str, schema: Schema) -> Dataset:
+    """Loads a GLUE task; the first time, TFDS downloads and prepares it in bertjax's cache.
+
+    Args:
+      name: one of `GLUE`.
+      schema: its columns, under TFDS's names.
+
+    Raises:
+      UserError: TFDS could not get it.
+    """
+    try:
+        builder = tfds.builder(f"glue/{name}", data_dir=assets.cache_dir() / "tfds", file_format="array_record")
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+        sources = {split: builder.as_data_source(theirs) for split, theirs in _SPLITS.get(name, _OTHER_SPLITS).items()}
+    except Exception as error:  # TFDS passes on whatever its transport raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"--config.task: {name} is downloaded through TFDS, as glue/{name}, which failed ({reason}); "
+            "check the network, or choose a task with files of your own"
+        ) from error
+    return Dataset(
+        name=name,
+        fingerprint=f"glue/{name}:{builder.version}",
+        labels=f"GLUE's, from TFDS glue/{name} {builder.version}",
+        splits={split: Examples(source, partial(_example, schema)) for split, source in sources.items()},
+        unlabelled=("test",),
+    )
+
+
+def _example(schema: Schema, record: Mapping[str, Any]) -> Example:
+    texts = dict(zip(("text", "text_pair"), (record[column] for column in schema.texts), strict=False))
+    return plain({**texts, "label": record[schema.label]}) | {"id": str(int(record["idx"]))}
