@@ -11,5 +11,10 @@ from bertjax.config import PretrainConfig, default_config
 
 def get_config():
     config = default_config(PretrainConfig)
-    config.checkpoint_every = 100
+    config.epochs = 8
+    config.learning_rate = 2e-4
+    config.head_epochs = 4
+    config.head_learning_rate = 2e-3
+    config.eval_every = 80
+    config.checkpoint_every = 40
     return config
