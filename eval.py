@@ -1,22 +1,47 @@
-"""Evaluates a finished run: `python eval.py --workdir=runs/sst_smart --split=dev`."""
+"""Evaluates a finished run, or predicts with it for lines of text.
 
+`python eval.py --workdir=runs/sst_smart --split=dev`, or
+`python eval.py --workdir=runs/sst_smart --input=FILE > predictions.tsv`.
+"""
+
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from bertjax import cli
+from bertjax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
-SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "Split to evaluate on.")
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "final", ["final", "best"], "Which of the run's checkpoints.")
+SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "Split to evaluate on.")
+FORMAT = flags.DEFINE_enum("format", "table", ["table", "course"], "Of the predictions: bertjax's own, or CS224N's.")
+RADIUS = flags.DEFINE_float("radius", 0.02, "Relative radius at which smoothness is measured; 0 leaves it out.")
+INPUT = flags.DEFINE_string("input", None, "File of raw lines to predict for, or - for stdin; in place of a split.")
+TASK = flags.DEFINE_string("task", None, "With --input, which task of a run of several.")
 
 
 def main() -> None:
-    """Evaluates the run's checkpoint on the split."""
-    # Only once the flags are right: it takes seconds.
-    from bertjax.evaluation import evaluate
+    """Evaluates the run's checkpoint on the split, or predicts for lines."""
+    if INPUT.value is None:
+        _refuse("it goes with --input, found none", TASK)
+        # Only once the flags are right: it takes seconds.
+        from bertjax.evaluation import evaluate
 
-    evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value)
+        evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value)
+        return
+    _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT, RADIUS)
+    from bertjax.raw import predict_lines
+
+    for line in predict_lines(Path(WORKDIR.value), INPUT.value, TASK.value, CHECKPOINT.value):
+        sys.stdout.buffer.write(f"{line}\n".encode())
+    sys.stdout.buffer.flush()
+
+
+def _refuse(why: str, *holders: flags.FlagHolder) -> None:
+    for holder in holders:
+        if holder.present:
+            raise UserError(f"--{holder.name}: {why}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What `train.py` and `eval.py` share: flags in, one line on stderr for what a user can put right."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,10 @@ from bertjax.errors import UserError
 
 
 def run(main: Callable[[], object]) -> None:
-    """Parses the flags, calls `main`, and exits: 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted."""
+    """Parses the flags, calls `main`, and exits.
+
+    With 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted, 141 if nobody reads stdout any more.
+    """
 
     def run_main(_: Sequence[str]) -> None:
         # Orbax logs every file that it writes, Grain what profiling it lacks: nothing for a user to act on.
@@ -26,6 +30,10 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever reads, as `head`, has enough; what is left must not be flushed to nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:

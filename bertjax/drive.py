@@ -99,7 +99,7 @@ def drive(
                     values, timing = meter.read()
                     _check_finite(values, step)
                     log.write(step, step / plan.epoch_steps, "train", values, timing)
-                    bar.set_postfix_str(_postfix(values, timing))
+                    bar.set_postfix_str(_postfix(values, timing), refresh=sys.stderr.isatty())
                 is_evaluated = step % plan.eval_every == 0 or step == plan.num_steps
                 is_saved = plan.checkpoint_every and step % plan.checkpoint_every == 0
                 if not (is_evaluated or is_saved):

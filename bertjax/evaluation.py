@@ -1,7 +1,6 @@
-"""Evaluation: logits for every example of a split, once each, and what is said of a finished run by them."""
+"""Evaluation: what a step gives for every example of a split, once each, and what that says of a finished run."""
 
-import csv
-import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,27 +10,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from bertjax import report
-from bertjax.checkpoint import Checkpoints
-from bertjax.config import is_pretraining, read_config
+from bertjax import plots, predictions, report
+from bertjax.bootstrap import intervals
+from bertjax.calibration import expected_calibration_error
 from bertjax.data.batches import eval_batches, with_pooled
 from bertjax.data.builders import Dataset
 from bertjax.data.text import Examples
 from bertjax.errors import UserError
-from bertjax.inputs import load_inputs
-from bertjax.metrics import log_softmax
-from bertjax.model import init_params
+from bertjax.finished import open_run
+from bertjax.inputs import declared_tasks, load_inputs
+from bertjax.metrics import Metrics
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.step import Params, eval_step
+from bertjax.smoothness import RADIUS, smoothness_step
+from bertjax.step import Params, cut_at_embeddings, eval_step
 from bertjax.tasks import Task
-from bertjax.workdir import read_json, write_json, write_text
+from bertjax.workdir import write_json, write_text
 
 
 class Predictor:
     """Runs a function of a batch over whole splits; each batch shape is compiled once."""
 
     def __init__(self, step: Callable[..., jax.Array], parallel: DataParallel, pad_id: int):
-        """Takes `step(params, batch)`, which gives [B, C], the devices, and the token id of padding."""
+        """Takes `step(params, batch)`, which gives [B, ...], the devices, and the token id of padding."""
         self._parallel, self._pad_id = parallel, pad_id
         self._step = CompiledByShape(parallel.map_eval(step))
 
@@ -44,7 +44,7 @@ class Predictor:
         edges: Sequence[int],
         pooled: np.ndarray | None = None,
     ) -> np.ndarray:
-        """What `step` gives for every example, in the split's order: [N, C].
+        """What `step` gives for every example, in the split's order: [N, ...].
 
         Args:
           params: replicated.
@@ -65,71 +65,104 @@ class Predictor:
         return predictions
 
 
-def evaluate(workdir: Path, split: str, checkpoint: str = "final") -> dict[str, Any]:
+def evaluate(
+    workdir: Path, split: str, checkpoint: str = "final", *, radius: float = RADIUS, layout: str = "table"
+) -> dict[str, Any]:
     """Evaluates a finished run's checkpoint on a split.
 
-    Writes `eval-SPLIT.json` and `predictions-TASK-SPLIT.csv` (id, predicted label, class probabilities) into
-    the folder and prints a table.
+    Writes into the folder, and prints a table of: all metrics of each task with their bootstrap intervals, the
+    calibration error, for classes, and the measured smoothness. The files are `eval-SPLIT.json` and, for each task,
+    `predictions-TASK-SPLIT.csv` and `plot-TASK-SPLIT.png`. A task whose split has no labels has predictions alone.
 
     Args:
       workdir: of a finished run.
       split: train, dev or test.
-      checkpoint: "final", or "best" by the task's main metric on dev.
+      checkpoint: "final", or "best": each task's own best by its main metric on dev.
+      radius: of the perturbation at which smoothness is measured (`smoothness.smoothness_step`); 0 leaves it out.
+      layout: of the predictions, one of `predictions.FORMATS`.
 
     Returns:
       What eval-SPLIT.json holds.
 
     Raises:
-      UserError: no finished run there, or no such split.
+      UserError: no finished run there, no such split, or a value out of range.
     """
-    values = read_json(workdir / "config.json", "a run")
-    if is_pretraining(values):
-        raise UserError(
-            f"--workdir: {workdir} holds a run of further pre-training, which has no task; "
-            f"fine-tune from it with --config.init_from={workdir}, and evaluate that run"
-        )
-    config = read_config(values)
-    result = read_json(workdir / "result.json", "a finished run")
-    encoder = workdir / "encoder"
-    if not encoder.is_dir():
-        raise UserError(f"{encoder}: expected the run's architecture and vocabulary, found no such folder")
+    if not (math.isfinite(radius) and radius >= 0):
+        raise UserError(f"--radius: expected a finite number of at least 0, found {radius}")
+    run = open_run(workdir)
+    config = run.config
+    predictions.check_format(layout, declared_tasks(config))
     parallel = DataParallel(jax.devices())
     parallel.check_batch_size(config.batch_size)
-    inputs = load_inputs(config, encoder, (split,))
-    like = jax.eval_shape(partial(init_params, model=inputs.model), jax.random.key(0))
+    inputs = load_inputs(config, run.encoder, (split,))
+    pad_id = inputs.model.config.pad_token_id
     summary: dict[str, Any] = {
         "split": split,
         "checkpoint": checkpoint,
         "datasets": {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()},
-        "lineage": result["lineage"],
+        "lineage": run.result["lineage"],
+        "warnings": list(run.result["warnings"]),
         "steps": {},
         "metrics": {},
+        "intervals": {},
+        "smoothness": {},
     }
-    rows = []
+    rows, notes = [], []
     for name, part in inputs.data.items():
-        examples = part.examples[split]
-        trained_on = result["datasets"][name]["fingerprint"]
+        task, examples, step = part.task, part.examples[split], run.step(name, checkpoint)
+        trained_on = run.result["datasets"][name]["fingerprint"]
         if part.dataset.fingerprint != trained_on:
-            print(f"warning: the data of {name} are not those of the run, {trained_on}", file=sys.stderr)
-        step = result["steps"] if checkpoint == "final" else result["dev"][name]["best"]["step"]
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            params = parallel.replicate(checkpoints.restore_params(step, like))
-        predictor = Predictor(
-            partial(eval_step, model=inputs.model, task=part.task), parallel, inputs.model.config.pad_token_id
-        )
-        outputs = predictor.predict(params, examples, batch_size=config.batch_size, edges=part.edges)
-        values = part.task.metrics(outputs, examples.labels)
-        summary["steps"][name], summary["metrics"][name] = step, values
-        predictions = workdir / f"predictions-{name}-{split}.csv"
-        write_text(predictions, _predictions_csv(examples.ids, outputs, part.task.schema.label_names))
-        about = {"task": name, "split": split, "checkpoint": checkpoint, "step": step, "rows": len(examples)}
-        rows.append(about | values)
+            summary["warnings"].append(f"the data of {name} are not those of the run, {trained_on}")
+        params = parallel.replicate(run.restore(step, inputs.model))
+        shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": part.edges}
+        predictor = Predictor(partial(eval_step, model=inputs.model, task=task), parallel, pad_id)
+        outputs = predictor.predict(params, examples, **shapes)
+        file = workdir / f"predictions-{name}-{split}.csv"
+        write_text(file, predictions.FORMATS[layout](task, examples.ids, outputs))
+        summary["steps"][name] = step
+        row = {"task": name, "split": split, "checkpoint": checkpoint, "step": step, "rows": len(examples)}
+        rows.append(row)
+        notes += [f"{name}: labels are {part.dataset.labels}", f"predictions in {file}"]
+        if split in part.dataset.unlabelled:
+            notes.append(f"{name}: {split} has no labels, so predictions are all there is")
+            continue
+        if radius:
+            step_fn = partial(
+                smoothness_step,
+                model=cut_at_embeddings(inputs.model, task),
+                divergence=task.divergence,
+                radius=radius,
+            )
+            moved = Predictor(step_fn, parallel, pad_id).predict(params, examples, **shapes).mean(dtype=np.float64)
+            summary["smoothness"][name] = {"radius": radius, "mean": float(moved)}
+            row[f"smoothness at {radius:g}"] = f"{moved:.3g}"
+        measure = partial(_measure, task)
+        values, bounds = measure(outputs, examples.labels), intervals(measure, outputs, examples.labels)
+        summary["metrics"][name], summary["intervals"][name] = values, bounds
+        row |= {metric: "{:.4f} [{:.3f}, {:.3f}]".format(value, *bounds[metric]) for metric, value in values.items()}
+        path, score = workdir / f"plot-{name}-{split}.png", task.main_metric
+        title = f"{name}, {split}: {score.replace('_', ' ')} {values[score]:.3f}"
+        _plot(task, outputs, examples.labels, title, path)
+        notes.append(f"plot in {path}")
     write_json(workdir / f"eval-{split}.json", summary)
-    print(report.table(rows))
-    for name, part in inputs.data.items():
-        print(f"{name}: labels are {part.dataset.labels}")
-        print(f"predictions in {workdir / f'predictions-{name}-{split}.csv'}")
+    for line in summary["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
+    print("\n".join([report.table(rows), *notes]))
     return summary
+
+
+def _measure(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Metrics:
+    """The task's metrics and, for classes, the calibration error."""
+    if task.schema.is_score:
+        return task.metrics(outputs, labels)
+    return task.metrics(outputs, labels) | {"calibration_error": expected_calibration_error(outputs, labels)}
+
+
+def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str, path: Path) -> None:
+    if task.schema.is_score:
+        plots.scatter(outputs[:, 0], labels, title, path)
+    else:
+        plots.confusion_matrix(outputs, labels, task.schema.label_names, title, path)
 
 
 def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:
@@ -142,15 +175,3 @@ def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:
         "rows": {split: len(examples) for split, examples in dataset.splits.items()},
         "skipped": list(dataset.skipped),
     }
-
-
-def _predictions_csv(ids: Sequence[str], outputs: np.ndarray, label_names: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "predicted", *label_names])
-    if not label_names:
-        writer.writerows([name, f"{score:.6f}"] for name, score in zip(ids, outputs[:, 0], strict=True))
-        return text.getvalue()
-    for name, row in zip(ids, np.exp(log_softmax(outputs)), strict=True):
-        writer.writerow([name, label_names[row.argmax()], *(f"{p:.6f}" for p in row)])
-    return text.getvalue()

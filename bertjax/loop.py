@@ -1,7 +1,6 @@
 """A fine-tuning run: from a config to a folder with checkpoints, a log and a result."""
 
 import importlib.metadata
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,11 @@ from bertjax.evaluation import Predictor, describe_data
 from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.pretrained import STARTER, load_pretrained, with_heads
+from bertjax.pretrained import keep_encoder, lineage, load_pretrained, with_heads
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
-ENCODER_FILES = ("config.json", "vocab.txt", "tokenizer_config.json", "tokenizer.json")
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -61,6 +59,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel.check_batch_size(config.batch_size)
     inputs = load_inputs(config, config.init_from, ("train", "dev"))
     tasks, model = inputs.tasks, inputs.model
+    past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(config.init_from)
     params = with_heads(params, architecture, model.heads, head_key)
@@ -93,7 +92,6 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     first = {name: parallel.shard(batch) for name, batch in _first_batches(inputs, config.batch_size, pooled).items()}
     steps = [first] if config.pcgrad else [{name: batch} for name, batch in first.items()]
     datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
-    past = source(config.init_from)
     result = {
         "config_digest": config.digest(),
         "seed": config.seed,
@@ -231,19 +229,3 @@ def _flops_ratio(
     plain_state = state.replace(anchor=None)
     ours = sum(run_step.flops(state, batches, key) for batches in steps)
     return ours / sum(plain_step.flops(plain_state, batches, key) for batches in steps)
-
-
-def keep_encoder(folder: Path, kept: Path) -> None:
-    """Copies the small files that evaluation needs besides parameters: architecture and vocabulary."""
-    kept.mkdir(exist_ok=True)
-    for name in ENCODER_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, kept / name)
-
-
-def source(init_from: str) -> list[dict[str, str]]:
-    """The first entry of a lineage: what a run begins from."""
-    entry = {"init_from": init_from}
-    if init_from == STARTER:
-        entry["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
-    return [entry]

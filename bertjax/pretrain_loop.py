@@ -27,11 +27,11 @@ from bertjax.data.mlm import (
 from bertjax.data.text import check_vocabulary, load_tokenizer
 from bertjax.drive import Plan, Scores, drive
 from bertjax.errors import UserError
-from bertjax.loop import PACKAGES, keep_encoder, source
+from bertjax.loop import PACKAGES
 from bertjax.meter import Meter
 from bertjax.model import Bert
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.pretrained import load_pretrained, resolve
+from bertjax.pretrained import keep_encoder, lineage, load_pretrained, resolve
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.pretraining import (
     HEADS,
@@ -165,6 +165,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     run = _Run(config)
     corpus, parallel = run.corpus, run.parallel
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
+    past = lineage(config.init_from)
     _, loaded = load_pretrained(config.init_from)
     params, is_new = with_pretraining_heads(loaded, run.model, head_key)
     del loaded
@@ -191,10 +192,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
                 "documents": {split: len(documents) for split, documents in corpus.splits.items()},
             }
         },
-        "lineage": [
-            *source(config.init_from),
-            {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint},
-        ],
+        "lineage": [*past, {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint}],
         "warnings": [],
         "dev": {corpus.name: {"before": before, **scores[corpus.name]}},
         "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},

@@ -23,6 +23,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from bertjax import loop
+from bertjax.config import RunConfig
 from bertjax.model import BertConfig
 from bertjax.pretrained import tensor_shapes
 
@@ -78,12 +80,8 @@ def tiny_checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def sst_folder(tmp_path, monkeypatch):
-    """A few dozen generated sentences whose label one word gives away, as gold SST's files; a cache of their own."""
-    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "data"
-    folder.mkdir()
+def write_sst(folder):
+    """A few dozen generated sentences whose label one word gives away, as gold SST's files."""
     rng = random.Random(0)
     for split, rows in (("train", 61), ("dev", 23)):
         lines = ["\tid\tsentence\tsentiment"]
@@ -92,4 +90,44 @@ def sst_folder(tmp_path, monkeypatch):
             words.insert(rng.randint(0, len(words)), rng.choice(WORDS[i % 5].split()))
             lines.append(f"{i}\t{split}{i}\t{' '.join(words)}\t{i % 5}")
         (folder / f"ids-sst-{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def sst_folder(tmp_path, monkeypatch):
+    """The files of `write_sst`, and a cache of their own."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_sst(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def gold_run(tmp_path_factory, tiny_checkpoint):
+    """A finished run of sst5 and sts: 23 and 9 rows of dev; of test, 6 without labels and 9. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("gold")
+    write_sst(folder)
+    sentences = (folder / "ids-sst-dev.csv").read_text().splitlines()[1:7]
+    unlabelled = ["\tid\tsentence", *(line.rpartition("\t")[0] for line in sentences)]
+    (folder / "ids-sst-test-student.csv").write_text("\n".join(unlabelled) + "\n")
+    rng = random.Random(1)
+    for split, rows in (("train", 16), ("dev", 9), ("test", 9)):
+        lines = ["\tid\tsentence1\tsentence2\tsimilarity"]
+        for i in range(rows):
+            texts = [" ".join(rng.choices(FILLER, k=rng.randint(1, 9))) for _ in range(2)]
+            lines.append(f"{i}\tpair{i}\t{texts[0]}\t{texts[1]}\t{i % 6}.0")
+        (folder / f"sts-{split}.csv").write_text("\n".join(lines) + "\n")
+    config = RunConfig(
+        tasks=("sst5", "sts"),
+        data_dir=str(folder),
+        init_from=str(tiny_checkpoint),
+        batch_size=8,
+        max_length=16,
+        max_steps=4,
+        eval_every=2,
+        learning_rate=0.01,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTJAX_CACHE", str(folder / "cache"))
+        loop.train_and_evaluate(config, folder / "run")
+        yield folder / "run"

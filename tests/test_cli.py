@@ -45,6 +45,8 @@ CONFIG = f"--config={ROOT / 'configs' / 'sst.py'}"
         ("train.py", [CONFIG, "seed=3"], "expected flags only, found 'seed=3'"),
         ("eval.py", ["--workdir=nowhere"], "config.json: not found"),
         ("eval.py", ["--workdir=.", "--split=tset"], "split"),
+        ("eval.py", ["--workdir=.", "--task=sst5"], "error: --task: it goes with --input, found none"),
+        ("eval.py", ["--workdir=nowhere", "--input=-"], "config.json: not found"),
     ],
 )
 def test_a_mistake_is_one_line(script, arguments, message, tmp_path):
@@ -55,3 +57,15 @@ def test_a_mistake_is_one_line(script, arguments, message, tmp_path):
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_reader_who_has_enough_is_no_traceback(tmp_path):
+    code = "from bertjax import cli\ncli.run(lambda: [print('line' * 999) for _ in range(99)])"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert writer.stdout.readline().startswith("line")
+    writer.stdout.close()
+    assert writer.stderr.read() == ""
+    writer.stderr.close()
+    assert writer.wait(60) == 141

@@ -1,10 +1,12 @@
 """The heads of pre-training against Transformers and NumPy, one step, and whole runs of the recipe, shrunken."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import random
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -14,10 +16,10 @@ import optax
 import pytest
 from golden import make_bert
 
+from bertjax import assets, loop, optim, pretrain_loop
 from bertjax import drive as driver
-from bertjax import loop, optim, pretrain_loop
 from bertjax.checkpoint import Checkpoints
-from bertjax.config import PretrainConfig, RunConfig
+from bertjax.config import PretrainConfig, RunConfig, is_pretraining
 from bertjax.data.mlm import PairBatches, Vocabulary, train_batches
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
@@ -134,22 +136,6 @@ def test_logits_are_those_of_transformers(tmp_path):
         outputs = theirs(**{name: torch.from_numpy(x).long() for name, x in inputs.items()})
 
     config, params = load_pretrained(tmp_path)
-    weights = {name: jnp.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
-    transform = "cls.predictions.transform"
-    params["mlm"] = {
-        "transform": {"kernel": weights[f"{transform}.dense.weight"].T, "bias": weights[f"{transform}.dense.bias"]},
-        "norm": {
-            "affine": {
-                "scale": weights[f"{transform}.LayerNorm.weight"],
-                "bias": weights[f"{transform}.LayerNorm.bias"],
-            }
-        },
-        "bias": weights["cls.predictions.bias"],
-    }
-    params["head_nsp"] = {
-        "kernel": weights["cls.seq_relationship.weight"].T,
-        "bias": weights["cls.seq_relationship.bias"],
-    }
     bert = Bert(config, HEADS, has_mlm=True)
     positions = np.array([[1, 4, 7, 0], [3, 1, 0, 0]], np.int32)
     mlm, nsp = bert.apply(
@@ -350,7 +336,7 @@ def lines(workdir, split="dev"):
     return [line for line in found if line["split"] == split]
 
 
-def test_a_whole_run(config, corpus, tmp_path, capsys):
+def test_a_whole_run(config, corpus, sst_folder, tmp_path, capsys):
     config = change(config, epochs=15)
     result = pretrain(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
@@ -378,10 +364,41 @@ def test_a_whole_run(config, corpus, tmp_path, capsys):
     assert pretrain(config, tmp_path / "run") == result
     assert "finished; nothing to do" in capsys.readouterr().out
 
-    with pytest.raises(UserError, match="holds a run of further pre-training, which has no task"):
+    with pytest.raises(UserError, match="holds a pre-training run, and eval.py is for fine-tuned ones"):
         evaluate(tmp_path / "run", "dev")
     with pytest.raises(UserError, match="holds a run of further pre-training, which this is not"):
         loop.train_and_evaluate(RunConfig(), tmp_path / "run")
+
+    # The run is a checkpoint, for fine-tuning, and for pre-training that has its heads already.
+    tuned = RunConfig(
+        task="sst5", data_dir=str(sst_folder), init_from=str(tmp_path / "run"), max_steps=1, batch_size=16
+    )
+    fine = loop.train_and_evaluate(dataclasses.replace(tuned, max_length=16), tmp_path / "fine")
+    assert fine["lineage"][:2] == result["lineage"]
+    more = pretrain(change(config, init_from=str(tmp_path / "run"), max_steps=1), tmp_path / "more")
+    assert more["lineage"] == [*result["lineage"], result["lineage"][1]]
+    assert not (tmp_path / "more" / "heads").exists()
+    assert more["dev"][corpus.name]["before"] == pytest.approx(dev["final"], rel=1e-5)
+
+
+def test_the_recipe_shrunken(corpus, tiny_checkpoint, tmp_path, monkeypatch):
+    starter = tmp_path / "starter"
+    starter.mkdir()
+    blocks = [block.split("\n") for block in (corpus / "a.txt").read_text().split("\n\n")]
+    rows = [f"{i}_{j}\t0.5\t{text}" for i, block in enumerate(blocks) for j, text in enumerate(block)]
+    (starter / "nytEditorialSnippets_GroundTruth.txt").write_text("\n".join(rows))
+    monkeypatch.setattr(assets, "fetch", {"minilm-l6": tiny_checkpoint, "hutto-2014": starter}.__getitem__)
+    recipe = Path(__file__).parents[1] / "configs" / "pretrain_editorials.py"
+    spec = importlib.util.spec_from_file_location("recipe", recipe)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    assert is_pretraining(config)
+    config.batch_size, config.max_length, config.max_steps = 8, 20, 1
+    result = pretrain(config, tmp_path / "run")
+    assert result["dev"]["editorials"].keys() == {"before", "final", "best"}
+    assert sum(result["datasets"]["editorials"]["documents"].values()) == 60
+    assert result["lineage"][0]["init_from"] == "minilm-l6"
 
 
 def test_the_frozen_stage_leaves_the_encoder_of_the_checkpoint(config, tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bertjax.data.rows import Row, class_label, read_header, read_ratings, read_rows, score
+from bertjax.data.rows import Row, class_label, read_header, read_ratings, read_rows, read_table, score
+from bertjax.data.schema import Schema
 from bertjax.errors import UserError
 
 HEADER = "\tid\tsentence\tsentiment\n"
@@ -157,3 +158,45 @@ def test_a_bad_rating(tmp_path, row, reason):
     rows, skipped = read_ratings(path, on_bad_row="skip")
     assert [row.id for row in rows] == ["2"]
     assert skipped == [f"{path}:1: {reason}"]
+
+
+TABLE = Schema(("body",), "mood", ("bad", "good"))
+
+
+def test_a_table_of_ones_own(tmp_path):
+    path = write(tmp_path, 'note\tmood\tbody\nx\tgood\t a film\ny\t0\t"b\n')
+    assert read_table(path, schema=TABLE, id_column=None) == ([Row("1", (" a film",), 1), Row("2", ('"b',), 0)], [])
+    assert read_table(path, schema=TABLE, id_column="note")[0][1].id == "y"
+    pairs = Schema(("body", "note"), "mood", low=0, high=5)
+    path = write(tmp_path, "note\tmood\tbody\nx\tbad\ta\ny\t4.5\tb\n")
+    rows, skipped = read_table(path, schema=pairs, id_column=None, on_bad_row="skip")
+    assert rows == [Row("2", ("b", "y"), 4.5)]
+    assert skipped == [f"{path}:2: mood: expected a number from 0 to 5, found 'bad'"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (
+            "bodi\tmood\na\tgood\n",
+            ":1: expected a header with one tab-separated column 'body', found bodi, mood; did you mean 'bodi'?; "
+            "name the right one with --config.columns",
+        ),
+        (
+            "body\tmood\tbody\na\tgood\tb\n",
+            ":1: expected a header with one tab-separated column 'body', found several; "
+            "name the right one with --config.columns",
+        ),
+        (
+            "body\tmood\na\tgood\nb\tgod\n",
+            ":3: mood: expected one of bad, good, or its number from 0, found 'god'" + FIX,
+        ),
+        ("body\tmood\na\n", ":2: expected 2 tab-separated columns, found 1" + FIX),
+        ("body\tmood\n \tgood\n", ":2: expected text in column body, found none" + FIX),
+        ("body\tmood\n", ": expected rows, found only a header"),
+        ("", ": expected rows, found an empty file"),
+    ],
+)
+def test_a_bad_table(tmp_path, content, what):
+    path = write(tmp_path, content)
+    assert message(read_table, path, schema=TABLE, id_column=None) == f"{path}{what}"

@@ -44,6 +44,17 @@ def score(low: float, high: float) -> ParseLabel:
     return parse
 
 
+def _class_name(names: Sequence[str]) -> ParseLabel:
+    numbered = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
+
+    def parse(text: str) -> int:
+        if text.strip() not in numbered:
+            raise ValueError(f"expected one of {', '.join(names)}, or its number from 0, found {_quote(text)}")
+        return numbered[text.strip()]
+
+    return parse
+
+
 def label_parser(schema: Schema) -> ParseLabel:
     """The parser of a schema's labels."""
     return score(schema.low, schema.high) if schema.is_score else class_label(len(schema.label_names))
@@ -111,23 +122,13 @@ def read_table(
     wanted = [*schema.texts, schema.label, *([id_column] if id_column else [])]
     for name in wanted:
         if columns.count(name) != 1:
-            many = "found several of that name" if name in columns else f"found {_shorten(', '.join(columns))}"
+            found = "several" if name in columns else _shorten(", ".join(columns)) + nearest(name, columns)
             raise UserError(
-                f"{path}:1: expected a header with the tab-separated column {name!r}, {many}"
-                f"{nearest(name, columns)}; name the right one with --config.columns"
+                f"{path}:1: expected a header with one tab-separated column {name!r}, found {found}; "
+                "name the right one with --config.columns"
             )
-    numbers = {name: str(i) for i, name in enumerate(schema.label_names)}
-    parse = label_parser(schema)
-    return _parse(
-        path,
-        lines,
-        columns,
-        id_column,
-        schema.texts,
-        schema.label,
-        lambda text: parse(numbers.get(text.strip(), text)),
-        on_bad_row,
-    )
+    parse = score(schema.low, schema.high) if schema.is_score else _class_name(schema.label_names)
+    return _parse(path, lines, columns, id_column, schema.texts, schema.label, parse, on_bad_row)
 
 
 def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], list[str]]:

@@ -110,6 +110,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def tokenizer_settings(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A `tokenizer_config.json` that says outright how `load_tokenizer` read a folder, its guesses included.
+
+    Args:
+      folder: of the checkpoint.
+      tokenizer: from `load_tokenizer(folder)`.
+    """
+    path = folder / "tokenizer_config.json"
+    config = _read_config(path)
+    settings: dict[str, Any] = {name: _special_token(config, name, path) for name in _SPECIAL}
+    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    names = {
+        "do_lower_case": "lowercase",
+        "strip_accents": "strip_accents",
+        "tokenize_chinese_chars": "handle_chinese_chars",
+    }
+    return settings | {ours: normalizer[theirs] for ours, theirs in names.items() if theirs in normalizer}
+
+
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
     """Checks that a vocabulary and a model's embedding table belong together.
 

@@ -1,0 +1,59 @@
+"""A finished fine-tuning run, read back from its folder."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bertjax.checkpoint import Checkpoints
+from bertjax.config import RunConfig, is_pretraining, read_config
+from bertjax.errors import UserError
+from bertjax.model import Bert, init_params
+from bertjax.step import Params
+from bertjax.workdir import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What evaluation needs of a run.
+
+    Attributes:
+      workdir: its folder.
+      config: its settings.
+      result: what result.json holds.
+    """
+
+    workdir: Path
+    config: RunConfig
+    result: dict[str, Any]
+
+    @property
+    def encoder(self) -> Path:
+        """The folder of its architecture and vocabulary."""
+        return self.workdir / "encoder"
+
+    def step(self, task: str, checkpoint: str) -> int:
+        """Updates behind the "final" checkpoint, or the "best" one by the task's main metric on dev."""
+        return self.result["steps"] if checkpoint == "final" else self.result["dev"][task]["best"]["step"]
+
+    def restore(self, step: int, model: Bert) -> Params:
+        """The parameters after a step; UserError where that checkpoint cannot be read."""
+        like = jax.eval_shape(partial(init_params, model=model), jax.random.key(0))
+        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
+            return checkpoints.restore_params(step, like)
+
+
+def open_run(workdir: Path) -> FinishedRun:
+    """Opens a run's folder; UserError where it holds none, one of pre-training, or one that is not finished."""
+    values = read_json(workdir / "config.json", "a run")
+    if is_pretraining(values):
+        raise UserError(
+            f"--workdir: {workdir} holds a pre-training run, and eval.py is for fine-tuned ones; "
+            f"fine-tune it first: train.py --config=configs/sst.py --config.init_from={workdir}"
+        )
+    run = FinishedRun(workdir, read_config(values), read_json(workdir / "result.json", "a finished run"))
+    if not run.encoder.is_dir():
+        raise UserError(f"{run.encoder}: expected the run's architecture and vocabulary, found no such folder")
+    return run

@@ -1,0 +1,32 @@
+"""From any format that is read to a folder of our own."""
+
+import json
+import os
+from pathlib import Path
+
+from bertjax.pretrained import orbax_folder
+from bertjax.pretrained.load import PARAMS, read_checkpoint
+from bertjax.pretrained.new_folder import new_folder
+from bertjax.pretrained.source import LINEAGE, keep_encoder, lineage, resolve
+
+
+def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Writes a checkpoint as a folder that `init_from` takes: config.json, vocabulary, lineage and Orbax parameters.
+
+    The parameters are those of `load_pretrained` bit for bit, heads included; what the checkpoint lacks is not made up.
+
+    Args:
+      source: as `load_pretrained` takes it.
+      out: the folder to write, which must not be there.
+
+    Raises:
+      UserError: the source cannot be read, or `out` is there or cannot be written; nothing is then left behind.
+    """
+    out = Path(out).expanduser()
+    with new_folder(out) as partial:
+        folder = resolve(source)
+        _, params = read_checkpoint(folder)
+        keep_encoder(folder, partial)
+        (partial / LINEAGE).write_text(json.dumps(lineage(source), indent=2) + "\n", encoding="utf-8")
+        orbax_folder.write(partial / PARAMS, params)
+    return out

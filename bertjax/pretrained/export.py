@@ -1,0 +1,182 @@
+"""From ours to folders that Transformers' `from_pretrained` loads."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settings
+from bertjax.errors import UserError
+from bertjax.model import BertConfig
+from bertjax.pretrained.load import read_checkpoint
+from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_names
+from bertjax.pretrained.new_folder import new_folder
+from bertjax.pretrained.orbax_folder import Parameters
+from bertjax.pretrained.source import LINEAGE, config_path, lineage, read_object, resolve, run_of
+
+
+def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoint: str = "final") -> list[Path]:
+    """Writes a checkpoint for Transformers: config.json, model.safetensors, vocabulary and tokenizer, lineage.json.
+
+    A run of one task gives a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
+    pre-training run a BertForPreTraining, its decoder tied to the word embeddings. Any other checkpoint gives what
+    its own heads make it: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
+    BertForSequenceClassification or BertModel. The output of a regression head is exported raw, as trained.
+
+    Args:
+      source: a run's folder, or anything else that `load_pretrained` takes.
+      out: the folder to write, which must not be there.
+      checkpoint: of a run: "final", or "best" by a task's main metric on dev.
+
+    Returns:
+      The folders with models.
+
+    Raises:
+      UserError: the source cannot be read or does not say what its labels mean, or `out` is there or cannot be
+        written; nothing is then left behind.
+    """
+    out = Path(out).expanduser()
+    if checkpoint not in ("final", "best"):
+        raise UserError(f"--checkpoint: expected final or best, found {checkpoint!r}")
+    with new_folder(out) as partial:
+        folder = resolve(source)
+        run = run_of(folder)
+        past = lineage(source)
+        if run is None:
+            if checkpoint != "final":
+                raise UserError(f"--checkpoint={checkpoint}: only a run has one, and {source} is none")
+            config, params = read_checkpoint(folder)
+            _write(partial, folder, config, params, _labels_of_config(folder, params), past)
+            return [out]
+        result = read_object(run / "result.json")
+        config, params = read_checkpoint(folder, _step(run, result, checkpoint, None))
+        tasks = sorted({path[0].removeprefix("head_") for path in params if path[0].startswith("head_")})
+        if ("mlm", "bias") in params:
+            _write(partial, folder, config, params, None, past)
+            return [out]
+        for task in tasks:
+            _, params = read_checkpoint(folder, _step(run, result, checkpoint, task))
+            labels = _labels_of_run(run, result, task, params["head_" + task, "bias"].size)
+            target = partial / task if len(tasks) > 1 else partial
+            _write(target, folder, config, _with_classifier(params, task), labels, past)
+    return [out / task for task in tasks] if len(tasks) > 1 else [out]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    names: Sequence[str]
+    problem_type: str
+
+
+def _step(run: Path, result: Mapping[str, Any], checkpoint: str, task: str | None) -> int | None:
+    """The step to export; None for the final one."""
+    if checkpoint == "final":
+        return None
+    dev = result.get("dev", {})
+    try:
+        return int(dev[task or next(iter(dev))]["best"]["step"])
+    except (KeyError, TypeError, StopIteration):
+        raise UserError(
+            f"{run / 'result.json'}: expected the step of the best checkpoint under dev.{task or 'TASK'}.best.step, "
+            "found none; use --checkpoint=final"
+        ) from None
+
+
+def _labels_of_run(run: Path, result: Mapping[str, Any], task: str, outputs: int) -> _Labels:
+    names = result.get("datasets", {}).get(task, {}).get("label_names")
+    where = f"{run / 'result.json'}: expected datasets.{task}.label_names"
+    if not isinstance(names, list):
+        raise UserError(f"{where}, found none; the run is of an older version: run it again in another --workdir")
+    if outputs == 1 and not names:
+        return _Labels(["LABEL_0"], "regression")
+    if len(names) != outputs or outputs == 1:
+        raise UserError(f"{where} to fit the head's {outputs} outputs, found {len(names)}")
+    return _Labels(names, "single_label_classification")
+
+
+def _labels_of_config(folder: Path, params: Parameters) -> _Labels | None:
+    """Those of a classifier as its own config.json names them, or else as Transformers numbers them."""
+    if own := sorted({path[0] for path in params if path[0].startswith("head_")} - head_names().keys()):
+        raise UserError(f"{folder}: expected no heads of a run, found {', '.join(own)}; export the run's own folder")
+    if ("classifier", "bias") not in params:
+        return None
+    outputs = params["classifier", "bias"].size
+    config = read_object(config_path(folder))
+    names = config.get("id2label")
+    names = list(names.values()) if isinstance(names, dict) and len(names) == outputs else None
+    kind = "regression" if outputs == 1 else "single_label_classification"
+    return _Labels(names or [f"LABEL_{i}" for i in range(outputs)], config.get("problem_type") or kind)
+
+
+def _with_classifier(params: Parameters, task: str) -> Parameters:
+    encoder = {path: array for path, array in params.items() if not path[0].startswith("head_")}
+    return encoder | {path: params["head_" + task, path[1]] for path in CLASSIFIER}
+
+
+def _architecture(params: Parameters) -> str:
+    heads = {path[0] for path in params}
+    if "mlm" in heads:
+        return "BertForPreTraining" if "head_nsp" in heads else "BertForMaskedLM"
+    if "classifier" in heads:
+        return "BertForSequenceClassification"
+    return "BertForNextSentencePrediction" if "head_nsp" in heads else "BertModel"
+
+
+def _write(
+    target: Path,
+    folder: Path,
+    config: BertConfig,
+    params: Parameters,
+    labels: _Labels | None,
+    past: list[dict[str, Any]],
+) -> None:
+    target.mkdir(exist_ok=True)
+    architecture = _architecture(params)
+    prefix = "" if architecture == "BertModel" else "bert."
+    names = {path: f"{prefix}{name}" for path, name in tensor_names(config).items()} | CLASSIFIER
+    for more in head_names().values():
+        names |= more
+    tensors = {
+        names[path]: np.ascontiguousarray(array.T if is_kernel(path) else array) for path, array in params.items()
+    }
+    safetensors.numpy.save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    _write_json(target / "config.json", _hf_config(config, architecture, labels))
+    _write_tokenizer(target, folder, config)
+    _write_json(target / LINEAGE, past)
+
+
+def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) -> dict[str, Any]:
+    values = {"architectures": [architecture], "model_type": "bert", **vars(config), "tie_word_embeddings": True}
+    if labels is not None:
+        values |= {
+            "num_labels": len(labels.names),
+            "id2label": {str(i): name for i, name in enumerate(labels.names)},
+            "label2id": {name: i for i, name in enumerate(labels.names)},
+            "problem_type": labels.problem_type,
+        }
+    return values
+
+
+def _write_tokenizer(target: Path, folder: Path, config: BertConfig) -> None:
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, config.vocab_size, folder)
+    settings = tokenizer_settings(folder, tokenizer) | {
+        "tokenizer_class": "BertTokenizer",
+        "model_max_length": config.max_position_embeddings,
+    }
+    if config.type_vocab_size == 1:  # Transformers would look up type 1 of a pair's second text
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
+    _write_json(target / "tokenizer_config.json", settings)
+    # Both: a tokenizer made of the vocabulary alone knows nothing of the other's added tokens.
+    tokenizer.save(str(target / "tokenizer.json"))
+    if (folder / "vocab.txt").is_file():
+        (target / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,30 @@
+"""A folder that is written whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bertjax.errors import UserError
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Gives a folder beside `out` to write to, which becomes `out` at the end, and is removed if anything fails.
+
+    Raises:
+      UserError: `out` is there already, or cannot be written.
+    """
+    if os.path.lexists(out):
+        raise UserError(f"{out}: expected a new folder to write, found one that is there; remove it or name another")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,165 @@
+"""Where a checkpoint comes from: the folder that holds it, its architecture, and what it was trained on."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bertjax import assets
+from bertjax.errors import UserError
+from bertjax.model import BertConfig
+
+STARTER = "minilm-l6"
+CONFIGS = ("config.json", "bert_config.json")
+"""Names of the architecture's file: Hugging Face's, and Google's where that is missing."""
+VOCABULARY = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
+LINEAGE = "lineage.json"
+"""What a converted or exported checkpoint was trained on."""
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+_SMALL_FILES = [*CONFIGS, "vocab.txt", "tokenizer*", LINEAGE]
+_SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
+_PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The folder that holds a checkpoint's architecture and vocabulary; `load_pretrained` takes it too.
+
+    Args:
+      source: `minilm-l6` (the starter), a folder as `load_pretrained` reads it, a finished run's (the folder is then
+        its `encoder`), or a hub name, with `@revision` if wanted.
+
+    Raises:
+      UserError: none of these is to be had, or a run that is not finished.
+    """
+    if source == STARTER:
+        return assets.fetch(STARTER)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder if run_of(folder) != folder else folder / "encoder"
+    name = os.fspath(source)
+    if folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
+        raise UserError(
+            f"init_from: {name!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
+            "'bert-base-uncased' or 'owner/model@revision'"
+        )
+    # The hub client costs half a second to import, and most runs never need it.
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
+
+    def download(weights: list[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=[*_SMALL_FILES, *weights]
+            )
+        )
+
+    try:
+        snapshot = download(_SAFETENSORS)
+        return snapshot if any(snapshot.glob("*.safetensors")) else download(_PYTORCH)
+    except Exception as error:  # those of the client's transport have no base in common across its versions
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"init_from: no folder {name!r} here, and the hub gave no model of that name: {reason}; "
+            f"download the checkpoint and pass its folder, or use --config.init_from={STARTER}"
+        ) from error
+
+
+def run_of(folder: Path) -> Path | None:
+    """The folder of the finished run that `folder` or, for a run's `encoder`, its parent is; None for anything else.
+
+    Raises:
+      UserError: a run that is not finished.
+    """
+    if folder.name == "encoder" and (folder.parent / "result.json").is_file():
+        return folder.parent
+    if not (folder / "encoder").is_dir():
+        return None
+    if not (folder / "result.json").is_file():
+        raise UserError(
+            f"{folder}: expected a finished run, found one without result.json; finish it by its own command"
+        )
+    return folder
+
+
+def read_config(folder: Path) -> BertConfig:
+    """Reads `config.json`, or else `bert_config.json`; UserError where neither is there, or it describes no BERT."""
+    path = config_path(folder)
+    values = read_object(path)
+    try:
+        return BertConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def config_path(folder: Path) -> Path:
+    """The file that describes the architecture; UserError where there is none."""
+    for name in CONFIGS:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder / CONFIGS[0]}: not found; a checkpoint folder needs config.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; UserError where the file cannot be read or holds something else."""
+    values = _read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What a checkpoint was trained on, as far as it is known, oldest first.
+
+    Args:
+      source: as `resolve` takes it.
+
+    Returns:
+      For a run, the lineage in its `result.json`; for a converted or exported folder, its `lineage.json`; for
+      anything else, {"init_from": source} alone, with a note where we know more.
+
+    Raises:
+      UserError: a run that is not finished, or a file that does not say.
+    """
+    folder = Path(source).expanduser()
+    if source != STARTER and folder.is_dir():
+        run = run_of(folder)
+        if run is not None:
+            return _entries(read_object(run / "result.json").get("lineage"), run / "result.json")
+        if (folder / LINEAGE).is_file():
+            return _entries(_read_json(folder / LINEAGE), folder / LINEAGE)
+    entry = {"init_from": os.fspath(source)}
+    if source == STARTER:
+        entry["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
+    return [entry]
+
+
+def keep_encoder(folder: Path, kept: Path) -> None:
+    """Copies the small files that a model needs besides parameters: the architecture, as config.json, and vocabulary.
+
+    Args:
+      folder: of a checkpoint.
+      kept: the folder to copy to, made if it is not there.
+    """
+    kept.mkdir(exist_ok=True)
+    shutil.copyfile(config_path(folder), kept / CONFIGS[0])
+    for name in VOCABULARY:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, kept / name)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def _entries(value: Any, path: Path) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise UserError(f"{path}: expected a list of objects as the lineage, found {value!r:.80}")
+    return value

@@ -1,0 +1,162 @@
+"""Tensors of a file by `torch.save`, read without PyTorch by an unpickler that can build nothing else.
+
+The file is a zip archive: `data.pkl`, a pickle of the state dict, and one file of raw numbers for each storage. A
+pickle may name any function to call; this one is given five names, and whatever it builds is checked before use.
+"""
+
+import collections
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.pretrained.stored import Stored
+
+_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def read(path: Path) -> Iterator[Stored]:
+    """The tensors of a file.
+
+    Raises:
+      UserError: a pickle that asks for more than tensors, the format of before PyTorch 1.6, or a broken file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
+            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+                raise UserError(f"{path}: expected little-endian numbers, found others; save it again as safetensors")
+            # `torch.save` never compresses: what is compressed might not fit in memory.
+            plain = [entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED]
+            sizes = {entry.filename.removeprefix(root): entry.file_size for entry in plain}
+            with archive.open(f"{root}data.pkl") as file:
+                state = _Unpickler(file, path).load()
+    except UserError:
+        raise
+    except Exception as error:  # a pickle that is broken, or means harm, raises whatever it likes
+        raise UserError(_complaint(path, error)) from None
+    # `dict.items`: an attribute that the pickle set on an OrderedDict may hide its own.
+    if not isinstance(state, dict) or not all(
+        type(name) is str and type(tensor) is _Tensor for name, tensor in dict.items(state)
+    ):
+        raise UserError(
+            f"{path}: expected a state dict, names and tensors alone, found more; save model.state_dict() alone"
+        )
+    for name, tensor in dict.items(state):
+        if not tensor.is_within(sizes):
+            raise UserError(f"{path}: tensor {name} does not fit its storage; the file is broken, get it again")
+        yield Stored(name, path, tensor.shape, partial(tensor.array, path, root))
+
+
+class _Storage(NamedTuple):
+    kind: str
+    key: str
+    size: int
+
+
+class _Tensor(NamedTuple):
+    """A strided view of a storage: a tuple, on which a pickle can set no attribute."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def is_within(self, sizes: dict[str, int]) -> bool:
+        size = self.storage.size
+        last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        is_empty = math.prod(self.shape) == 0
+        itemsize = np.dtype(_DTYPES[self.storage.kind]).itemsize
+        return sizes.get(f"data/{self.storage.key}") == size * itemsize and (is_empty or self.offset + last < size)
+
+    def array(self, path: Path, root: str) -> np.ndarray:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                data = archive.read(f"{root}data/{self.storage.key}")
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise UserError(_complaint(path, error)) from None
+        numbers = np.frombuffer(data, np.dtype(_DTYPES[self.storage.kind]))
+        strides = [step * numbers.itemsize for step in self.stride]
+        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, path: Path):
+        super().__init__(file, encoding="utf-8")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _RebuildTensor()
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _RebuildParameter()
+        if module == "torch" and name in _DTYPES:
+            return name
+        raise UserError(
+            f"{self._path}: expected tensors, found a pickle that asks for {f'{module}.{name}'!r}; nothing of it was "
+            "run; convert the file to safetensors with a tool that you trust"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        tag, kind, key, _, size = pid
+        if tag != "storage" or kind not in _DTYPES or type(key) is not str or not _is_size(size):
+            raise pickle.UnpicklingError("a storage of an unknown kind")
+        return _Storage(kind, key, size)
+
+
+# Not functions: on those a pickle could set attributes, and these have none.
+class _RebuildTensor:
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
+        is_sound = type(storage) is _Storage and _is_size(offset) and type(shape) is tuple and type(stride) is tuple
+        if not is_sound or len(shape) != len(stride) or not all(map(_is_size, (*shape, *stride))):
+            raise pickle.UnpicklingError("a tensor of an impossible shape")
+        return _Tensor(storage, offset, shape, stride)
+
+
+class _RebuildParameter:
+    __slots__ = ()
+
+    def __call__(self, data: Any, *_: Any) -> Any:
+        return data
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**40
+
+
+def _complaint(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LEGACY))
+    except OSError as unreadable:
+        return f"{path}: cannot be read ({unreadable.strerror})"
+    if start == _LEGACY:
+        return (
+            f"{path}: expected a zip archive, found the format of before PyTorch 1.6; load it with a PyTorch that you "
+            "trust it to, and save it as safetensors"
+        )
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{path}: not a readable PyTorch file ({reason}); get it again"

@@ -1,0 +1,34 @@
+"""One encoder for several tasks, with SMART on each of them.
+
+    python train.py --config=configs/mtl_smart.py
+    python train.py --config=configs/mtl_smart.py:gold --config.data_dir=FOLDER
+
+The first needs nothing but the Python package index: rated_sst (five classes), rated_amazon and rated_tweets (scores).
+The second trains on gold SST-5, Quora and STS from a folder of CS224N files; docs/gold.md has the scores to expect.
+Every update takes a batch of one task. `--config.smart.preset=none` leaves SMART out, `--config.sampling` chooses how
+tasks take turns, `--config.pcgrad=True` takes a batch of each at every update and projects conflicting gradients. To
+fine-tune on one of the tasks afterwards, pass the run's folder as `--config.init_from`.
+"""
+
+from bertjax.config import default_config
+
+
+def get_config(variant="starter"):
+    config = default_config()
+    config.smart.preset = "bertjax"
+    if variant == "starter":
+        config.tasks = ("rated_sst", "rated_amazon", "rated_tweets")
+        config.sampling = "proportional"
+        config.max_length = 48
+        config.epochs = 2
+        config.max_steps = 600
+        config.checkpoint_every = 100
+    elif variant == "gold":
+        config.tasks = ("sst5", "quora", "sts")
+        config.sampling = "square_root"
+        config.on_bad_row = "skip"  # two rows of the course's quora-train.csv have no label
+        config.epochs = 2
+        config.checkpoint_every = 200
+    else:
+        raise ValueError(f"configs/mtl_smart.py: expected variant starter or gold, found {variant!r}")
+    return config

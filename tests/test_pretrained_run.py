@@ -1,0 +1,200 @@
+"""Runs and converted folders as sources of parameters, vocabulary and lineage."""
+
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoints import (
+    GOLDEN,
+    LINEAGE,
+    TENSORS,
+    assert_holds,
+    random_head,
+    random_mlm,
+    random_params,
+    refusal,
+    write_checkpoint,
+    write_run,
+    write_tokenizer,
+)
+
+from bertjax import assets
+from bertjax.data.text import load_tokenizer
+from bertjax.errors import UserError
+from bertjax.model import BertConfig
+from bertjax.pretrained import lineage, load_pretrained, read_config, resolve
+from bertjax.pretrained.convert import convert
+
+CONFIG = BertConfig.from_dict(GOLDEN["config"])
+FINAL = random_params(CONFIG, 3) | {
+    "head_sst5": random_head(CONFIG, 5, 4),
+    "head_nsp": random_head(CONFIG, 2, 5),
+    "mlm": random_mlm(CONFIG),
+}
+BEST = jax.tree.map(lambda x: x + 1, FINAL)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "run", CONFIG, {3: BEST, 7: FINAL}, {})
+
+
+@pytest.mark.parametrize("part", ["", "encoder"])
+def test_a_run_gives_its_final_parameters_vocabulary_and_lineage(run, part):
+    source = run / part
+    assert resolve(source) == resolve(str(source)) == run / "encoder"
+    config, params = load_pretrained(source)
+    assert config == read_config(resolve(source)) == CONFIG
+    chex.assert_trees_all_equal(params, jax.tree.map(jnp.asarray, FINAL))
+    assert lineage(source) == LINEAGE
+
+
+@pytest.mark.parametrize("read", [resolve, load_pretrained, lineage])
+def test_an_unfinished_run(run, read):
+    (run / "result.json").unlink()
+    with pytest.raises(UserError) as raised:
+        read(run)
+    assert str(raised.value) == (
+        f"{run}: expected a finished run, found one without result.json; finish it by its own command"
+    )
+    # The encoder's folder alone is still an architecture and a vocabulary.
+    assert resolve(run / "encoder") == run / "encoder"
+
+
+def test_a_run_whose_checkpoint_is_gone(run):
+    shutil.rmtree(run / "checkpoints" / "7")
+    path = run / "checkpoints" / "7" / "params"
+    assert refusal(run).startswith(f"{path}: no readable checkpoint of Orbax's (")
+
+
+def test_a_broken_checkpoint(run):
+    path = run / "checkpoints" / "7" / "params"
+    for file in path.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert refusal(run).startswith(f"{path}: no readable checkpoint of Orbax's (")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"steps": "x", "lineage": 3}'])
+def test_a_broken_result(run, text):
+    (run / "result.json").write_text(text)
+    refusal(run)
+    with pytest.raises(UserError, match=r"result\.json: "):
+        lineage(run)
+
+
+def test_parameters_of_another_architecture(tmp_path):
+    params = random_params(CONFIG) | {"head_a": {"kernel": np.zeros((11, 2)), "bias": np.zeros(2)}}
+    params["more"] = np.zeros(3)
+    del params["layer_1"]["output_norm"]["affine"]["scale"], params["pooler"]["bias"]
+    run = write_run(tmp_path / "run", CONFIG, {1: params}, {})
+    assert refusal(run) == (
+        f"{run / 'checkpoints' / '1' / 'params'}: parameters do not fit config.json: "
+        "missing: layer_1/output_norm/affine/scale, pooler/bias; surplus: more; "
+        "misshapen: head_a/kernel (expected [12, 2], found [11, 2])"
+    )
+
+
+def test_a_part_of_the_language_model_s_head(tmp_path):
+    params = random_params(CONFIG) | {"mlm": {"bias": np.zeros(24, np.float32)}}
+    run = write_run(tmp_path / "run", CONFIG, {1: params}, {})
+    assert "missing: mlm/norm/affine/bias, mlm/norm/affine/scale, mlm/transform/bias, " in refusal(run)
+
+
+# Converted folders
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    write_tokenizer(folder)
+    return write_checkpoint(folder)
+
+
+def test_a_converted_folder_stands_for_its_source(source, tmp_path):
+    out = convert(source, tmp_path / "out")
+    assert resolve(out) == out
+    config, params = load_pretrained(out)
+    assert config == CONFIG
+    assert_holds(params, TENSORS)
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "vocab.txt", "tokenizer_config.json", "lineage.json", "params")
+    }
+    assert load_tokenizer(out).get_vocab() == load_tokenizer(source).get_vocab()
+    assert lineage(out) == [{"init_from": str(source)}]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_converting_a_run_keeps_its_heads_and_its_past(run, tmp_path):
+    out = convert(run, tmp_path / "out")
+    chex.assert_trees_all_equal(load_pretrained(out)[1], jax.tree.map(jnp.asarray, FINAL))
+    assert lineage(out) == LINEAGE
+
+
+def test_lineage_names_what_was_asked_for(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "fetch", lambda name: source)
+    (entry,) = lineage(convert("minilm-l6", tmp_path / "out"))
+    assert entry["init_from"] == "minilm-l6"
+    assert "Quora" in entry["note"]
+
+
+def test_google_s_config_becomes_config_json(source, tmp_path):
+    (source / "config.json").rename(source / "bert_config.json")
+    assert read_config(source) == CONFIG
+    out = convert(source, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text()) == GOLDEN["config"]
+    (source / "config.json").write_text(json.dumps(GOLDEN["config"] | {"layer_norm_eps": 0.5}))
+    assert read_config(source).layer_norm_eps == 0.5  # the usual name comes first
+
+
+def test_what_a_checkpoint_lacks_is_not_made_up(tmp_path, source, capsys):
+    write_checkpoint(source, {name: x for name, x in TENSORS.items() if not name.startswith("pooler")})
+    out = convert(source, tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    load_pretrained(out)
+    assert "no pooler in this checkpoint" in capsys.readouterr().err
+
+
+def complaint(*arguments):
+    with pytest.raises(UserError) as raised:
+        convert(*arguments)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_an_output_that_is_there(source, tmp_path):
+    out = tmp_path / "out"
+    expected = f"{out}: expected a new folder to write, found one that is there; remove it or name another"
+    for make in (out.mkdir, lambda: out.write_text("mine"), lambda: out.symlink_to("nowhere")):
+        make()
+        assert complaint(source, out) == expected
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+
+
+def test_nothing_is_left_of_a_failure(source, tmp_path, monkeypatch):
+    before = sorted(tmp_path.iterdir())
+    complaint(tmp_path / "gone", tmp_path / "out")
+    (source / "model.safetensors").write_bytes(b"")
+    complaint(source, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert complaint(source, tmp_path / "file" / "out").startswith(f"{tmp_path / 'file' / 'out'}: cannot be written (")
+
+
+def test_lineage_of_what_has_none(source, monkeypatch):
+    monkeypatch.setattr(assets, "fetch", lambda name: pytest.fail("fetched"))
+    note = "its own training saw Quora duplicates, SNLI and MultiNLI"
+    assert lineage("minilm-l6") == [{"init_from": "minilm-l6", "note": note}]
+    assert lineage("owner/model@main") == [{"init_from": "owner/model@main"}]
+    assert lineage(source) == [{"init_from": str(source)}]
+    (source / "lineage.json").write_text("{}")
+    with pytest.raises(UserError, match=r"lineage\.json: expected a list of objects as the lineage, found {}"):
+        lineage(source)
