@@ -1,4 +1,7 @@
-"""Fine-tunes a BERT as a recipe says: `python train.py --config=configs/sst_smart.py [--config.KEY=VALUE ...]`."""
+"""Fine-tunes a BERT, or pre-trains it further, as a recipe says.
+
+python train.py --config=configs/sst_smart.py [--config.KEY=VALUE ...]
+"""
 
 from pathlib import Path
 
@@ -15,10 +18,14 @@ flags.mark_flag_as_required("config")
 def main() -> None:
     """Runs the recipe in its folder."""
     # Only once the flags are right: it takes seconds.
+    from bertjax.config import is_pretraining
     from bertjax.loop import train_and_evaluate
+    from bertjax.pretrain_loop import pretrain
 
+    config = cli.recipe(CONFIG)
+    run = pretrain if is_pretraining(config) else train_and_evaluate
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
-    train_and_evaluate(cli.recipe(CONFIG), WORKDIR.value or f"runs/{name}")
+    run(config, WORKDIR.value or f"runs/{name}")
 
 
 if __name__ == "__main__":

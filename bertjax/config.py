@@ -5,8 +5,8 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import ml_collections
 from ml_collections import config_dict
@@ -88,9 +88,53 @@ class ColumnsConfig:
 SAMPLINGS = ("round_robin", "proportional", "square_root", "annealed")
 
 
+class Config:
+    """What the settings of every kind of run share; the subclasses are frozen dataclasses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as nested plain values, as config.json holds them."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell one configuration from another."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def check(
+        self, *, counts: Sequence[str], amounts: Sequence[str], choices: Mapping[str, Sequence[str]], shortest: int
+    ) -> None:
+        """UserError for a value out of range.
+
+        Args:
+          counts: keys that are at least 1, or None.
+          amounts: keys that are finite and not negative.
+          choices: what the keys with a choice may be.
+          shortest: the least max_length.
+        """
+        values = vars(self)
+        for name in counts:
+            if values[name] is not None and values[name] < 1:
+                raise UserError(f"--config.{name}: expected at least 1, found {values[name]}")
+        for name in amounts:
+            if not (math.isfinite(values[name]) and values[name] >= 0):
+                raise UserError(f"--config.{name}: expected a finite number of at least 0, found {values[name]}")
+        if not 0 <= values["warmup"] <= 1:
+            raise UserError(f"--config.warmup: expected a share of the updates in [0, 1], found {values['warmup']}")
+        if not 0 <= values["seed"] < 2**32:
+            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {values['seed']}")
+        if values["max_length"] < shortest:
+            raise UserError(f"--config.max_length: expected at least {shortest} tokens, found {values['max_length']}")
+        for name, known in choices.items():
+            if values[name] not in known:
+                raise UserError(f"--config.{name}: expected {_alternatives(known)}, found {values[name]!r}")
+
+
+DTYPES = ("float32", "bfloat16")
+
+
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run.
+class RunConfig(Config):
+    """Everything that decides a fine-tuning run.
 
     Attributes:
       task: one of `tasks.TASKS`.
@@ -146,30 +190,17 @@ class RunConfig:
     smart: SmartConfig = SmartConfig()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--config.{name}: expected at least 1, found {value}")
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"--config.{name}: expected a finite number of at least 0, found {value}")
-        if not 0 <= self.warmup <= 1:
-            raise UserError(f"--config.warmup: expected a share of the updates in [0, 1], found {self.warmup}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {self.seed}")
-        if self.max_length < 3:
-            raise UserError(f"--config.max_length: expected at least 3 tokens, found {self.max_length}")
-        choices = {
-            "dtype": ("float32", "bfloat16"),
-            "on_bad_row": ("error", "skip"),
-            "tune": ("all", "head"),
-            "sampling": SAMPLINGS,
-        }
-        for name, known in choices.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f"--config.{name}: expected {_alternatives(known)}, found {value!r}")
+        self.check(
+            counts=("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"),
+            amounts=("learning_rate", "weight_decay"),
+            choices={
+                "dtype": DTYPES,
+                "on_bad_row": ("error", "skip"),
+                "tune": ("all", "head"),
+                "sampling": SAMPLINGS,
+            },
+            shortest=3,
+        )
         self._check_tasks()
         settings = self.smart.settings()
         if self.tune == "head" and (settings.has_smoothness or settings.has_bregman):
@@ -201,20 +232,68 @@ class RunConfig:
         elif self.dev_file is not None:
             raise UserError("--config.dev_file: expected --config.data_file beside it")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as nested plain values, as config.json holds them."""
-        return dataclasses.asdict(self)
 
-    def digest(self) -> str:
-        """Sixteen hexadecimal digits that tell one configuration from another."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(Config):
+    """Everything that decides a run of further pre-training.
+
+    Attributes:
+      corpus: `editorials`, a folder of .txt files, or a .csv file, as `data.documents.load_corpus` reads them.
+      init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
+      seed: of new heads, pairs, masks, their order and dropout.
+      epochs: passes over the training documents, each with new pairs and masks.
+      max_steps: ends each stage, and its schedule, after so many updates; None for all the epochs.
+      batch_size: pairs an update, over all devices.
+      learning_rate: at the end of the warm-up.
+      head_epochs: of a first stage that trains the heads alone, where the checkpoint lacks one.
+      head_learning_rate: of that stage.
+      weight_decay: AdamW's, on kernels and embedding tables.
+      warmup: share of a stage's updates.
+      max_length: tokens of a pair, [CLS] and [SEP] included.
+      dtype: of computation: float32 or bfloat16; parameters are float32.
+      whole_word: whether all pieces of a word are masked or none.
+      eval_every: updates between evaluations on dev, each followed by a checkpoint; None for every epoch.
+      checkpoint_every: updates between further checkpoints; None for none.
+    """
+
+    corpus: str = "editorials"
+    init_from: str = "minilm-l6"
+    seed: int = 0
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    head_epochs: int = 5
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    max_length: int = 128
+    dtype: str = "float32"
+    whole_word: bool = False
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        self.check(
+            counts=("epochs", "max_steps", "batch_size", "head_epochs", "eval_every", "checkpoint_every"),
+            amounts=("learning_rate", "head_learning_rate", "weight_decay"),
+            choices={"dtype": DTYPES},
+            shortest=8,  # room for a pair of texts
+        )
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """All keys with their defaults, for a recipe to change; no key can be added."""
+Kind = TypeVar("Kind", bound=Config)
 
-    def build(kind: type) -> ml_collections.ConfigDict:
+
+def is_pretraining(values: Mapping[str, Any]) -> bool:
+    """Whether a recipe's keys, or those of a config.json, are of further pre-training."""
+    return "corpus" in values
+
+
+def default_config(kind: type[Config] = RunConfig) -> ml_collections.ConfigDict:
+    """All keys of a kind of run with their defaults, for a recipe to change; no key can be added."""
+
+    def build(kind: Any) -> ml_collections.ConfigDict:
         config, hints = ml_collections.ConfigDict(), get_type_hints(kind)
         for field in dataclasses.fields(kind):
             if dataclasses.is_dataclass(field.default):
@@ -226,10 +305,18 @@ def default_config() -> ml_collections.ConfigDict:
                 config[field.name] = field.default
         return config.lock()
 
-    return build(RunConfig)
+    return build(kind)
 
 
-def read_config(values: Any) -> RunConfig:
+@overload
+def read_config(values: Any) -> RunConfig: ...
+
+
+@overload
+def read_config(values: Any, kind: type[Kind]) -> Kind: ...
+
+
+def read_config(values: Any, kind: type[Config] = RunConfig) -> Config:
     """Validates a recipe's ConfigDict, or the mapping of a config.json.
 
     Raises:
@@ -237,7 +324,8 @@ def read_config(values: Any) -> RunConfig:
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    return _build(RunConfig, values, "--config")
+    config: Config = _build(kind, values, "--config")
+    return config
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:

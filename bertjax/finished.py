@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from bertjax.checkpoint import Checkpoints
-from bertjax.config import RunConfig, read_config
+from bertjax.config import RunConfig, is_pretraining, read_config
 from bertjax.errors import UserError
 from bertjax.model import Bert, init_params
 from bertjax.step import Params
@@ -48,7 +48,7 @@ class FinishedRun:
 def open_run(workdir: Path) -> FinishedRun:
     """Opens a run's folder; UserError where it holds none, one of pre-training, or one that is not finished."""
     values = read_json(workdir / "config.json", "a run")
-    if isinstance(values, dict) and "corpus" in values:
+    if is_pretraining(values):
         raise UserError(
             f"--workdir: {workdir} holds a pre-training run, and eval.py is for fine-tuned ones; "
             f"fine-tune it first: train.py --config=configs/sst.py --config.init_from={workdir}"

@@ -7,6 +7,7 @@ _SEEN = {
     "sst5": ({"rated_sst"}, "holds gold SST's sentences, dev and test included"),
     "sst2": ({"rated_sst", "sst5"}, "holds sentences of SST, of whose phrases sst2 is made"),
     "rated_sst": ({"sst5", "sst2"}, "holds the same sentences, split otherwise"),
+    "rated_editorials": ({"editorials"}, "holds its sentences, dev and test included, without their ratings"),
 }
 _STARTER_SAW = ("quora", "qqp", "mnli")
 

@@ -134,9 +134,7 @@ class Embeddings(nn.Module):
     dtype: Any
     param_dtype: Any
 
-    @nn.compact
-    def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
-        """Int [..., S] twice to [..., S, D]."""
+    def setup(self) -> None:  # noqa: D102
         config = self.config
         embed = partial(
             nn.Embed,
@@ -145,14 +143,18 @@ class Embeddings(nn.Module):
             param_dtype=self.param_dtype,
             embedding_init=nn.initializers.normal(config.initializer_range),
         )
-        words = embed(config.vocab_size, name="word")(input_ids)
-        positions = embed(config.max_position_embeddings, name="position")(jnp.arange(input_ids.shape[-1]))
+        self.word = embed(config.vocab_size)
+        self.position = embed(config.max_position_embeddings)
+        self.token_type = embed(config.type_vocab_size)
+        self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype)
+
+    def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
+        """Int [..., S] twice to [..., S, D]."""
+        words = self.word(input_ids)
+        positions = self.position(jnp.arange(input_ids.shape[-1]))
         # A model with a single token type gives it to both segments of a pair.
-        types = embed(config.type_vocab_size, name="token_type")(
-            jnp.minimum(token_type_ids, config.type_vocab_size - 1)
-        )
-        total = words + jnp.broadcast_to(positions, words.shape) + types
-        return LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype, name="norm")(total)
+        types = self.token_type(jnp.minimum(token_type_ids, self.config.type_vocab_size - 1))
+        return self.norm(words + jnp.broadcast_to(positions, words.shape) + types)
 
 
 class LayerNorm(nn.Module):
@@ -224,6 +226,31 @@ class Layer(nn.Module):
         return self.output_norm(x + dropout(y, fold(keys, 2), rate))
 
 
+class MlmHead(nn.Module):
+    """The head of masked-language modelling, whose decoder is the table of word embeddings (Devlin et al., 2019)."""
+
+    config: BertConfig
+    dtype: Any
+    param_dtype: Any
+
+    def setup(self) -> None:  # noqa: D102
+        config = self.config
+        self.transform = nn.Dense(
+            config.hidden_size,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=nn.initializers.normal(config.initializer_range),
+        )
+        self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), self.param_dtype)
+
+    def __call__(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
+        """Hidden states [..., D] and word embeddings [V, D] to logits [..., V], float32."""
+        x = self.norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden)))
+        logits = jnp.einsum("...d,vd->...v", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits + jnp.broadcast_to(self.bias.astype(jnp.float32), logits.shape)
+
+
 class Bert(nn.Module):
     """A BERT encoder with a pooler and any number of named linear heads.
 
@@ -232,12 +259,14 @@ class Bert(nn.Module):
       heads: outputs of each head by its name: classes, or 1 for a score.
       dtype: compute dtype.
       param_dtype: dtype in which new parameters are made.
+      has_mlm: whether there is a head of masked-language modelling, for further pre-training.
     """
 
     config: BertConfig
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    has_mlm: bool = False
 
     def setup(self) -> None:  # noqa: D102
         config = self.config
@@ -251,6 +280,8 @@ class Bert(nn.Module):
             name: nn.Dense(outputs, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=kernel_init)
             for name, outputs in self.heads.items()
         }
+        if self.has_mlm:
+            self.mlm = MlmHead(config, self.dtype, self.param_dtype)
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
         """Embeddings after their LayerNorm and before dropout: int [..., S] twice to [..., S, D].
@@ -294,6 +325,29 @@ class Bert(nn.Module):
         site = fold(keys, 1 + self.config.num_hidden_layers)
         return self.head[head](dropout(pooled, site, self.config.hidden_dropout_prob))
 
+    def pretraining_logits(
+        self,
+        embeddings: jax.Array,
+        attention_mask: jax.Array,
+        masked_positions: jax.Array,
+        keys: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Outputs of both pre-training heads, in one pass.
+
+        Args:
+          embeddings: [..., S, D], from `embed`.
+          attention_mask: bool [..., S].
+          masked_positions: int [..., P], where to predict words: the rest of the S × V logits is never computed.
+          keys: dropout keys as in `encode`; these heads have none of their own.
+
+        Returns:
+          Float32 logits over the vocabulary [..., P, V], and those of the head "nsp" [..., 2]: 0 for a second text that
+          follows the first, 1 for one that does not.
+        """
+        hidden = self.encode(embeddings, attention_mask, keys)
+        masked = jnp.take_along_axis(hidden, masked_positions[..., None], axis=-2)
+        return self.mlm(masked, self.embeddings.word.embedding), self.head["nsp"](self.pool(hidden))
+
     def __call__(
         self, input_ids: jax.Array, attention_mask: jax.Array, token_type_ids: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -303,6 +357,8 @@ class Bert(nn.Module):
         if self.is_initializing():
             for name in self.heads:
                 self.logits(embeddings, attention_mask, name)
+            if self.has_mlm:
+                self.mlm(hidden, self.embeddings.word.embedding)
         return hidden, self.pool(hidden)
 
 

@@ -12,7 +12,10 @@ def result_table(result: Mapping[str, Any]) -> str:
     """The last and the best checkpoint's metrics on dev, a row each, and what is to be known of them."""
     rows = []
     for task, dev in result["dev"].items():
-        for which, step in (("final", result["steps"]), ("best", dev["best"]["step"])):
+        steps = {"before": 0, "final": result["steps"], "best": dev["best"]["step"]}
+        for which, step in steps.items():
+            if which not in dev:  # "before" is of further pre-training alone
+                continue
             values = {name: value for name, value in dev[which].items() if name != "step"}
             rows.append({"task": task, "checkpoint": which, "step": step} | values)
     notes = [f"{task}: labels are {data['labels']}" for task, data in result["datasets"].items()]

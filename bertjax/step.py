@@ -48,11 +48,12 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained(params, tune)), anchor)
 
 
-def _psum(tree: Any, axis: str | None) -> Any:
+def psum(tree: Any, axis: str | None) -> Any:
+    """Sums over the mapped axis, if there is one."""
     return jax.lax.psum(tree, axis) if axis else tree
 
 
-def _example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+def example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
     """Keys [B] that depend on an example and not on its place in a batch or on a device."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), index)
 
@@ -133,11 +134,11 @@ def task_gradient(
     axis: str | None,
 ) -> tuple[Params, dict[str, jax.Array]]:
     """The gradient of one task's weighted objective over all replicas, and its means; arguments of `train_step`."""
-    dropout_keys = _example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
-    noise_keys = _example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
+    dropout_keys = example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
+    noise_keys = example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
     valid = batch["valid"].astype(jnp.float32)
     # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
-    weights = valid / jnp.maximum(_psum(valid.sum(), axis), 1)
+    weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
 
     def gradient(now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
         def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -171,7 +172,7 @@ def task_gradient(
 
         return jax.grad(objective, has_aux=True)(trained(state.params, tune))
 
-    total, means = _psum(smart.at_update(settings, state.step, gradient), axis)
+    total, means = psum(smart.at_update(settings, state.step, gradient), axis)
     means["gradient_norm"] = optax.tree.norm(total)
     return total, means
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from bertjax.config import RunConfig, read_config
+from bertjax.config import Config, is_pretraining, read_config
 from bertjax.errors import UserError
 
 
@@ -35,7 +35,7 @@ def read_json(path: Path, kind: str) -> Any:
         raise UserError(f"{path}: expected JSON, found something else ({error})") from None
 
 
-def begun(workdir: Path, config: RunConfig) -> dict[str, Any] | None:
+def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
     """Looks at a run's folder before any work, and changes nothing.
 
     Returns:
@@ -53,7 +53,11 @@ def begun(workdir: Path, config: RunConfig) -> dict[str, Any] | None:
         if any(not file.name.endswith(".partial") for file in workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
         return None
-    differing = _differences(read_config(read_json(path, "a run")).to_dict(), config.to_dict())
+    theirs, ours = read_json(path, "a run"), config.to_dict()
+    if is_pretraining(theirs) != is_pretraining(ours):
+        kind = "further pre-training" if is_pretraining(theirs) else "fine-tuning"
+        raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
+    differing = _differences(read_config(theirs, type(config)).to_dict(), ours)
     if differing:
         raise UserError(
             f"--workdir: {workdir} holds a run of another config: {'; '.join(differing)}; "
@@ -63,7 +67,7 @@ def begun(workdir: Path, config: RunConfig) -> dict[str, Any] | None:
     return read_json(result, "a finished run") if result.exists() else None
 
 
-def begin(workdir: Path, config: RunConfig) -> None:
+def begin(workdir: Path, config: Config) -> None:
     """Makes a run's folder, if it is not there; UserError where it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.config import RunConfig, SmartConfig, default_config, read_config
+from bertjax.config import PretrainConfig, RunConfig, SmartConfig, default_config, is_pretraining, read_config
 from bertjax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -19,11 +19,14 @@ def load_recipe(path):
 
 def test_defaults_are_those_of_the_dataclass():
     assert read_config(default_config()) == RunConfig()
+    assert read_config(default_config(PretrainConfig), PretrainConfig) == PretrainConfig()
+    assert not is_pretraining(default_config())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path):
-    read_config(load_recipe(path)())
+    config = load_recipe(path)()
+    read_config(config, PretrainConfig if is_pretraining(config) else RunConfig)
 
 
 def test_the_paper_variant_is_the_papers():
@@ -129,4 +132,25 @@ def test_settings_change_the_preset_and_nothing_else():
 def test_bad_values_are_refused_in_one_line(values, message):
     with pytest.raises(UserError) as raised:
         read_config(values)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"corpos": "x"}, "--config.corpos: no such key; did you mean 'corpus'?"),
+        ({"whole_word": 1}, "--config.whole_word: expected bool, found 1"),
+        ({"head_epochs": 0}, "--config.head_epochs: expected at least 1, found 0"),
+        (
+            {"head_learning_rate": -1.0},
+            "--config.head_learning_rate: expected a finite number of at least 0, found -1.0",
+        ),
+        ({"max_length": 7}, "--config.max_length: expected at least 8 tokens, found 7"),
+        ({"dtype": "float16"}, "--config.dtype: expected float32 or bfloat16, found 'float16'"),
+        ({"seed": 2**32}, "--config.seed: expected an integer in [0, 2**32), found 4294967296"),
+    ],
+)
+def test_bad_values_of_pre_training_are_refused_in_one_line(values, message):
+    with pytest.raises(UserError) as raised:
+        read_config(values, PretrainConfig)
     assert str(raised.value) == message

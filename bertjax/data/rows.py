@@ -66,7 +66,7 @@ def read_header(path: Path) -> tuple[str, ...]:
     Raises:
       UserError: no such file, an empty one, or one that is not UTF-8.
     """
-    return _columns(next(_lines(path))[1])
+    return _columns(next(read_lines(path))[1])
 
 
 def read_rows(
@@ -91,7 +91,7 @@ def read_rows(
       UserError: no such file, another header, not UTF-8, no usable row, or a bad row: another number of columns,
         a blank text, a label that is missing, no number, or out of range; or another `on_bad_row`.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     columns = ("", "id", *texts, *([label] if label else []))
     found = _columns(next(lines)[1])
     if found != columns:
@@ -117,7 +117,7 @@ def read_table(
       id_column: the column that names rows, or None to number them from 1.
       on_bad_row: as of `read_rows`.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     columns = _columns(next(lines)[1])
     wanted = [*schema.texts, schema.label, *([id_column] if id_column else [])]
     for name in wanted:
@@ -140,11 +140,15 @@ def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], l
       UserError: as `read_rows`.
     """
     columns = ("id", "rating", "text")
-    return _parse(path, _lines(path), columns, "id", ("text",), "rating", score(-4, 4), on_bad_row)
+    return _parse(path, read_lines(path), columns, "id", ("text",), "rating", score(-4, 4), on_bad_row)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines. Only LF ends one: texts may hold what `str.splitlines` takes for a line's end."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a UTF-8 file, numbered from 1. Only LF ends one: texts may hold what `str.splitlines` takes for an end.
+
+    Raises:
+      UserError: no such file, an empty one, or one that is not UTF-8.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -151,6 +151,16 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> Non
         )
 
 
+def special_ids(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
+    """Ids of the special tokens: "pad_token", "unk_token", "cls_token", "sep_token", "mask_token".
+
+    Args and errors as of `load_tokenizer`, which made the tokenizer from the folder.
+    """
+    path = folder / "tokenizer_config.json"
+    config, vocabulary = _read_config(path), tokenizer.get_vocab(with_added_tokens=True)
+    return {name: vocabulary[_special_token(config, name, path)] for name in _SPECIAL}
+
+
 def tokenize(source: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, max_length: int) -> Examples:
     """Tokenises a split.
 

@@ -1,0 +1,211 @@
+"""A run of further pre-training (Devlin et al., NAACL 2019; Gururangan et al., ACL 2020): from a config to a result."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bertjax import optim, report
+from bertjax import workdir as workdirs
+from bertjax.config import PretrainConfig, read_config
+from bertjax.data.documents import Corpus, load_corpus
+from bertjax.data.mixture import Mixture
+from bertjax.data.mlm import (
+    PairBatches,
+    TokenDocument,
+    Vocabulary,
+    eval_batches,
+    read_vocabulary,
+    tokenize_documents,
+    train_batches,
+)
+from bertjax.data.text import check_vocabulary, load_tokenizer
+from bertjax.drive import Plan, Scores, drive
+from bertjax.errors import UserError
+from bertjax.loop import PACKAGES
+from bertjax.meter import Meter
+from bertjax.model import Bert
+from bertjax.parallel import CompiledByShape, DataParallel
+from bertjax.pretrained import keep_encoder, lineage, load_pretrained, resolve
+from bertjax.pretrained import read_config as read_bert_config
+from bertjax.pretraining import (
+    HEADS,
+    init_state,
+    pretrain_eval_step,
+    pretrain_step,
+    pretraining_metrics,
+    with_pretraining_heads,
+)
+from bertjax.step import Params
+
+MAIN_METRIC = "mlm_accuracy"
+LABELS = "the text's own: the words that were masked, and whether the second text followed the first"
+
+
+def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
+    """Pre-trains further on a corpus as a config says; goes on where an earlier call was cut off.
+
+    Where the checkpoint lacks a pre-training head, both are first trained on the frozen encoder, in the folder's
+    `heads`; what they then reach on held-out documents is the result's "before".
+
+    Args:
+      config: a recipe's ConfigDict, or a `PretrainConfig`.
+      workdir: folder of the run, new or begun by the same config.
+
+    Returns:
+      What `result.json` holds; a finished run is read and not run again.
+
+    Raises:
+      UserError: something in the config, the corpus or the checkpoint that the user can put right.
+    """
+    config = config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig)
+    workdir = Path(workdir)
+    result = workdirs.begun(workdir, config)
+    if result is None:
+        result = _run(config, workdir)
+    else:
+        print(f"{workdir} holds this run, finished; nothing to do")
+    print(report.result_table(result))
+    print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
+    return result
+
+
+class _Run:
+    """What both stages share: the corpus, tokenised, the model, the devices, and how dev is judged."""
+
+    def __init__(self, config: PretrainConfig):
+        self.config = config
+        self.parallel = DataParallel(jax.devices())
+        self.parallel.check_batch_size(config.batch_size)
+        # Before the checkpoint, which may be a download: a mistake here is told at once.
+        self.corpus: Corpus = load_corpus(config.corpus)
+        self.folder = resolve(config.init_from)
+        architecture = read_bert_config(self.folder)
+        if config.max_length > architecture.max_position_embeddings:
+            raise UserError(
+                f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "
+                f"found {config.max_length}"
+            )
+        tokenizer = load_tokenizer(self.folder)
+        check_vocabulary(tokenizer, architecture.vocab_size, self.folder)
+        self.vocabulary: Vocabulary = read_vocabulary(tokenizer, self.folder)
+        self.documents: dict[str, list[TokenDocument]] = {
+            split: tokenize_documents(documents, tokenizer) for split, documents in self.corpus.splits.items()
+        }
+        self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype))
+        self._eval_step = CompiledByShape(self.parallel.map_eval(partial(pretrain_eval_step, model=self.model)))
+
+    def source(self, epochs: int) -> PairBatches:
+        return PairBatches(
+            self.documents["train"],
+            self.vocabulary,
+            max_length=self.config.max_length,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epochs=epochs,
+            whole_word=self.config.whole_word,
+        )
+
+    def evaluate(self, params: Params) -> Scores:
+        """Metrics on dev of replicated parameters."""
+        batches = eval_batches(
+            self.documents["dev"],
+            self.vocabulary,
+            max_length=self.config.max_length,
+            batch_size=self.config.batch_size,
+            whole_word=self.config.whole_word,
+        )
+        sums = (self._eval_step(params, self.parallel.shard(batch)) for batch in batches)
+        host = ({name: self.parallel.gather(x) for name, x in batch.items()} for batch in sums)
+        return {self.corpus.name: pretraining_metrics(host)}
+
+    def stage(
+        self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter
+    ) -> tuple[Params, dict[str, Any], int]:
+        """Trains the heads or everything; parameters on one device, the scores, and the updates made."""
+        config, name, is_first = self.config, self.corpus.name, tune == "heads"
+        epochs = config.head_epochs if is_first else config.epochs
+        pairs = self.source(epochs)
+        num_steps = min(len(pairs), config.max_steps or len(pairs))
+        epoch_steps = len(pairs) / epochs
+        plan = Plan(
+            name=f"{name}, heads" if is_first else name,
+            num_steps=num_steps,
+            epoch_steps=epoch_steps,
+            eval_every=num_steps if is_first else config.eval_every or max(1, round(epoch_steps)),
+            checkpoint_every=config.checkpoint_every,
+            main_metrics={name: MAIN_METRIC},
+            fingerprints={name: self.corpus.fingerprint},
+        )
+        peak = config.head_learning_rate if is_first else config.learning_rate
+        tx = optim.adamw(optim.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
+        step = partial(_on_one, step=partial(pretrain_step, model=self.model, tx=tx, tune=tune))
+        workdir.mkdir(exist_ok=True)
+        state, scores = drive(
+            workdir,
+            plan,
+            init_state(params, tx, tune),
+            CompiledByShape(self.parallel.map_train(step)),
+            Mixture({name: train_batches(pairs)}, [name] * num_steps),
+            key,
+            self.evaluate,
+            parallel=self.parallel,
+            meter=meter,
+        )
+        return self.parallel.unreplicate(state.params), scores, num_steps
+
+
+def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
+    meter = Meter()
+    run = _Run(config)
+    corpus, parallel = run.corpus, run.parallel
+    head_key, step_key = jax.random.split(jax.random.key(config.seed))
+    past = lineage(config.init_from)
+    _, loaded = load_pretrained(config.init_from)
+    params, is_new = with_pretraining_heads(loaded, run.model, head_key)
+    del loaded
+    real_token_fraction = run.source(1).real_token_fraction()
+
+    workdirs.begin(workdir, config)
+    keep_encoder(run.folder, workdir / "encoder")
+    heads = workdir / "heads"
+    if is_new:
+        params, scores, _ = run.stage(heads, params, step_key, tune="heads", meter=Meter())
+        before = scores[corpus.name]["final"]
+    else:
+        before = run.evaluate(parallel.replicate(params))[corpus.name]
+    _, scores, num_steps = run.stage(workdir, params, step_key, tune="all", meter=meter)
+    result = {
+        "config_digest": config.digest(),
+        "seed": config.seed,
+        "steps": num_steps,
+        "datasets": {
+            corpus.name: {
+                "name": corpus.name,
+                "fingerprint": corpus.fingerprint,
+                "labels": LABELS,
+                "documents": {split: len(documents) for split, documents in corpus.splits.items()},
+            }
+        },
+        "lineage": [*past, {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint}],
+        "warnings": [],
+        "dev": {corpus.name: {"before": before, **scores[corpus.name]}},
+        "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},
+        "timing": meter.summary(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": {"platform": jax.default_backend(), "count": len(parallel.devices)},
+    }
+    workdirs.write_json(workdir / "result.json", result)
+    shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
+    return result
+
+
+def _on_one(state: Any, batches: Any, key: jax.Array, *, step: Callable[..., Any], axis: str | None = None) -> Any:
+    """A step as `drive` calls it, with batches by name, of which there is one."""
+    (batch,) = batches.values()
+    return step(state, batch, key, axis=axis)
