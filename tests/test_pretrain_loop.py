@@ -1,4 +1,4 @@
-"""Whole runs of further pre-training, shrunken: both stages, cut and resumed, and what can be wrong before they begin."""
+"""Whole runs of further pre-training, shrunken: both stages, cut and resumed, and what is wrong before they begin."""
 
 import dataclasses
 import importlib.util
