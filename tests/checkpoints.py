@@ -142,7 +142,7 @@ def write_run(folder, config, params_of_step, result):
     (encoder / "config.json").write_text(json.dumps({"model_type": "bert"} | vars(config)))
     write_tokenizer(encoder, config.vocab_size)
     (folder / "config.json").write_text(json.dumps({"init_from": "minilm-l6"}))
-    with Checkpoints(folder / "checkpoints", "accuracy") as checkpoints:
+    with Checkpoints(folder / "checkpoints", ["accuracy"]) as checkpoints:
         for step, params in params_of_step.items():
             params = jax.tree.map(jnp.asarray, params)
             state = init_state(params, optax.adam(0.1), smart.preset("none"))

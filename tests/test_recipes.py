@@ -22,7 +22,6 @@ RECIPES = [
     ("sst_smart", None),
     ("sst_smart", "paper"),
     ("mtl_smart", None),
-    ("mtl_smart", "gold"),
     *(("gold", task + rest) for task, rest in [("sst5", ""), ("cfimdb", ""), ("quora", ""), ("sts", "")]),
     *(("gold", variant) for variant in ("sst5-head", "sts-head", "sst5-paper", "cfimdb-head-paper")),
 ]
@@ -111,7 +110,9 @@ def test_an_unknown_variant_names_the_known(name):
 
 
 def test_surgery_to_the_end(data, tiny_checkpoint, tmp_path):
-    config = shrunken(recipe("mtl_smart"), data, tiny_checkpoint)
+    config = recipe("mtl_smart")
+    config.tasks = config.tasks[:2]
+    config = shrunken(config, data, tiny_checkpoint)
     config.pcgrad, config.max_steps = True, 2
     result = loop.train_and_evaluate(config, tmp_path / "run")
     assert result["steps"] == 2
@@ -175,7 +176,9 @@ def test_a_file_too_small_to_split(table, tiny_checkpoint, tmp_path):
 
 def test_one_task_after_several(data, tiny_checkpoint, tmp_path):
     config = shrunken(recipe("mtl_smart", "gold"), data, tiny_checkpoint)
-    loop.train_and_evaluate(config, tmp_path / "several")
+    config.smart.preset = "none"  # a third of the time, and the starter's variant has it
+    several = loop.train_and_evaluate(config, tmp_path / "several")
+    assert list(several["dev"]) == ["sst5", "quora", "sts", "mean"]
     config = shrunken(recipe("gold", "sts"), data, tiny_checkpoint)
     config.init_from = str(tmp_path / "several")
     result = loop.train_and_evaluate(config, tmp_path / "one")
