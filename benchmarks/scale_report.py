@@ -197,6 +197,7 @@ def plot(records: Sequence[Mapping], path: Path) -> None:
         right.set_ylim(-0.5, max(len(rest), 1) - 0.5)
         right.set(title=f"Dev, {share}, {len(seeds)} paired seeds" if rest else f"Dev, {share}: no results yet")
         right.set(xlabel="accuracy minus plain's, points, 95% interval")
+        right.locator_params(axis="x", nbins=6)
         right.grid(alpha=0.3)
     left.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
