@@ -1,4 +1,4 @@
-"""Whole runs of further pre-training, shrunken: both stages, cut and resumed, and what is wrong before they begin."""
+"""Whole runs of further pre-training, shrunken: both stages, cut and resumed, and what stops them at once."""
 
 import dataclasses
 import importlib.util
@@ -17,15 +17,14 @@ from bertjax import assets, loop, pretrain_loop
 from bertjax import drive as driver
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import PretrainConfig, RunConfig, is_pretraining
+from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
 from bertjax.lineage import warnings
 from bertjax.model import Bert, init_params
 from bertjax.pretrain_loop import pretrain
 from bertjax.pretrained import load_pretrained
-from bertjax.pretraining import (
-    HEADS,
-)
+from bertjax.pretraining import HEADS
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +226,18 @@ def test_changed_text_is_not_gone_on_with(config, corpus, tmp_path, monkeypatch)
     (folder / "b.txt").write_text("another\ndocument")
     with pytest.raises(UserError, match="the data of corpus have changed since this run began"):
         pretrain(config, tmp_path / "run")
+
+
+def test_held_out_documents_without_a_pair_stop_a_run_at_once(config, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    text = [f"the film {'good ' * i}" for i in range(1, 60)]
+    held_out = [[line] for line in text if split_of(line) == "dev"]
+    others = [[line, "a story"] for line in text if split_of(f"{line.strip()} a story") != "dev"]
+    (folder / "a.txt").write_text("\n\n".join("\n".join(lines) for lines in held_out + others))
+    with pytest.raises(UserError, match="one of them of 2 sentences or more, found [2-9] documents"):
+        pretrain(change(config, corpus=str(folder)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
