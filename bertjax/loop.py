@@ -92,15 +92,13 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     first = {name: parallel.shard(batch) for name, batch in _first_batches(inputs, config.batch_size, pooled).items()}
     steps = [first] if config.pcgrad else [{name: batch} for name, batch in first.items()]
     datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
+    past += [{"trained_on": name, "fingerprint": data["fingerprint"]} for name, data in datasets.items()]
     result = {
         "config_digest": config.digest(),
         "seed": config.seed,
         "steps": plan.num_steps,
         "datasets": datasets,
-        "lineage": [
-            *past,
-            *({"trained_on": name, "fingerprint": data["fingerprint"]} for name, data in datasets.items()),
-        ],
+        "lineage": past,
         "warnings": lineages.warnings(past, datasets),
         "dev": scores,
         "cost": {
