@@ -141,7 +141,7 @@ def test_sentences_that_a_random_b_displaces_are_put_back():
 
 def test_chunks_reach_the_target_and_a_tenth_are_shorter():
     documents = [[np.array([FIRST], np.int32)] * 5000, [np.array([FIRST], np.int32)] * 2]
-    pairs = [pair for epoch in range(60) for pair in plan_pairs(documents, S, 0, epoch)]
+    pairs = [pair for epoch in range(150) for pair in plan_pairs(documents, S, 0, epoch)]
     # A chunk is seen whole where the text that follows was kept; the last one may be what was left.
     whole = [pair for pair in pairs if pair.label == 0 and pair.first[0] == 0 and pair.second[2] < 5000]
     sizes = np.array([pair.second[2] - pair.first[1] for pair in whole])
