@@ -142,7 +142,8 @@ class RunConfig(Config):
       task_weights: of the tasks' objectives, in the order of `tasks`; None for 1 each.
       sampling: of tasks, one an update: round_robin; proportional to their examples n; square_root, to n^0.5;
         annealed, to a power of n that falls from 1 to 0.2 over the run (Stickland and Murray, ICML 2019).
-      pcgrad: whether every update takes a batch of each task and projects conflicting gradients (`surgery.pcgrad`).
+      pcgrad: whether every update takes a batch of each task and projects conflicting gradients (`surgery.pcgrad`);
+        `sampling` is then not looked at, and an epoch has as many batches as without.
       data_dir: folder of the CS224N files, for tasks with gold labels.
       data_file: a tab-separated file of your own with the columns that `columns` declares, in place of a task.
       dev_file: a second one for dev; None to take a tenth of the rows for dev and one for test.

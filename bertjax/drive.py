@@ -47,7 +47,7 @@ class Plan:
 def drive(
     workdir: Path,
     plan: Plan,
-    state: TrainState,
+    initial: list[TrainState],
     run_step: CompiledByShape,
     batches: Any,
     key: Any,
@@ -61,7 +61,7 @@ def drive(
     Args:
       workdir: its folder, begun.
       plan: how long, how often.
-      state: before the first update; overwritten.
+      initial: the state before the first update, taken out: what the caller kept would stay in memory.
       run_step: (state, batches, key) to the next state and scalars; all on every replica.
       batches: iterator with `get_state` and `set_state`, over mappings from a name to a batch.
       key: for every step.
@@ -76,6 +76,7 @@ def drive(
       UserError: the data have changed since the run began, or training diverged.
     """
     scores: dict[str, Any] = {}
+    state = initial.pop()
     with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints:
         if (last := checkpoints.last()) is not None:
             state, progress = checkpoints.restore(last, state)
@@ -86,11 +87,13 @@ def drive(
         step = int(state.step)
         state = parallel.replicate(state)
         with workdirs.MetricsLog(workdir, step) as log, _bar(plan.name, step, plan.num_steps) as bar:
+            meter.open_window()
             while step < plan.num_steps:
                 batch = next(batches)
                 shards = {name: parallel.shard(part) for name, part in batch.items()}
-                with meter.paused():
-                    run_step.compile(state, shards, key)
+                if not run_step.knows(shards):
+                    with meter.paused():
+                        run_step.compile(state, shards, key)
                 state, means = run_step(state, shards, key)
                 step += 1
                 meter.count(batch.values(), parallel.unreplicate(means))
@@ -105,9 +108,11 @@ def drive(
                 if not (is_evaluated or is_saved):
                     continue
                 with meter.paused():
+                    _check_finite({name: float(x) for name, x in parallel.unreplicate(means).items()}, step)
                     main = None
                     if is_evaluated:
                         found = evaluate(state.params)
+                        _check_finite(_flat(found), step)
                         log.write(step, step / plan.epoch_steps, "dev", _flat(found), {})
                         bar.write(f"update {step}: dev {_listing(_flat(found))}", file=sys.stderr)
                         main = {name: found[name][metric] for name, metric in plan.main_metrics.items()}
@@ -161,7 +166,7 @@ def _check_finite(values: Mapping[str, float], step: int) -> None:
         if not math.isfinite(value):
             raise UserError(
                 f"training diverged: {name} is {value} at update {step}; lower --config.learning_rate, "
-                "--config.smart.weight or --config.smart.radius, and use another --workdir"
+                "or SMART's weight or radius, and use another --workdir"
             )
 
 

@@ -93,7 +93,6 @@ def evaluate(
     config = run.config
     predictions.check_format(layout, declared_tasks(config))
     parallel = DataParallel(jax.devices())
-    parallel.check_batch_size(config.batch_size)
     inputs = load_inputs(config, run.encoder, (split,))
     pad_id = inputs.model.config.pad_token_id
     summary: dict[str, Any] = {
@@ -114,7 +113,7 @@ def evaluate(
         if part.dataset.fingerprint != trained_on:
             summary["warnings"].append(f"the data of {name} are not those of the run, {trained_on}")
         params = parallel.replicate(run.restore(step, inputs.model))
-        shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": part.edges}
+        shapes: dict[str, Any] = {"batch_size": parallel.up_to_even(config.batch_size), "edges": part.edges}
         predictor = Predictor(partial(eval_step, model=inputs.model, task=task), parallel, pad_id)
         outputs = predictor.predict(params, examples, **shapes)
         file = workdir / f"predictions-{name}-{split}.csv"

@@ -89,6 +89,8 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
         raise UserError(
             f"--config.max_length: expected at most the model's {most} positions, found {config.max_length}"
         )
+    if config.max_length < 5 and any(len(task.schema.texts) == 2 for task in tasks):
+        raise UserError(f"--config.max_length: expected at least 5 tokens for pairs, found {config.max_length}")
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, architecture.vocab_size, folder)
     # Steps that take a batch of every task are compiled for each combination of their shapes.
@@ -119,21 +121,21 @@ def declared_tasks(config: RunConfig) -> list[Task]:
 
 def load_dataset(task: Task, config: RunConfig) -> builders.Dataset:
     """A task's data, as the config says where they are; UserError as of `builders.load`."""
+    data_dir = _path(config.data_dir)
+    names = config.tasks or (task.name,)
+    if data_dir is not None and not any(isinstance(SOURCES.get(name), CourseFiles) for name in names):
+        raise UserError(
+            f"--config.data_dir: {task.name} takes no files of yours, found {data_dir}; "
+            "drop the flag, or pass --config.task=sst5 to read gold labels from that folder"
+        )
     if task.name in GLUE:
         return load_glue(task.name, task.schema)
-    data_dir = _path(config.data_dir)
     if task.name == OWN:
         file = _path(config.data_file)
         assert file is not None
         source: Source = OwnFile(file, config.columns.id, _path(config.dev_file))
     else:
         source = SOURCES[task.name]
-    names = config.tasks or (config.task,)
-    if data_dir is not None and not any(isinstance(SOURCES.get(name), CourseFiles) for name in names):
-        raise UserError(
-            f"--config.data_dir: {task.name} takes no files of yours, found {data_dir}; "
-            "drop the flag, or pass --config.task=sst5 to read gold labels from that folder"
-        )
     return builders.load(task.name, source, task.schema, data_dir=data_dir, on_bad_row=config.on_bad_row)
 
 

@@ -6,6 +6,10 @@ from typing import Any
 _SEEN = {
     "sst5": ({"rated_sst"}, "holds gold SST's sentences, dev and test included"),
     "sst2": ({"rated_sst", "sst5"}, "holds sentences of SST, of whose phrases sst2 is made"),
+    "quora": ({"qqp"}, "is of the same questions, split otherwise"),
+    "qqp": ({"quora"}, "is of the same questions, split otherwise"),
+    "sts": ({"stsb"}, "is the same benchmark, split otherwise"),
+    "stsb": ({"sts"}, "is the same benchmark, split otherwise"),
     "rated_sst": ({"sst5", "sst2"}, "holds the same sentences, split otherwise"),
     "rated_editorials": ({"editorials"}, "holds its sentences, dev and test included, without their ratings"),
 }

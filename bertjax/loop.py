@@ -1,6 +1,7 @@
 """A fine-tuning run: from a config to a folder with checkpoints, a log and a result."""
 
 import importlib.metadata
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from bertjax.evaluation import Predictor, describe_data
 from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.pretrained import keep_encoder, lineage, load_pretrained, with_heads
+from bertjax.pretrained import head_labels, keep_encoder, lineage, load_pretrained, with_heads
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
 
@@ -62,6 +63,11 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(config.init_from)
+    labels = head_labels(config.init_from)
+    for task in tasks:
+        if labels.get(task.name, list(task.schema.label_names)) != list(task.schema.label_names):
+            print(f"{task.name}: a new head: the classes of {config.init_from}'s are others", file=sys.stderr)
+            del params[f"head_{task.name}"]
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)
@@ -70,7 +76,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if config.pcgrad:
         tx = optax.chain(pcgrad(config.seed), tx)
     pooled = _pooled(inputs, params, parallel, config.batch_size) if config.tune == "head" else None
-    state = init_state(params, tx, settings, config.tune)
+    initial = [init_state(params, tx, settings, config.tune)]
     del params  # the first step overwrites them
     step_with = partial(train_step, model=model, tasks=tasks, tx=tx, num_steps=plan.num_steps, tune=config.tune)
     run_step = CompiledByShape(parallel.map_train(partial(step_with, settings=settings)))
@@ -80,7 +86,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     state, scores = drive(
         workdir,
         plan,
-        state,
+        initial,
         run_step,
         _mixture(config, inputs, plan.num_steps, pooled),
         step_key,

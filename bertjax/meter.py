@@ -22,9 +22,10 @@ class Meter:
         self._window_rates: list[float] = []
         self._busy = 0.0
         self._examples = self._tokens = 0
-        self._open_window()
+        self.open_window()
 
-    def _open_window(self) -> None:
+    def open_window(self) -> None:
+        """Forgets what came since the last reading, as work before the first step."""
         self._means: list[Mapping[str, jax.Array]] = []
         self._window_examples = self._window_tokens = 0
         self._since, self._paused = time.perf_counter(), 0.0
@@ -32,7 +33,7 @@ class Meter:
     def resume(self, seconds: float) -> None:
         """Counts the seconds of earlier calls of the same run."""
         self._earlier = seconds
-        self._open_window()
+        self.open_window()
 
     @property
     def seconds(self) -> float:
@@ -69,7 +70,7 @@ class Meter:
         timing = {"step_seconds": seconds / len(means), "examples_per_second": self._window_examples / seconds}
         names = dict.fromkeys(name for step in means for name in step)
         values = {name: float(np.mean([step[name] for step in means if name in step])) for name in names}
-        self._open_window()
+        self.open_window()
         return values, timing
 
     def summary(self) -> dict[str, float | None]:

@@ -23,6 +23,10 @@ class DataParallel:
         self.devices = tuple(devices)
         self.is_single = len(self.devices) == 1
 
+    def up_to_even(self, batch_size: int) -> int:
+        """The least batch size, no less than this one, that can be shared out evenly."""
+        return -(-batch_size // len(self.devices)) * len(self.devices)
+
     def check_batch_size(self, batch_size: int) -> None:
         """UserError where a batch cannot be shared out evenly."""
         if batch_size % len(self.devices):
@@ -89,11 +93,14 @@ class CompiledByShape:
 
     def compile(self, tree: Any, batch: Any, *rest: Any) -> Any:
         """The executable for these batches."""
-        leaves, structure = jax.tree.flatten(batch)
-        shape = structure, *(leaf.shape for leaf in leaves)
+        shape = _shape(batch)
         if shape not in self.compiled:
             self.compiled[shape] = self._mapped.lower(tree, batch, *rest).compile()
         return self.compiled[shape]
+
+    def knows(self, batch: Any) -> bool:
+        """Whether it is compiled for these batches."""
+        return _shape(batch) in self.compiled
 
     def __call__(self, tree: Any, batch: Any, *rest: Any) -> Any:
         """Runs the step, compiling first where that is needed."""
@@ -102,3 +109,8 @@ class CompiledByShape:
     def flops(self, tree: Any, batch: Any, *rest: Any) -> float:
         """XLA's own count of floating-point operations of one step, on one device."""
         return self.compile(tree, batch, *rest).cost_analysis()["flops"]
+
+
+def _shape(batch: Any) -> tuple[Any, ...]:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, *(leaf.shape for leaf in leaves)

@@ -153,7 +153,7 @@ class _Run:
         state, scores = drive(
             workdir,
             plan,
-            init_state(params, tx, tune),
+            [init_state(params, tx, tune)],
             CompiledByShape(self.parallel.map_train(step)),
             Mixture({name: train_batches(pairs)}, [name] * num_steps),
             key,

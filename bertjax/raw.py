@@ -49,7 +49,6 @@ def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoin
     chosen = _choose(tasks, task)
     lines = read_lines(source, len(chosen.schema.texts))
     parallel = DataParallel(jax.devices())
-    parallel.check_batch_size(run.config.batch_size)
     architecture = read_bert_config(run.encoder)
     model = Bert(architecture, {t.name: t.outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
     tokenizer = load_tokenizer(run.encoder)
@@ -60,7 +59,9 @@ def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoin
         part = lines[start : start + _AT_ONCE]
         rows = [dict(zip(("text", "text_pair"), line.split("\t"), strict=False)) for line in part]
         examples = tokenize(({"id": "", "label": 0} | row for row in rows), tokenizer, max_length=run.config.max_length)
-        outputs = predictor.predict(params, examples, batch_size=run.config.batch_size, edges=edges)
+        outputs = predictor.predict(
+            params, examples, batch_size=parallel.up_to_even(run.config.batch_size), edges=edges
+        )
         for line, (value, probability) in zip(part, _columns(chosen, outputs), strict=True):
             yield f"{value}\t{probability}\t{line}"
 

@@ -97,6 +97,8 @@ def train_step(
     if anchor is not None:
         decay = smart.value_at(smart.anchor_decay(settings, num_steps), state.step)
         anchor = smart.update_anchor(anchor, state.params, decay)
+    # Of turns of one task: with updates as the measure, tasks that take turns could each miss, or get, every k-th.
+    turn = state.step // (1 if len(batches) > 1 else len(tasks))
     gradients: list[Params] = []
     values: dict[str, jax.Array] = {}
     for place, task in enumerate(tasks):
@@ -109,6 +111,7 @@ def train_step(
             model=model,
             task=task,
             settings=settings,
+            turn=turn,
             tune=tune,
             axis=axis,
         )
@@ -130,10 +133,14 @@ def task_gradient(
     model: Bert,
     task: Task,
     settings: smart.SmartSettings,
+    turn: jax.Array,
     tune: str,
     axis: str | None,
 ) -> tuple[Params, dict[str, jax.Array]]:
-    """The gradient of one task's weighted objective over all replicas, and its means; arguments of `train_step`."""
+    """The gradient of one task's weighted objective over all replicas, and its means.
+
+    Arguments are those of `train_step`, and `turn`, int32 [], which lazy steps and schedules count by.
+    """
     dropout_keys = example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
     noise_keys = example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
     valid = batch["valid"].astype(jnp.float32)
@@ -172,7 +179,7 @@ def task_gradient(
 
         return jax.grad(objective, has_aux=True)(trained(state.params, tune))
 
-    total, means = psum(smart.at_update(settings, state.step, gradient), axis)
+    total, means = psum(smart.at_update(settings, turn, gradient), axis)
     means["gradient_norm"] = optax.tree.norm(total)
     return total, means
 

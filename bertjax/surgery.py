@@ -1,5 +1,6 @@
 """Gradient surgery (Yu et al., NeurIPS 2020): several tasks' gradients into one, without their conflicts."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -55,20 +56,29 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
     ) -> tuple[Params, PcgradState]:
         del params, extra_args
         key, order_key = jax.random.split(jax.random.wrap_key_data(state.key))
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients)
-        squares = jnp.stack([optax.tree.vdot(g, g) for g in gradients])
-        projected = []
-        for i, own in enumerate(gradients):
-            order = jax.random.permutation(jax.random.fold_in(order_key, i), len(gradients))
+        count = len(gradients)
+        # All that happens lies in the gradients' span: their products suffice, and one weighted sum at the end.
+        products = jnp.stack([jnp.stack([_vdot(a, b) for b in gradients]) for a in gradients])
+        rows = []
+        for i in range(count):
+            order = jax.random.permutation(jax.random.fold_in(order_key, i), count)
 
-            def project(gradient: Params, j: jax.Array, i: int = i) -> tuple[Params, None]:
-                other = jax.tree.map(lambda leaf: leaf[j], stacked)
-                product = optax.tree.vdot(gradient, other)
-                share = jnp.where((j != i) & (product < 0), product / jnp.maximum(squares[j], 1e-30), 0)
-                return jax.tree.map(lambda g, o: g - (share * o).astype(g.dtype), gradient, other), None
+            def project(row: jax.Array, j: jax.Array, i: int = i) -> tuple[jax.Array, None]:
+                along = row @ products[:, j]
+                is_conflict = (j != i) & (along < 0)
+                share = jnp.where(is_conflict, along / jnp.where(products[j, j] > 0, products[j, j], 1), 0)
+                return row.at[j].add(-share), None
 
-            projected.append(jax.lax.scan(project, own, order)[0])
-        mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *projected)
-        return mean, PcgradState(jax.random.key_data(key))
+            rows.append(jax.lax.scan(project, jnp.eye(count)[i], order)[0])
+        weights = jnp.mean(jnp.stack(rows), axis=0)
+
+        def combine(*leaves: jax.Array) -> jax.Array:
+            return functools.reduce(jnp.add, [weights[j].astype(x.dtype) * x for j, x in enumerate(leaves)])
+
+        return jax.tree.map(combine, *gradients), PcgradState(jax.random.key_data(key))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _vdot(a: Params, b: Params) -> jax.Array:
+    return optax.tree.vdot(*(jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (a, b)))

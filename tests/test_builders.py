@@ -259,6 +259,26 @@ def test_a_bad_rating(rate):
     assert load("rated_sst", on_bad_row="skip").skipped == (where,)
 
 
+def test_settings_of_a_source_tell_prepared_data_apart(tmp_path, cache):
+    path, schema = tmp_path / "my.tsv", get_task("cfimdb").schema
+    path.write_text("key\tsentence\tsentiment\n" + "".join(f"k{i}\tfilm {i}\t{i % 2}\n" for i in range(40)))
+    ids = [
+        builders.load("data_file", sources.OwnFile(path, key), schema).splits["dev"][0]["id"] for key in (None, "key")
+    ]
+    assert ids[1] == f"k{int(ids[0]) - 1}"
+    with pytest.raises(UserError, match="expected a header with one tab-separated column 'kay'"):
+        builders.load("data_file", sources.OwnFile(path, "kay"), schema)
+
+
+@pytest.mark.parametrize("flag", ["data_file", "dev_file"])
+def test_a_file_of_ones_own_that_is_not_there(tmp_path, cache, flag):
+    path, gone = tmp_path / "my.tsv", tmp_path / "gone.tsv"
+    path.write_text("sentence\tsentiment\nfilm\t0\n")
+    source = sources.OwnFile(gone) if flag == "data_file" else sources.OwnFile(path, dev=gone)
+    with pytest.raises(UserError, match=rf"--config.{flag}: expected the file {gone}, found none; check the path"):
+        builders.load("data_file", source, get_task("cfimdb").schema)
+
+
 def test_ratings_as_scores(rate):
     rate([("-2.5", text) for text in SPLITS])
     source = sources.Ratings("movieReviewSnippets_GroundTruth.txt", "ratings")

@@ -169,3 +169,12 @@ def test_documents_of_nothing_but_spaces(tmp_path):
 
 def test_the_name_of_the_starter_corpus_is_what_the_docs_say():
     assert documents.EDITORIALS == "editorials"
+
+
+@pytest.mark.parametrize("row", ["One. Two, three.", '"One.",b,c'])
+def test_a_csv_row_of_another_width(tmp_path, row):
+    path = tmp_path / "corpus.csv"
+    path.write_text(f'article,id\n"One. Two.",1\n{row}\n' if "b,c" in row else f"article\nOne.\n{row}\n")
+    columns = 2 if "b,c" in row else 1
+    with pytest.raises(UserError, match=rf"{path}:3: expected {columns} comma-separated columns, found another number"):
+        load_corpus(str(path))

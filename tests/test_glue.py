@@ -22,8 +22,6 @@ EXAMPLES = {
 
 
 class Builder:
-    version = "2.0.0"
-
     def __init__(self, name):
         self.record, self.asked = RECORDS[name], []
 
@@ -40,9 +38,9 @@ def test_examples(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
     builder = Builder(name)
     given = {}
-    monkeypatch.setattr(glue.tfds, "builder", lambda which, **options: given.update(options, name=which) or builder)
+    monkeypatch.setattr(glue, "Glue", lambda **options: given.update(options) or builder)
     dataset = glue.load_glue(name, get_task(name).schema)
-    assert given == {"name": f"glue/{name}", "data_dir": tmp_path / "tfds", "file_format": "array_record"}
+    assert given == {"config": name, "version": "2.0.0", "data_dir": tmp_path / "tfds", "file_format": "array_record"}
     dev = "validation_matched" if name == "mnli" else "validation"
     assert builder.asked == ["train", dev, "test_matched" if name == "mnli" else "test"]
     assert list(dataset.splits) == ["train", "dev", "test"]
@@ -59,7 +57,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(glue.tfds, "builder", fail)
+    monkeypatch.setattr(glue, "Glue", fail)
     with pytest.raises(UserError) as raised:
         glue.load_glue("rte", get_task("rte").schema)
     assert str(raised.value) == (

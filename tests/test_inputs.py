@@ -43,3 +43,18 @@ def test_a_vocabulary_of_another_size_is_refused(config, tiny_checkpoint, tmp_pa
     (folder / "vocab.txt").write_text((tiny_checkpoint / "vocab.txt").read_text() + "more\n")
     with pytest.raises(UserError, match="expected a vocabulary of 40 entries"):
         load_inputs(config, folder, ("dev",))
+
+
+def test_pairs_need_room_for_two_texts(config, tiny_checkpoint, tmp_path):
+    for split in ("train", "dev"):
+        rows = "0\tp\tone\ttwo\t2.5\n1\tq\tthree\tfour\t5\n"
+        (tmp_path / f"sts-{split}.csv").write_text(f"\tid\tsentence1\tsentence2\tsimilarity\n{rows}")
+    config = dataclasses.replace(config, task="sts", data_dir=str(tmp_path), max_length=4)
+    with pytest.raises(UserError, match="--config.max_length: expected at least 5 tokens for pairs, found 4"):
+        load_inputs(config, tiny_checkpoint, ("train",))
+
+
+@pytest.mark.parametrize("task", ["rated_sst", "sst2"])
+def test_a_folder_for_a_task_without_files_is_refused(config, tiny_checkpoint, task):
+    with pytest.raises(UserError, match=f"--config.data_dir: {task} takes no files of yours"):
+        load_inputs(dataclasses.replace(config, task=task), tiny_checkpoint, ("train",))

@@ -23,3 +23,7 @@ def test_what_the_starter_saw():
     expected = ["quora: the starter model's own training saw Quora duplicates, SNLI and MultiNLI"]
     assert warnings([STARTER, {"trained_on": "quora"}], ["quora", "sts"]) == expected
     assert warnings([{"init_from": "bert-base-uncased"}, {"trained_on": "quora"}], ["quora"]) == []
+
+
+def test_one_source_under_two_names():
+    assert len(warnings([{"trained_on": "qqp"}, {"trained_on": "sts"}], ["quora", "stsb", "sts"])) == 2

@@ -74,7 +74,7 @@ def largest(tree):
 
 
 @pytest.mark.parametrize("settings", [PLAIN, SMART], ids=["plain", "smart"])
-def test_a_step_of_one_task_leaves_the_others_heads(model, params, settings):
+def test_a_tasks_gradient_does_not_reach_the_others_heads(model, params, settings):
     state, means = run(model, params, {"sts": BATCHES["sts"]}, settings=settings)
     moved = changes(params, state)
     assert largest(moved["head_sst5"]) == 0
@@ -103,6 +103,18 @@ def test_a_weight_scales_the_gradient(model, params):
     one, three = (run(model, params, {"sts": BATCHES["sts"]}, tasks=tasks)[0] for tasks in ((SST, STS), heavy))
     expected = jax.tree.map(lambda change: 3 * change, changes(params, one))
     chex.assert_trees_all_close(changes(params, three), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_lazy_term_comes_at_every_kth_turn_of_each_task(model, params, name):
+    lazy = smart.preset("bertjax", radius=0.3, every=2, bregman_weight=0.0)
+    place = list(BATCHES).index(name)
+    values = []
+    for turn in range(3):
+        state = init_state(jax.tree.map(jnp.copy, params), SGD, lazy).replace(step=jnp.int32(2 * turn + place))
+        _, means = run(model, params, {name: BATCHES[name]}, settings=lazy, state=state)
+        values.append(float(means[f"{name}/smoothness"]) > 0)
+    assert values == [True, False, True]
 
 
 def test_surgery_of_both_tasks_gradients(model, params):

@@ -157,6 +157,16 @@ def test_classes_of_a_file_of_ones_own(table, tiny_checkpoint, tmp_path):
     assert "accuracy" in result["dev"]["data_file"]["final"]
 
 
+def test_a_head_of_other_classes_does_not_go_on(table, tiny_checkpoint, tmp_path, capsys):
+    first = own(tiny_checkpoint, table, columns={"classes": ["bad", "good"]})
+    loop.train_and_evaluate(first, tmp_path / "first")
+    for classes, is_told in ((["bad", "good"], False), (["good", "bad"], True)):
+        capsys.readouterr()
+        config = own(tmp_path / "first", table, columns={"classes": classes})
+        loop.train_and_evaluate(config, tmp_path / classes[0])
+        assert ("data_file: a new head: the classes of" in capsys.readouterr().err) == is_told
+
+
 def test_scores_and_a_file_for_dev(table, tiny_checkpoint, tmp_path):
     dev = tmp_path / "dev.tsv"
     dev.write_text("\n".join(table.read_text().splitlines()[:21]))

@@ -200,3 +200,11 @@ def test_a_table_of_ones_own(tmp_path):
 def test_a_bad_table(tmp_path, content, what):
     path = write(tmp_path, content)
     assert message(read_table, path, schema=TABLE, id_column=None) == f"{path}{what}"
+
+
+def test_numbers_that_name_classes_are_no_indices(tmp_path):
+    stars = Schema(("body",), "stars", ("1", "2"))
+    path = write(tmp_path, "body\tstars\na\t1\nb\t2\nc\t0\n")
+    rows, skipped = read_table(path, schema=stars, id_column=None, on_bad_row="skip")
+    assert [row.label for row in rows] == [0, 1]
+    assert skipped == [f"{path}:4: stars: expected one of 1, 2, found '0'"]

@@ -17,6 +17,7 @@ from bertjax import assets
 from bertjax.data import rows
 from bertjax.data.schema import Schema
 from bertjax.data.sources import Source
+from bertjax.errors import UserError
 
 Example = dict[str, Any]
 
@@ -27,7 +28,8 @@ class Dataset:
 
     Attributes:
       name: the dataset's.
-      fingerprint: sixteen hexadecimal digits of a hash of all that the examples are made from.
+      fingerprint: sixteen hexadecimal digits of a hash of all that the examples are made from, or the name and version
+        that TFDS pins.
       labels: what its labels are, for whoever reads a result.
       splits: by name, the examples in the order of their source, read when asked for: {"id": str, "text": str,
         "label": int or float}, with "text_pair" for pairs. In a split without labels, they are −1 or NaN.
@@ -120,11 +122,16 @@ class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
 
 def _fingerprint(source: Source, schema: Schema, files: Mapping[str, Path], on_bad_row: str) -> str:
-    about = type(source).__name__, str(LabelledTexts.VERSION), schema, on_bad_row, tuple(files)
+    # Where files lie says nothing of what they hold.
+    settings = {name: value for name, value in vars(source).items() if not isinstance(value, Path)}
+    about = type(source).__name__, settings, str(LabelledTexts.VERSION), schema, on_bad_row, tuple(files)
     digest = hashlib.sha256(repr(about).encode())
     for path in files.values():
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from None
     return digest.hexdigest()[:16]
 
 

@@ -114,7 +114,14 @@ def _csv(path: Path) -> list[Document]:
         column = next((name for name in _COLUMNS if name in names), None)
         if column is None:
             raise UserError(f"{path}:1: expected a column {' or '.join(_COLUMNS)}, found {', '.join(names)}")
-        found = [sentences(row[column] or "") for row in reader]
+        found = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path}:{reader.reader.line_num}: expected {len(names)} comma-separated columns, found another "
+                    "number; put text that holds commas between quotation marks"
+                )
+            found.append(sentences(row[column]))
     except csv.Error as error:
         raise UserError(
             f"{path}:{reader.reader.line_num}: expected comma-separated values ({error}); mend the row"

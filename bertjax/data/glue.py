@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.text.glue import Glue
 
 from bertjax import assets
 from bertjax.data.builders import Dataset, Example, Examples, plain
@@ -14,6 +15,7 @@ from bertjax.data.schema import Schema
 from bertjax.errors import UserError
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
+VERSION = "2.0.0"
 # MultiNLI's other dev and test sets, of unseen genres, have other names.
 _SPLITS = {"mnli": {"train": "train", "dev": "validation_matched", "test": "test_matched"}}
 _OTHER_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -30,7 +32,9 @@ def load_glue(name: str, schema: Schema) -> Dataset:
       UserError: TFDS could not get it.
     """
     try:
-        builder = tfds.builder(f"glue/{name}", data_dir=assets.cache_dir() / "tfds", file_format="array_record")
+        # By its class: `tfds.builder` knows a dataset only once its module has been imported.
+        data_dir = assets.cache_dir() / "tfds"
+        builder = Glue(config=name, version=VERSION, data_dir=data_dir, file_format="array_record")
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
@@ -43,8 +47,8 @@ def load_glue(name: str, schema: Schema) -> Dataset:
         ) from error
     return Dataset(
         name=name,
-        fingerprint=f"glue/{name}:{builder.version}",
-        labels=f"GLUE's, from TFDS glue/{name} {builder.version}",
+        fingerprint=f"glue/{name}:{VERSION}",
+        labels=f"GLUE's, from TFDS glue/{name} {VERSION}",
         splits={split: Examples(source, partial(_example, schema)) for split, source in sources.items()},
         unlabelled=("test",),
     )

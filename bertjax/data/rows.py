@@ -45,11 +45,15 @@ def score(low: float, high: float) -> ParseLabel:
 
 
 def _class_name(names: Sequence[str]) -> ParseLabel:
-    numbered = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
+    numbered = {name: i for i, name in enumerate(names)}
+    also = ""
+    if not any(name.isdigit() for name in names):
+        numbered |= {str(i): i for i in range(len(names))}
+        also = ", or its number from 0"
 
     def parse(text: str) -> int:
         if text.strip() not in numbered:
-            raise ValueError(f"expected one of {', '.join(names)}, or its number from 0, found {_quote(text)}")
+            raise ValueError(f"expected one of {', '.join(names)}{also}, found {_quote(text)}")
         return numbered[text.strip()]
 
     return parse
@@ -109,7 +113,8 @@ def read_table(
 ) -> tuple[list[Row], list[str]]:
     """Reads a tab-separated file whose header names the schema's columns, in any order and among others.
 
-    A class is written as its name or as its number, from 0. Args, returns and errors are those of `read_rows` else.
+    A class is written as its name or, where no name is a number, as its number, from 0. Args, returns and errors are
+    those of `read_rows` else.
 
     Args:
       path: the file.

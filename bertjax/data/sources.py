@@ -17,7 +17,7 @@ SPLITS = ("train", "dev", "test")
 
 
 class Source(Protocol):
-    """Files that hold a dataset's rows.
+    """Files that hold a dataset's rows; a frozen dataclass, whose fields tell one source from another.
 
     Attributes:
       labels: what its labels are, for whoever reads a result.
@@ -143,6 +143,9 @@ class OwnFile:
 
     def find(self, name: str, data_dir: Path | None) -> dict[str, Path]:
         """The file or files."""
+        for flag, path in (("data_file", self.path), ("dev_file", self.dev)):
+            if path is not None and not path.is_file():
+                raise UserError(f"--config.{flag}: expected the file {path}, found none; check the path")
         return {"train": self.path} if self.dev is None else {"train": self.path, "dev": self.dev}
 
     def read(self, files: Mapping[str, Path], schema: Schema, on_bad_row: str) -> tuple[Splits, list[str]]:

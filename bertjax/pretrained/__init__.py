@@ -2,10 +2,11 @@
 
 from bertjax.pretrained.load import load_pretrained, with_heads
 from bertjax.pretrained.names import tensor_names, tensor_shapes
-from bertjax.pretrained.source import STARTER, keep_encoder, lineage, read_config, resolve
+from bertjax.pretrained.source import STARTER, head_labels, keep_encoder, lineage, read_config, resolve
 
 __all__ = [
     "STARTER",
+    "head_labels",
     "keep_encoder",
     "lineage",
     "load_pretrained",

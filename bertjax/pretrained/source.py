@@ -110,6 +110,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
+def head_labels(source: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """The names of the classes of each head of a run, by its task; nothing for anything else but a run."""
+    folder = Path(source).expanduser()
+    run = run_of(folder) if source != STARTER and folder.is_dir() else None
+    datasets = {} if run is None else read_object(run / "result.json").get("datasets", {})
+    return {name: data["label_names"] for name, data in datasets.items() if "label_names" in data}
+
+
 def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """What a checkpoint was trained on, as far as it is known, oldest first.
 
