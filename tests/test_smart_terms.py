@@ -1,0 +1,261 @@
+"""SMART's terms against closed forms of a linear model."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_model import (
+    MASK,
+    MODEL,
+    C,
+    D,
+    as_jax,
+    logits_of,
+    make_batch,
+    make_problem,
+    perturb,
+    symmetric_kl,
+    terms,
+)
+
+from bertjax import smart
+
+# Both terms
+
+
+BOTH = smart.SmartSettings(weight=1.0, radius=0.3, bregman_weight=1.0)
+
+
+def test_terms_by_hand():
+    params, anchor, x = make_problem(classes=2)
+    found = terms(params, anchor, x, BOTH)
+    clean = logits_of(x, params["w"])
+    column = np.where(MASK[:, None], params["w"][:, 1] - params["w"][:, 0], 0)
+    worst = 0.3 * np.linalg.norm(x[MASK]) * column / np.linalg.norm(column)
+    either = [symmetric_kl(logits_of(x + sign * worst, params["w"]), clean) for sign in (1, -1)]
+    np.testing.assert_allclose(found.logits, clean, rtol=1e-5)
+    assert any(np.isclose(found.smoothness, value, rtol=1e-4) for value in either)
+    np.testing.assert_allclose(found.bregman, symmetric_kl(clean, logits_of(x, anchor["w"])), rtol=1e-5)
+
+
+def test_gradients_by_finite_differences_of_the_hand_computed_terms():
+    # δ and the anchor are constants; the clean branch of R_s is not.
+    params, anchor, x = make_problem()
+    smoothness, bregman = (
+        np.asarray(jax.grad(lambda p, name=name: getattr(terms(p, anchor, x, BOTH), name))(as_jax(params))["w"])
+        for name in ("smoothness", "bregman")
+    )
+    keys = jax.random.split(jax.random.key(0))
+    delta = np.asarray(
+        smart.power_iteration(
+            lambda x: jnp.sum(x[:3], axis=0) @ jnp.asarray(params["w"], jnp.float32),
+            jnp.asarray(x, jnp.float32),
+            keys[1],
+            divergence=smart.symmetric_kl,
+            radius=0.3,
+            mask=jnp.asarray(MASK),
+        ),
+        np.float64,
+    )
+
+    def hand(w):
+        clean = logits_of(x, w)
+        return np.array([symmetric_kl(logits_of(x + delta, w), clean), symmetric_kl(clean, logits_of(x, anchor["w"]))])
+
+    expected = np.zeros((2, D, C))
+    for at in np.ndindex(D, C):
+        nudge = np.zeros((D, C))
+        nudge[at] = 1e-6
+        expected[(slice(None), *at)] = (hand(params["w"] + nudge) - hand(params["w"] - nudge)) / 2e-6
+    np.testing.assert_allclose(smoothness, expected[0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(bregman, expected[1], rtol=1e-3, atol=1e-5)
+
+
+def test_embeddings_have_parameters_too():
+    # With embeddings e x: D sees the anchor's own e, and R_s moves e through both of its branches.
+    model = MODEL._replace(embed=lambda params, example: params["e"] * example["x"])
+    params, anchor, x = make_problem()
+    w, anchor_w = params["w"], anchor["w"]
+    keys = jax.random.split(jax.random.key(0))
+
+    def found(e):
+        return terms({"w": w, "e": e}, {"w": anchor_w, "e": 0.5}, x, BOTH, model=model)
+
+    expected = symmetric_kl(logits_of(1.5 * x, w), logits_of(0.5 * x, anchor_w))
+    np.testing.assert_allclose(found(jnp.float32(1.5)).bregman, expected, rtol=1e-5)
+
+    delta = np.asarray(perturb(1.5 * x, w, radius=0.3, key=keys[1]), np.float64)
+    up, down = (symmetric_kl(logits_of(e * x + delta, w), logits_of(e * x, w)) for e in (1.5 + 1e-6, 1.5 - 1e-6))
+    slope = jax.grad(lambda e: found(e).smoothness)(jnp.float32(1.5))
+    np.testing.assert_allclose(slope, (up - down) / 2e-6, rtol=1e-3)
+
+
+def test_the_anchor_is_a_constant():
+    params, anchor, x = make_problem()
+    gradient = jax.grad(lambda a: terms(params, a, x, BOTH).bregman)(as_jax(anchor))
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
+
+
+def test_terms_vanish_at_radius_zero_and_at_the_anchor():
+    params, _, x = make_problem()
+    at_zero = terms(params, params, x, smart.SmartSettings(weight=1.0, radius=0.0, bregman_weight=1.0))
+    assert float(at_zero.smoothness) == 0
+    assert float(at_zero.bregman) == 0
+
+
+def test_a_weight_of_zero_saves_the_passes():
+    params, anchor, x = make_problem()
+    calls = []
+    counting = MODEL._replace(logits=lambda *a: calls.append(0) or MODEL.logits(*a))
+    for settings, expected in [(smart.SmartSettings(), 1), (smart.SmartSettings(bregman_weight=1.0), 2)]:
+        calls.clear()
+        terms(params, anchor, x, settings, model=counting)
+        assert len(calls) == expected
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_matched_dropout_shares_keys_and_unmatched_does_not(matched):
+    params, anchor, _ = make_problem()
+    seen = []
+
+    def logits(params, x, example, key):
+        jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data))), jax.random.key_data(key))
+        return MODEL.logits(params, x, example, key)
+
+    batch, keys = make_batch(2)
+    smart.smart_terms(
+        MODEL._replace(logits=logits),
+        as_jax(params),
+        as_jax(anchor),
+        batch,
+        *keys,
+        mask=batch["mask"],
+        divergence=smart.symmetric_kl,
+        settings=smart.SmartSettings(weight=1.0, bregman_weight=1.0, matched_dropout=matched),
+    )
+    jax.effects_barrier()
+    assert len(seen) >= 2 * 3  # the adversary's linearised pass belongs to the clean one
+    assert len(set(seen)) == 2 * (1 if matched else 3)
+
+
+def test_a_batch_is_its_examples_one_by_one():
+    params, anchor, _ = make_problem()
+    batch, keys = make_batch(3)
+    options = {"divergence": smart.symmetric_kl, "settings": BOTH}
+
+    def run(rows):
+        part = jax.tree.map(lambda leaf: leaf[rows], batch)
+        return smart.smart_terms(
+            MODEL, as_jax(params), as_jax(anchor), part, *keys[:, rows], mask=part["mask"], **options
+        )
+
+    whole = run(slice(None))
+    chex.assert_shape([whole.loss, whole.smoothness, whole.bregman], (3,))
+    one_by_one = [run(slice(i, i + 1)) for i in range(3)]
+    chex.assert_trees_all_close(whole, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *one_by_one), rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [BOTH, smart.preset("paper", radius=0.3, step_size=0.3, noise=0.1)])
+def test_jitted_is_not_jitted_is_pmapped(settings):
+    params, anchor, _ = make_problem()
+    params, anchor = as_jax(params), as_jax(anchor)
+    devices = jax.local_device_count()
+    assert devices > 1
+    batch, keys = make_batch(2 * devices)
+
+    def run(batch, dropout_keys, noise_keys):
+        options = {"mask": batch["mask"], "divergence": smart.symmetric_kl, "settings": settings}
+        return smart.smart_terms(MODEL, params, anchor, batch, dropout_keys, noise_keys, **options)
+
+    plain = run(batch, *keys)
+    jitted = jax.jit(run)(batch, *keys)
+    split = jax.tree.map(lambda x: x.reshape(devices, 2, *x.shape[1:]), (batch, *keys))
+    pmapped = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.pmap(run)(*split))
+    assert float(plain.smoothness.min()) > 1e-3
+    chex.assert_trees_all_close(plain, jitted, jax.device_get(pmapped), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", smart.PRESETS)
+def test_every_preset_gives_finite_terms(name):
+    params, anchor, x = make_problem()
+    found = terms(params, anchor, x, smart.preset(name))
+    chex.assert_tree_all_finite(found)
+    assert float(found.smoothness) >= 0
+
+
+def squared_first(logits, example):
+    return jnp.square(logits[0])
+
+
+def test_the_loss_is_of_the_clean_pass():
+    params, anchor, x = make_problem()
+    assert float(terms(params, anchor, x, BOTH).loss) == 0
+    found = terms(params, anchor, x, BOTH, loss_fn=squared_first)
+    np.testing.assert_allclose(found.loss, logits_of(x, params["w"])[0] ** 2, rtol=1e-5)
+
+
+def test_a_start_at_the_tasks_gradient_goes_along_it():
+    # The gradient of z₀² in each real token is 2 z₀ w₀; with no steps δ is that, scaled to the sphere.
+    params, anchor, x = make_problem()
+    settings = smart.SmartSettings(weight=1.0, radius=0.3, start="task_gradient", num_steps=0)
+    found = terms(params, anchor, x, settings, loss_fn=squared_first)
+    column = np.where(MASK[:, None], params["w"][:, 0], 0)
+    worst = 0.3 * np.linalg.norm(x[MASK]) * column / np.linalg.norm(column)
+    clean = logits_of(x, params["w"])
+    either = [symmetric_kl(logits_of(x + sign * worst, params["w"]), clean) for sign in (1, -1)]
+    assert any(np.isclose(found.smoothness, value, rtol=1e-4) for value in either)
+
+
+def test_a_start_at_the_tasks_gradient_needs_a_loss():
+    params, anchor, x = make_problem()
+    with pytest.raises(ValueError, match="loss_fn must be given where start is 'task_gradient'"):
+        terms(params, anchor, x, smart.SmartSettings(weight=1.0, start="task_gradient"))
+
+
+def test_the_bregman_term_needs_an_anchor():
+    params, _, x = make_problem()
+    with pytest.raises(ValueError, match="anchor must be given"):
+        terms(params, None, x, BOTH)
+
+
+def test_without_the_clean_gradient_the_clean_branch_is_a_target():
+    params, anchor, x = make_problem()
+    settings = smart.SmartSettings(weight=1.0, radius=0.3)
+    delta = np.asarray(perturb(x, params["w"], radius=0.3, key=jax.random.split(jax.random.key(0))[1]), np.float64)
+    clean = logits_of(x, params["w"])
+
+    def found(p):
+        return terms(p, anchor, x, dataclasses.replace(settings, clean_gradient=False)).smoothness
+
+    expected = np.zeros((D, C))
+    for at in np.ndindex(D, C):
+        nudge = np.zeros((D, C))
+        nudge[at] = 1e-6
+        up, down = (symmetric_kl(logits_of(x + delta, params["w"] + n), clean) for n in (nudge, -nudge))
+        expected[at] = (up - down) / 2e-6
+    value, gradient = jax.value_and_grad(found)(as_jax(params))
+    np.testing.assert_allclose(gradient["w"], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(value, terms(params, anchor, x, settings).smoothness, rtol=1e-6)
+
+
+# The anchor
+
+
+def test_the_anchor_is_a_copy():
+    params = {"w": jnp.arange(4.0)}
+    anchor = smart.init_anchor(params)
+    chex.assert_trees_all_equal(anchor, params)
+    assert anchor["w"].unsafe_buffer_pointer() != params["w"].unsafe_buffer_pointer()
+
+
+def test_the_anchor_moves_by_one_minus_decay():
+    moved = smart.update_anchor({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, -2.0])}, 0.75)
+    chex.assert_trees_all_close(moved, {"w": np.float32([1.5, 1.0])})
+
+
+def test_an_anchor_at_the_parameters_stays_there_to_the_last_bit():
+    params = {"w": jax.random.normal(jax.random.key(0), (10_000,))}
+    chex.assert_trees_all_equal(smart.update_anchor(params, params, 0.999), params)
