@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bertjax import drive, loop
+from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig, SmartConfig
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
@@ -174,6 +175,15 @@ def test_a_diverging_run_stops_in_one_line(config, tmp_path):
     with pytest.raises(UserError, match="training diverged: .* at update 4; lower --config.learning_rate"):
         loop.train_and_evaluate(change(config, learning_rate=1e30, max_steps=4, warmup=0.0), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_what_diverged_is_neither_logged_nor_kept(config, tmp_path):
+    config = change(config, learning_rate=1e30, max_steps=8, warmup=0.0, checkpoint_every=1, eval_every=1)
+    with pytest.raises(UserError, match="training diverged: loss is .* at update 1;"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.last() is None
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize("missing", ["run", "result.json"])

@@ -53,3 +53,13 @@ def test_a_call_without_a_step_has_no_rates(monkeypatch):
         "examples_per_second": None,
         "real_tokens_per_second": None,
     }
+
+
+def test_work_before_the_first_step_counts_in_no_rate(monkeypatch):
+    # Created at 0, window opened at 1 and, after a minute's preparations, at 61; first step done at 63; read at 65.
+    fake_clock(monkeypatch, 0.0, 1.0, 61.0, 63.0, 65.0, 65.0)
+    timer = meter.Meter()
+    timer.open_window()
+    timer.count([batch([True, True], [3, 5])], {"loss": np.float32(1)})
+    _, timing = timer.read()
+    assert timing == {"step_seconds": 4.0, "examples_per_second": 0.5}

@@ -49,3 +49,16 @@ def test_flops_are_counted_by_xla():
     step = CompiledByShape(jax.jit(lambda w, batch: batch["input_ids"] @ w))
     w, batch = np.ones((64, 32), np.float32), {"input_ids": np.ones((16, 64), np.float32)}
     assert step.flops(w, batch) == pytest.approx(2 * 16 * 64 * 32, rel=0.01)
+
+
+def test_an_even_batch_size_is_the_next_multiple():
+    assert [DataParallel(jax.devices()[:4]).up_to_even(size) for size in (1, 4, 6, 8)] == [4, 4, 8, 8]
+    assert DataParallel(jax.devices()[:1]).up_to_even(7) == 7
+
+
+def test_a_step_knows_the_structures_and_shapes_that_it_has_compiled():
+    step, w = CompiledByShape(jax.jit(lambda w, batches: w)), np.ones(2, np.float32)
+    step.compile(w, {"a": {"x": np.ones((4, 3))}})
+    assert step.knows({"a": {"x": np.zeros((4, 3))}})
+    assert not step.knows({"b": {"x": np.zeros((4, 3))}})
+    assert not step.knows({"a": {"x": np.zeros((4, 2))}})
