@@ -1,6 +1,5 @@
 """A fine-tuning run: from a config to a folder with checkpoints, a log and a result."""
 
-import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 import optax
 
 from bertjax import lineage as lineages
-from bertjax import optim, report, smart
+from bertjax import optim, smart
 from bertjax import workdir as workdirs
 from bertjax.config import RunConfig, read_config
 from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches, with_pooled
@@ -23,10 +22,9 @@ from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.pretrained import head_labels, keep_encoder, lineage, load_pretrained, with_heads
+from bertjax.result import circumstances, run_once
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -43,15 +41,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
       UserError: something in the config, the data or the checkpoint that the user can put right.
     """
     config = config if isinstance(config, RunConfig) else read_config(config)
-    workdir = Path(workdir)
-    result = workdirs.begun(workdir, config)
-    if result is None:
-        result = _run(config, workdir)
-    else:
-        print(f"{workdir} holds this run, finished; nothing to do")
-    print(report.result_table(result))
-    print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
-    return result
+    return run_once(config, Path(workdir), _run)
 
 
 def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -100,9 +90,6 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
     past += [{"trained_on": name, "fingerprint": data["fingerprint"]} for name, data in datasets.items()]
     result = {
-        "config_digest": config.digest(),
-        "seed": config.seed,
-        "steps": plan.num_steps,
         "datasets": datasets,
         "lineage": past,
         "warnings": lineages.warnings(past, datasets),
@@ -112,9 +99,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
             "compiled_shapes": len(run_step.compiled),
             "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, state, steps, step_key),
         },
-        "timing": meter.summary(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "devices": {"platform": jax.default_backend(), "count": len(parallel.devices)},
+        **circumstances(config, plan.num_steps, meter, parallel),
     }
     workdirs.write_json(workdir / "result.json", result)
     return result

@@ -1,6 +1,5 @@
 """A run of further pre-training (Devlin et al., NAACL 2019; Gururangan et al., ACL 2020): from a config to a result."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bertjax import optim, report
+from bertjax import optim
 from bertjax import workdir as workdirs
 from bertjax.config import PretrainConfig, read_config
 from bertjax.data.batches import Batch
@@ -28,7 +27,6 @@ from bertjax.data.mlm import (
 from bertjax.data.text import check_vocabulary, load_tokenizer
 from bertjax.drive import Plan, Scores, drive
 from bertjax.errors import UserError
-from bertjax.loop import PACKAGES
 from bertjax.meter import Meter
 from bertjax.model import Bert
 from bertjax.parallel import CompiledByShape, DataParallel
@@ -42,6 +40,7 @@ from bertjax.pretraining import (
     pretraining_metrics,
     with_pretraining_heads,
 )
+from bertjax.result import circumstances, run_once
 from bertjax.step import Params
 
 MAIN_METRIC = "mlm_accuracy"
@@ -65,15 +64,7 @@ def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
       UserError: something in the config, the corpus or the checkpoint that the user can put right.
     """
     config = config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig)
-    workdir = Path(workdir)
-    result = workdirs.begun(workdir, config)
-    if result is None:
-        result = _run(config, workdir)
-    else:
-        print(f"{workdir} holds this run, finished; nothing to do")
-    print(report.result_table(result))
-    print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
-    return result
+    return run_once(config, Path(workdir), _run)
 
 
 class _Run:
@@ -184,13 +175,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     else:
         before = run.evaluate(parallel.replicate(params))[corpus.name]
     _, scores, num_steps = run.stage(workdir, params, step_key, tune="all", meter=meter)
-    timing = meter.summary()
-    if is_new:  # the first step of all is then one of the first stage
-        timing["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
     result = {
-        "config_digest": config.digest(),
-        "seed": config.seed,
-        "steps": num_steps,
         "datasets": {
             corpus.name: {
                 "name": corpus.name,
@@ -203,10 +188,10 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
         "warnings": [],
         "dev": {corpus.name: {"before": before, **scores[corpus.name]}},
         "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},
-        "timing": timing,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "devices": {"platform": jax.default_backend(), "count": len(parallel.devices)},
+        **circumstances(config, num_steps, meter, parallel),
     }
+    if is_new:  # the first step of all is then one of the first stage
+        result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
     workdirs.write_json(workdir / "result.json", result)
     shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
     return result

@@ -1,0 +1,47 @@
+"""What every kind of run has in common round its work: it is done once, and it tells how in `result.json`."""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from bertjax import report
+from bertjax import workdir as workdirs
+from bertjax.config import PretrainConfig, RunConfig
+from bertjax.meter import Meter
+from bertjax.parallel import DataParallel
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+Kind = TypeVar("Kind", RunConfig, PretrainConfig)
+
+
+def run_once(config: Kind, workdir: Path, run: Callable[[Kind, Path], dict[str, Any]]) -> dict[str, Any]:
+    """The result of a run, which is made unless its folder has it, and printed.
+
+    Raises:
+      UserError: the folder holds another run, or something else; or whatever `run` raises.
+    """
+    result = workdirs.begun(workdir, config)
+    if result is None:
+        result = run(config, workdir)
+    else:
+        print(f"{workdir} holds this run, finished; nothing to do")
+    print(report.result_table(result))
+    print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
+    return result
+
+
+def circumstances(
+    config: RunConfig | PretrainConfig, num_steps: int, meter: Meter, parallel: DataParallel
+) -> dict[str, Any]:
+    """The part of a result that tells how it was made: config, updates, clock, packages and devices."""
+    return {
+        "config_digest": config.digest(),
+        "seed": config.seed,
+        "steps": num_steps,
+        "timing": meter.summary(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": {"platform": jax.default_backend(), "count": len(parallel.devices)},
+    }
