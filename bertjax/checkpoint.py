@@ -1,6 +1,12 @@
 """Checkpoints of a run by Orbax: the training state and the data iterator's, in one atomic step."""
 
+import contextlib
+import json
+import math
 import operator
+import shutil
+import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,24 +20,21 @@ from bertjax.step import Params, TrainState
 
 
 class Checkpoints:
-    """The checkpoints in one folder, of which the last is kept, and the best by each of `metrics` on dev."""
+    """The checkpoints in one folder, of which the last is kept, and the best by each of `metrics` on dev.
+
+    One more may lie in `interrupted`, beside the folder: of a run that was asked to stop between two of its
+    checkpoints. The folder itself then is as it would be had nobody asked.
+    """
 
     def __init__(self, folder: Path, metrics: Sequence[str] = ()):
         """Opens the folder: to write where metrics are given, else to read."""
-        policies: list[Any] = [ocp.checkpoint_managers.LatestN(1)]
-        for metric in metrics:
-            best = ocp.checkpoint_managers.BestN(
-                get_metric_fn=operator.itemgetter(metric), n=1, keep_checkpoints_without_metrics=False
-            )
-            policies.append(best)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-            create=bool(metrics),
-            # A background write would read buffers that the next step is given to overwrite.
-            enable_async_checkpointing=False,
-        )
-        self._folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._folder, self._aside = folder.absolute(), folder.absolute().with_name("interrupted")
+        self._unjudged = dict.fromkeys(metrics, -math.inf)
+        if metrics:
+            _drop_half_written(self._folder)
+            _drop_half_written(self._aside)
+            _check_metrics(self._folder)
+        self._manager = _manager(self._folder, metrics, create=bool(metrics))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -45,50 +48,157 @@ class Checkpoints:
         """The step of the last checkpoint, or None."""
         return self._manager.latest_step()
 
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the scheduler of a job on several hosts is about to stop it; all of them hear it at one step."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
     def save(
         self,
+        step: int,
         state: TrainState,
         progress: Mapping[str, Any],
-        metrics: Mapping[str, float] | None = None,
+        metrics: dict[str, float] | None = None,
     ) -> None:
-        """Saves a state.
+        """Saves a state; what was saved on interruption is then of no more use and goes.
 
         Args:
+          step: names the checkpoint.
           state: on one device, or a single replica of it.
           progress: all else that a run needs to go on, as JSON.
           metrics: those on dev, by the names that the folder was opened with, if evaluated.
-        """
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(state.replace(params=None)),
-            progress=ocp.args.JsonSave(dict(progress)),
-        )
-        self._manager.save(int(state.step), args=items, metrics=metrics and dict(metrics))
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and progress saved at a step; `like` gives structure, shapes, dtypes and places."""
-        params, rest = _target(like.params), _target(like.replace(params=None))
-        restored = self._restore(
-            step,
-            params=ocp.args.StandardRestore(params),
-            rest=ocp.args.StandardRestore(rest),
-            progress=ocp.args.JsonRestore(),
-        )
-        return restored["rest"].replace(params=restored["params"]), restored["progress"]
+        Raises:
+          UserError: it cannot be written; earlier checkpoints are as they were.
+        """
+        _save(self._manager, self._folder, step, state, progress, metrics or self._unjudged)
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def save_interrupted(self, step: int, state: TrainState, progress: Mapping[str, Any]) -> None:
+        """Saves a state between two checkpoints; args and errors as of `save`."""
+        with contextlib.closing(_manager(self._aside, (), create=True)) as manager:
+            _save(manager, self._aside, step, state, progress, None)
+
+    def restore_last(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """The last state that can be read, its step and its progress; None where there is none.
+
+        What cannot be read is put aside under another name, and a line on stderr says so.
+
+        Args:
+          like: gives structure, shapes, dtypes and places.
+        """
+        with contextlib.ExitStack() as stack:
+            managers = {self._folder: self._manager}
+            if self._aside.is_dir():
+                aside = contextlib.closing(_manager(self._aside, (), create=False))
+                managers[self._aside] = stack.enter_context(aside)
+            while steps := [
+                (step, folder == self._folder) for folder in managers for step in managers[folder].all_steps()
+            ]:
+                step, is_regular = max(steps)
+                folder = self._folder if is_regular else self._aside
+                try:
+                    return step, *_restore_state(managers[folder], step, like)
+                except _UNREADABLE as error:
+                    _put_aside(folder / str(step), error)
+                    managers[folder].reload()
+        return None
 
     def restore_params(self, step: int, like: Params) -> Params:
-        """The parameters alone."""
-        return self._restore(step, params=ocp.args.StandardRestore(_target(like)))["params"]
-
-    def _restore(self, step: int, **items: Any) -> Any:
+        """The parameters alone; UserError where they cannot be read."""
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(_target(like)))
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            return self._manager.restore(step, args=items)["params"]
+        except _UNREADABLE as error:
             raise UserError(
-                f"{self._folder / str(step)}: this checkpoint cannot be read ({reason}); "
-                "remove its folder to go on from an earlier one, or start in another --workdir"
+                f"{self._folder / str(step)}: this checkpoint cannot be read ({_reason(error)}); "
+                "take the other --checkpoint, or train again in another --workdir"
             ) from error
+
+
+_UNREADABLE = OSError, ValueError, KeyError
+
+
+def _manager(folder: Path, metrics: Sequence[str], *, create: bool) -> ocp.CheckpointManager:
+    kept: list[Any] = [ocp.checkpoint_managers.LatestN(1)]
+    kept += [ocp.checkpoint_managers.BestN(get_metric_fn=operator.itemgetter(metric), n=1) for metric in metrics]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(kept),
+        # The policy decides what is kept; without a function here, Orbax writes no metrics for a later call to read.
+        best_fn=operator.itemgetter(metrics[0]) if metrics else None,
+        create=create,
+        # A background write would read buffers that the next step is given to overwrite.
+        enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _save(
+    manager: ocp.CheckpointManager,
+    folder: Path,
+    step: int,
+    state: TrainState,
+    progress: Mapping[str, Any],
+    metrics: dict[str, float] | None,
+) -> None:
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        rest=ocp.args.StandardSave(state.replace(params=None)),
+        progress=ocp.args.JsonSave(dict(progress)),
+    )
+    try:
+        manager.save(step, args=items, metrics=metrics)
+    except (OSError, ValueError, RuntimeError) as error:  # tensorstore's own are the last two
+        _remove_half_written(folder)  # what is written fills the disk
+        raise UserError(
+            f"{folder}: the checkpoint of update {step} cannot be written ({_reason(error)}); free space there; the "
+            "same command then goes on from the one before, which is as it was"
+        ) from error
+
+
+def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    items = ocp.args.Composite(
+        params=ocp.args.StandardRestore(_target(like.params)),
+        rest=ocp.args.StandardRestore(_target(like.replace(params=None))),
+        progress=ocp.args.JsonRestore(),
+    )
+    restored = manager.restore(step, args=items)
+    return restored["rest"].replace(params=restored["params"]), restored["progress"]
+
+
+def _check_metrics(folder: Path) -> None:
+    # Orbax reads those of all checkpoints when it opens a folder, and would stop at broken ones.
+    for path in folder.glob("*/metrics/metrics"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            _put_aside(path.parents[1], error)
+
+
+def _put_aside(path: Path, error: Exception) -> None:
+    kept = path.with_name(f"unreadable-{path.name}-{uuid.uuid4().hex[:8]}")
+    path.rename(kept)
+    print(
+        f"warning: {path}: this checkpoint cannot be read ({_reason(error)}); it is now {kept.name}, and an earlier "
+        "one is taken, if there is one",
+        file=sys.stderr,
+    )
+
+
+def _drop_half_written(folder: Path) -> None:
+    for name in _remove_half_written(folder):
+        print(f"{folder / name}: a checkpoint cut off while it was written; passed over", file=sys.stderr)
+
+
+def _remove_half_written(folder: Path) -> list[str]:
+    # Orbax writes a checkpoint under such a name and, once it is whole, gives it its own.
+    found = sorted(folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in found]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _target(tree: Any) -> Any:

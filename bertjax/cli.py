@@ -9,12 +9,14 @@ import ml_collections
 from absl import app, flags, logging
 
 from bertjax.errors import UserError
+from bertjax.interruption import EXIT_STATUS, Interrupted
 
 
 def run(main: Callable[[], object]) -> None:
     """Parses the flags, calls `main`, and exits.
 
-    With 0 when done, 2 for a `UserError` or a bad flag, 130 if interrupted, 141 if nobody reads stdout any more.
+    With 0 when done, 2 for a `UserError` or a bad flag, 75 if asked to stop and the state is saved, 130 if interrupted
+    before it was, 141 if nobody reads stdout any more.
     """
 
     def run_main(_: Sequence[str]) -> None:
@@ -27,6 +29,9 @@ def run(main: Callable[[], object]) -> None:
         app.run(run_main, flags_parser=_parse)
     except UserError as error:
         sys.exit(_report(error))
+    except Interrupted as stopped:
+        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        sys.exit(EXIT_STATUS)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -161,6 +161,8 @@ class RunConfig(Config):
       dtype: of computation: float32 or bfloat16; parameters are float32.
       eval_every: updates between evaluations on dev, each followed by a checkpoint; None for every epoch.
       checkpoint_every: updates between further checkpoints; None for none.
+      max_skipped: updates in a row that may be left out because their loss or gradient is not finite; one more ends
+        the run.
       on_bad_row: error, or skip, which goes on without bad rows of the data and reports them.
       smart: SMART's settings.
     """
@@ -187,13 +189,14 @@ class RunConfig(Config):
     dtype: str = "float32"
     eval_every: int | None = None
     checkpoint_every: int | None = None
+    max_skipped: int = 10
     on_bad_row: str = "error"
     smart: SmartConfig = SmartConfig()
 
     def __post_init__(self) -> None:
         self.check(
             counts=("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"),
-            amounts=("learning_rate", "weight_decay"),
+            amounts=("learning_rate", "weight_decay", "max_skipped"),
             choices={
                 "dtype": DTYPES,
                 "on_bad_row": ("error", "skip"),
@@ -255,6 +258,8 @@ class PretrainConfig(Config):
       whole_word: whether all pieces of a word are masked or none.
       eval_every: updates between evaluations on dev, each followed by a checkpoint; None for every epoch.
       checkpoint_every: updates between further checkpoints; None for none.
+      max_skipped: updates in a row that may be left out because their loss or gradient is not finite; one more ends
+        the run.
     """
 
     corpus: str = "editorials"
@@ -273,11 +278,12 @@ class PretrainConfig(Config):
     whole_word: bool = False
     eval_every: int | None = None
     checkpoint_every: int | None = None
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
         self.check(
             counts=("epochs", "max_steps", "batch_size", "head_epochs", "eval_every", "checkpoint_every"),
-            amounts=("learning_rate", "head_learning_rate", "weight_decay"),
+            amounts=("learning_rate", "head_learning_rate", "weight_decay", "max_skipped"),
             choices={"dtype": DTYPES},
             shortest=8,  # room for a pair of texts
         )

@@ -1,21 +1,24 @@
-"""The loop that every kind of run shares: updates, log, evaluation, checkpoints, and going on where it was cut off."""
+"""The loop that all runs share: updates, log, evaluation, checkpoints; how it stops when asked and goes on when cut."""
 
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 from tqdm import tqdm
 
 from bertjax import report
-from bertjax import workdir as workdirs
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
+from bertjax.guard import Skips
+from bertjax.interruption import Abandoned, Interrupted, Interruption
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.step import Params, TrainState
+from bertjax.workdir import MetricsLog
 
 LOG_EVERY = 10
 Scores = dict[str, dict[str, float]]
@@ -27,12 +30,14 @@ class Plan:
 
     Attributes:
       name: of the run, for the progress bar.
-      num_steps: updates.
+      num_steps: updates, those left out included.
       epoch_steps: updates of an epoch.
       eval_every: updates between evaluations, each followed by a checkpoint; the last update has one too.
       checkpoint_every: updates between further checkpoints, or None.
       main_metrics: by the name of what is judged (a task, say), the metric that chooses its best checkpoint.
       fingerprints: of the data, by name; a run cannot go on with others.
+      max_skipped: updates in a row that may be left out, as `guard` does.
+      ids: of training rows, by the name of their batches; where there are none, a row's place stands for it.
     """
 
     name: str
@@ -42,6 +47,30 @@ class Plan:
     checkpoint_every: int | None
     main_metrics: Mapping[str, str]
     fingerprints: Mapping[str, str]
+    max_skipped: int
+    ids: Mapping[str, Sequence[str]]
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether an evaluation, and a checkpoint, come after an update."""
+        return step % self.eval_every == 0 or step == self.num_steps
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint comes after an update."""
+        return self.is_evaluated(step) or bool(self.checkpoint_every and step % self.checkpoint_every == 0)
+
+
+class Outcome(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+      state: the last, replicated.
+      scores: by what was judged, {"final": metrics, "best": metrics and their "step"}.
+      skipped: updates that were left out, as their loss or gradient was not finite.
+    """
+
+    state: TrainState
+    scores: dict[str, Any]
+    skipped: int
 
 
 def drive(
@@ -55,8 +84,8 @@ def drive(
     *,
     parallel: DataParallel,
     meter: Meter,
-) -> tuple[TrainState, dict[str, Any]]:
-    """Runs what is left of a run.
+) -> Outcome:
+    """Runs what is left of a run: killed at any moment and called again, it comes to the same end, bit for bit.
 
     Args:
       workdir: its folder, begun.
@@ -69,64 +98,87 @@ def drive(
       parallel: the devices.
       meter: the run's clock.
 
-    Returns:
-      The last state, replicated; and by name {"final": metrics, "best": metrics and their "step"}.
-
     Raises:
-      UserError: the data have changed since the run began, or training diverged.
+      UserError: the data have changed since the run began, training diverged, or the folder cannot be written.
+      Interrupted: SIGTERM or SIGINT came; the update was finished and the state is saved.
     """
+    state, step, is_judged = initial.pop(), 0, True
     scores: dict[str, Any] = {}
-    state = initial.pop()
-    with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints:
-        if (last := checkpoints.last()) is not None:
-            state, progress = checkpoints.restore(last, state)
+    # On several hosts a signal reaches one of them, and the scheduler's notice all.
+    interruption = Interruption() if jax.process_count() == 1 else Interruption(())
+    with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints, interruption:
+        skips = Skips(plan.max_skipped, plan.ids)
+        if (last := checkpoints.restore_last(state)) is not None:
+            step, state, progress = last
             _check_data(workdir, progress["fingerprints"], plan.fingerprints)
             batches.set_state(progress["iterator"])
-            meter.resume(progress["seconds"])
-            scores = progress["scores"]
-        step = int(state.step)
+            skips.resume(progress["skipped"])
+            scores, is_judged = progress["scores"], progress["is_judged"]
         state = parallel.replicate(state)
-        with workdirs.MetricsLog(workdir, step) as log, _bar(plan.name, step, plan.num_steps) as bar:
+        with MetricsLog(workdir, step, is_judged=is_judged) as log, _bar(plan, step) as bar:
             meter.open_window()
-            while step < plan.num_steps:
-                batch = next(batches)
-                shards = {name: parallel.shard(part) for name, part in batch.items()}
-                if not run_step.knows(shards):
-                    with meter.paused():
-                        run_step.compile(state, shards, key)
-                state, means = run_step(state, shards, key)
-                step += 1
-                meter.count(batch.values(), parallel.unreplicate(means))
-                bar.update()
-                if step % LOG_EVERY == 0 or step == plan.num_steps:
-                    values, timing = meter.read()
-                    _check_finite(values, step)
-                    log.write(step, step / plan.epoch_steps, "train", values, timing)
-                    bar.set_postfix_str(_postfix(values, timing), refresh=sys.stderr.isatty())
-                is_evaluated = step % plan.eval_every == 0 or step == plan.num_steps
-                is_saved = plan.checkpoint_every and step % plan.checkpoint_every == 0
-                if not (is_evaluated or is_saved):
+            if last is not None:
+                meter.resume(progress["seconds"], progress["window"])
+
+            def tell(lines: Sequence[str]) -> None:
+                for line in lines:
+                    bar.write(line, file=sys.stderr)
+
+            def progress_now() -> dict[str, Any]:
+                return {
+                    "fingerprints": dict(plan.fingerprints),
+                    "iterator": batches.get_state(),
+                    "skipped": skips.counts(),
+                    "scores": scores,
+                    "is_judged": is_judged,
+                    "seconds": meter.seconds,
+                    "window": meter.window(),
+                }
+
+            while step < plan.num_steps or not is_judged:
+                if interruption.name or checkpoints.reached_preemption(step):
+                    tell(skips.check())
+                    checkpoints.save_interrupted(step, parallel.unreplicate(state), progress_now())
+                    raise Interrupted(f"stopped after update {step} of {plan.num_steps}, which is saved")
+                if is_judged:
+                    batch = next(batches)
+                    shards = {name: parallel.shard(part) for name, part in batch.items()}
+                    if not run_step.knows(shards):
+                        with meter.paused():
+                            run_step.compile(state, shards, key)
+                    state, replicated = run_step(state, shards, key)
+                    step += 1
+                    means = parallel.unreplicate(replicated)
+                    meter.count(batch.values(), means)
+                    skips.count(step, batch, means)
+                    bar.update()
+                    if step % LOG_EVERY == 0 or step == plan.num_steps:
+                        tell(skips.check())
+                        values, timing = meter.read()
+                        log.write(step, step / plan.epoch_steps, "train", values, timing)
+                        bar.set_postfix_str(_postfix(values, timing), refresh=sys.stderr.isatty())
+                    is_judged = not plan.is_saved(step)
                     continue
                 with meter.paused():
-                    _check_finite({name: float(x) for name, x in parallel.unreplicate(means).items()}, step)
+                    tell(skips.check())
                     main = None
-                    if is_evaluated:
-                        found = evaluate(state.params)
+                    if plan.is_evaluated(step):
+                        try:
+                            with interruption.abandons():
+                                found = evaluate(state.params)
+                        except Abandoned:
+                            continue
                         _check_finite(_flat(found), step)
                         log.write(step, step / plan.epoch_steps, "dev", _flat(found), {})
-                        bar.write(f"update {step}: dev {_listing(_flat(found))}", file=sys.stderr)
+                        tell([f"update {step}: dev {_listing(_flat(found))}"])
                         main = {name: found[name][metric] for name, metric in plan.main_metrics.items()}
                         for name, metric in plan.main_metrics.items():
                             scores[name] = _with_score(scores.get(name), found[name], metric, step)
-                    progress = {
-                        "fingerprints": dict(plan.fingerprints),
-                        "iterator": batches.get_state(),
-                        "seconds": meter.seconds,
-                        "scores": scores,
-                    }
-                    checkpoints.save(parallel.unreplicate(state), progress, main)
+                    is_judged = True
+                    if main or not skips.in_row:  # what may have diverged does not take the last good one's place
+                        checkpoints.save(step, parallel.unreplicate(state), progress_now(), main)
             report.plot_curves(log.records(), plan.main_metrics, workdir / "curves.png")
-    return state, scores
+    return Outcome(state, scores, skips.total)
 
 
 def _flat(scores: Scores) -> dict[str, float]:
@@ -145,16 +197,19 @@ def _check_data(workdir: Path, then: Mapping[str, str], now: Mapping[str, str]) 
             )
 
 
-def _bar(name: str, step: int, num_steps: int) -> tqdm:
+def _bar(plan: Plan, step: int) -> tqdm:
     # Where nobody watches, as in a log file, a line now and then is enough.
     interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=num_steps, initial=step, desc=name, unit="update", mininterval=interval, file=sys.stderr)
+    return tqdm(
+        total=plan.num_steps, initial=step, desc=plan.name, unit="update", mininterval=interval, file=sys.stderr
+    )
 
 
 def _postfix(values: Mapping[str, float], timing: Mapping[str, float]) -> str:
     terms = {"acc": "accuracy", "R_s": "smoothness", "D": "bregman"}
+    loss = [f"loss {values['loss']:.3f}"] if "loss" in values else []
     shown = [f"{symbol} {values[name]:.3g}" for symbol, name in terms.items() if name in values]
-    return ", ".join([f"loss {values['loss']:.3f}", *shown, f"{timing['examples_per_second']:.0f} examples/s"])
+    return ", ".join([*loss, *shown, f"{timing['examples_per_second']:.0f} examples/s"])
 
 
 def _listing(values: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.pretrained import head_labels, keep_encoder, lineage, load_pretrained, with_heads
-from bertjax.result import circumstances, run_once
+from bertjax.result import circumstances, run_once, skip_warnings
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
 
@@ -71,38 +71,40 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     step_with = partial(train_step, model=model, tasks=tasks, tx=tx, num_steps=plan.num_steps, tune=config.tune)
     run_step = CompiledByShape(parallel.map_train(partial(step_with, settings=settings)))
 
-    workdirs.begin(workdir, config)
-    keep_encoder(inputs.folder, workdir / "encoder")
-    state, scores = drive(
-        workdir,
-        plan,
-        initial,
-        run_step,
-        _mixture(config, inputs, plan.num_steps, pooled),
-        step_key,
-        _evaluation(inputs, parallel, config.batch_size, pooled),
-        parallel=parallel,
-        meter=meter,
-    )
+    with workdirs.begin(workdir, config):
+        keep_encoder(inputs.folder, workdir / "encoder")
+        outcome = drive(
+            workdir,
+            plan,
+            initial,
+            run_step,
+            _mixture(config, inputs, plan.num_steps, pooled),
+            step_key,
+            _evaluation(inputs, parallel, config.batch_size, pooled),
+            parallel=parallel,
+            meter=meter,
+        )
 
-    first = {name: parallel.shard(batch) for name, batch in _first_batches(inputs, config.batch_size, pooled).items()}
-    steps = [first] if config.pcgrad else [{name: batch} for name, batch in first.items()]
-    datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
-    past += [{"trained_on": name, "fingerprint": data["fingerprint"]} for name, data in datasets.items()]
-    result = {
-        "datasets": datasets,
-        "lineage": past,
-        "warnings": lineages.warnings(past, datasets),
-        "dev": scores,
-        "cost": {
-            "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
-            "compiled_shapes": len(run_step.compiled),
-            "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, state, steps, step_key),
-        },
-        **circumstances(config, plan.num_steps, meter, parallel),
-    }
-    workdirs.write_json(workdir / "result.json", result)
-    return result
+        first = {
+            name: parallel.shard(batch) for name, batch in _first_batches(inputs, config.batch_size, pooled).items()
+        }
+        steps = [first] if config.pcgrad else [{name: batch} for name, batch in first.items()]
+        datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
+        past += [{"trained_on": name, "fingerprint": data["fingerprint"]} for name, data in datasets.items()]
+        result = {
+            "datasets": datasets,
+            "lineage": past,
+            "warnings": [*lineages.warnings(past, datasets), *skip_warnings(outcome)],
+            "dev": outcome.scores,
+            "cost": {
+                "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
+                "compiled_shapes": len(run_step.compiled),
+                "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, outcome.state, steps, step_key),
+            },
+            **circumstances(config, plan.num_steps, meter, parallel),
+        }
+        workdirs.write_json(workdir / "result.json", result)
+        return result
 
 
 def _plan(config: RunConfig, inputs: Inputs) -> Plan:
@@ -122,6 +124,8 @@ def _plan(config: RunConfig, inputs: Inputs) -> Plan:
         checkpoint_every=config.checkpoint_every,
         main_metrics=main_metrics,
         fingerprints={name: part.dataset.fingerprint for name, part in inputs.data.items()},
+        max_skipped=config.max_skipped,
+        ids={name: part.examples["train"].ids for name, part in inputs.data.items()},
     )
 
 

@@ -3,10 +3,12 @@
 import contextlib
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+
+from bertjax.guard import SKIPPED
 
 
 class Meter:
@@ -26,14 +28,21 @@ class Meter:
 
     def open_window(self) -> None:
         """Forgets what came since the last reading, as work before the first step."""
-        self._means: list[Mapping[str, jax.Array]] = []
+        self._means: list[Mapping[str, jax.Array | float]] = []
         self._window_examples = self._window_tokens = 0
+        self._resumed = 0
         self._since, self._paused = time.perf_counter(), 0.0
 
-    def resume(self, seconds: float) -> None:
-        """Counts the seconds of earlier calls of the same run."""
+    def window(self) -> list[dict[str, float]]:
+        """What the steps since the last reading returned, as JSON."""
+        return [{name: float(value) for name, value in step.items()} for step in jax.device_get(self._means)]
+
+    def resume(self, seconds: float, window: Sequence[Mapping[str, float]]) -> None:
+        """Goes on in the window, and from the seconds, of an earlier call of the same run."""
         self._earlier = seconds
         self.open_window()
+        self._means = list(window)
+        self._resumed = len(self._means)
 
     @property
     def seconds(self) -> float:
@@ -60,16 +69,24 @@ class Meter:
             self._first_step = time.perf_counter() - self._created
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Closes the window: means of each scalar over the steps that had it, and seconds a step, examples a second."""
-        means = jax.device_get(self._means)
-        seconds = time.perf_counter() - self._since - self._paused
-        self._window_rates.append(seconds / len(means))
+        """Closes the window.
+
+        Returns:
+          Means of each scalar over the steps that had it, but for those that were left out, which "skipped" counts if
+          there are any; and seconds a step, examples a second, of this call's own steps.
+        """
+        window, seconds = self.window(), time.perf_counter() - self._since - self._paused
+        made = [step for step in window if not step.get(SKIPPED)]
+        names = dict.fromkeys(name for step in made for name in step if name != SKIPPED)
+        values = {name: float(np.mean([step[name] for step in made if name in step])) for name in names}
+        if len(made) < len(window):
+            values[SKIPPED] = float(len(window) - len(made))
+        steps = len(window) - self._resumed
+        self._window_rates.append(seconds / steps)
         self._busy += seconds
         self._examples += self._window_examples
         self._tokens += self._window_tokens
-        timing = {"step_seconds": seconds / len(means), "examples_per_second": self._window_examples / seconds}
-        names = dict.fromkeys(name for step in means for name in step)
-        values = {name: float(np.mean([step[name] for step in means if name in step])) for name in names}
+        timing = {"step_seconds": seconds / steps, "examples_per_second": self._window_examples / seconds}
         self.open_window()
         return values, timing
 

@@ -25,7 +25,7 @@ from bertjax.data.mlm import (
     train_batches,
 )
 from bertjax.data.text import check_vocabulary, load_tokenizer
-from bertjax.drive import Plan, Scores, drive
+from bertjax.drive import Outcome, Plan, Scores, drive
 from bertjax.errors import UserError
 from bertjax.meter import Meter
 from bertjax.model import Bert
@@ -40,7 +40,7 @@ from bertjax.pretraining import (
     pretraining_metrics,
     with_pretraining_heads,
 )
-from bertjax.result import circumstances, run_once
+from bertjax.result import circumstances, run_once, skip_warnings
 from bertjax.step import Params
 
 MAIN_METRIC = "mlm_accuracy"
@@ -121,8 +121,8 @@ class _Run:
 
     def stage(
         self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter
-    ) -> tuple[Params, dict[str, Any], int]:
-        """Trains the heads or everything; parameters on one device, the scores, and the updates made."""
+    ) -> tuple[Params, Outcome, int]:
+        """Trains the heads or everything; parameters on one device, what it came to, and the updates."""
         config, name, is_first = self.config, self.corpus.name, tune == "heads"
         epochs = config.head_epochs if is_first else config.epochs
         pairs = self.source(epochs)
@@ -136,12 +136,14 @@ class _Run:
             checkpoint_every=config.checkpoint_every,
             main_metrics={name: MAIN_METRIC},
             fingerprints={name: self.corpus.fingerprint},
+            max_skipped=config.max_skipped,
+            ids={},
         )
         peak = config.head_learning_rate if is_first else config.learning_rate
         tx = optim.adamw(optim.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
         step = partial(_on_one, step=partial(pretrain_step, model=self.model, tx=tx, tune=tune))
         workdir.mkdir(exist_ok=True)
-        state, scores = drive(
+        outcome = drive(
             workdir,
             plan,
             [init_state(params, tx, tune)],
@@ -152,7 +154,7 @@ class _Run:
             parallel=self.parallel,
             meter=meter,
         )
-        return self.parallel.unreplicate(state.params), scores, num_steps
+        return self.parallel.unreplicate(outcome.state.params), outcome, num_steps
 
 
 def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
@@ -166,35 +168,35 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     del loaded
     real_token_fraction = run.source(1).real_token_fraction()
 
-    workdirs.begin(workdir, config)
-    keep_encoder(run.folder, workdir / "encoder")
-    heads = workdir / "heads"
-    if is_new:
-        params, scores, _ = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
-        before = scores[corpus.name]["final"]
-    else:
-        before = run.evaluate(parallel.replicate(params))[corpus.name]
-    _, scores, num_steps = run.stage(workdir, params, step_key, tune="all", meter=meter)
-    result = {
-        "datasets": {
-            corpus.name: {
-                "name": corpus.name,
-                "fingerprint": corpus.fingerprint,
-                "labels": LABELS,
-                "documents": {split: len(documents) for split, documents in corpus.splits.items()},
-            }
-        },
-        "lineage": [*past, {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint}],
-        "warnings": [],
-        "dev": {corpus.name: {"before": before, **scores[corpus.name]}},
-        "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},
-        **circumstances(config, num_steps, meter, parallel),
-    }
-    if is_new:  # the first step of all is then one of the first stage
-        result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
-    workdirs.write_json(workdir / "result.json", result)
-    shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
-    return result
+    with workdirs.begin(workdir, config):
+        keep_encoder(run.folder, workdir / "encoder")
+        heads = workdir / "heads"
+        if is_new:
+            params, first, _ = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
+            before = first.scores[corpus.name]["final"]
+        else:
+            before = run.evaluate(parallel.replicate(params))[corpus.name]
+        _, outcome, num_steps = run.stage(workdir, params, step_key, tune="all", meter=meter)
+        result = {
+            "datasets": {
+                corpus.name: {
+                    "name": corpus.name,
+                    "fingerprint": corpus.fingerprint,
+                    "labels": LABELS,
+                    "documents": {split: len(documents) for split, documents in corpus.splits.items()},
+                }
+            },
+            "lineage": [*past, {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint}],
+            "warnings": skip_warnings(outcome),
+            "dev": {corpus.name: {"before": before, **outcome.scores[corpus.name]}},
+            "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},
+            **circumstances(config, num_steps, meter, parallel),
+        }
+        if is_new:  # the first step of all is then one of the first stage
+            result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
+        workdirs.write_json(workdir / "result.json", result)
+        shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
+        return result
 
 
 def _on_one(state: Any, batches: Any, key: jax.Array, *, step: Callable[..., Any], axis: str | None = None) -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bertjax.guard import keep_finite
 from bertjax.model import Bert
 from bertjax.step import Batch, Params, TrainState, example_keys, psum
 
@@ -72,7 +73,9 @@ def pretrain_step(
       axis: name of the mapped axis, or None on a single device.
 
     Returns:
-      The next state, and float32 scalars over all replicas: "loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy".
+      The next state, and float32 scalars over all replicas: "loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", and
+      the gradient's norm before clipping, "gradient_norm". Where one of these is not finite the state is returned as
+      it came, and "skipped" is 1, else 0.
     """
     keys = example_keys(key, state.step, batch["index"]) if tune == "all" else None
     is_masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)
@@ -97,7 +100,8 @@ def pretrain_step(
     gradient, means = psum(jax.grad(objective, has_aux=True)(part), axis)
     updates, opt_state = tx.update(gradient, state.opt_state, part)
     params = state.params | optax.apply_updates(part, updates)
-    return TrainState(state.step + 1, params, opt_state, None), means
+    means["gradient_norm"] = optax.tree.norm(gradient)
+    return keep_finite(state, TrainState(state.step + 1, params, opt_state, None), means)
 
 
 def pretrain_eval_step(params: Params, batch: Batch, *, model: Bert) -> dict[str, jax.Array]:

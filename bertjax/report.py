@@ -74,5 +74,6 @@ def plot_curves(records: Sequence[Mapping[str, Any]], main_metrics: Mapping[str,
     for axes in (loss, score, *rest):
         axes.set_xlabel("update")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        if axes.lines:  # of a run whose updates were all left out, there may be none
+            axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

@@ -10,6 +10,7 @@ import jax
 from bertjax import report
 from bertjax import workdir as workdirs
 from bertjax.config import PretrainConfig, RunConfig
+from bertjax.drive import Outcome
 from bertjax.meter import Meter
 from bertjax.parallel import DataParallel
 
@@ -31,6 +32,13 @@ def run_once(config: Kind, workdir: Path, run: Callable[[Kind, Path], dict[str, 
     print(report.result_table(result))
     print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
     return result
+
+
+def skip_warnings(outcome: Outcome) -> list[str]:
+    """A line where updates of the run were left out."""
+    if not outcome.skipped:
+        return []
+    return [f"{outcome.skipped} updates were left out, as their loss or gradient was not finite"]
 
 
 def circumstances(

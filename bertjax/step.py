@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bertjax import smart
+from bertjax.guard import keep_finite
 from bertjax.model import Bert
 from bertjax.tasks import Task
 
@@ -23,7 +24,7 @@ class TrainState(flax.struct.PyTreeNode):
     """All that a step changes.
 
     Attributes:
-      step: updates so far, int32 [].
+      step: updates so far, int32 []; those left out do not count.
       params: θ, float32.
       opt_state: the optimizer's.
       anchor: θ̃ of the Bregman term, or None without one.
@@ -89,7 +90,8 @@ def train_step(
     Returns:
       The next state, and float32 scalars over all replicas: means over valid rows of "loss" (L) and, of classes,
       "accuracy", of "smoothness" (R_s) and "bregman" (D) where their weights are not 0, and the
-      gradient's norm before clipping, "gradient_norm". With `settings.every` = k, R_s is reported k-fold at
+      gradient's norm before clipping, "gradient_norm". Where one of these is not finite the state is returned as it
+      came, and "skipped" is 1, else 0. With `settings.every` = k, R_s is reported k-fold at
       every k-th step and as 0 between, so that its mean over steps is right. In a run of several tasks the names are
       prefixed, "TASK/loss", and "loss" is also there.
     """
@@ -122,7 +124,7 @@ def train_step(
     part = trained(state.params, tune)
     updates, opt_state = tx.update(gradients if len(gradients) > 1 else gradients[0], state.opt_state, part)
     params = state.params | optax.apply_updates(part, updates)
-    return TrainState(state.step + 1, params, opt_state, anchor), values
+    return keep_finite(state, TrainState(state.step + 1, params, opt_state, anchor), values)
 
 
 def task_gradient(

@@ -1,8 +1,11 @@
 """A run's folder: its config, log of metrics and result, written so that a cut leaves none of them broken."""
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,12 +15,24 @@ from tensorboardX import SummaryWriter
 from bertjax.config import Config, is_pretraining, read_config
 from bertjax.errors import UserError
 
+LOCK = ".lock"
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be written ({error.strerror}); free space, or make the folder writable, and run the same "
+        "command again: it goes on"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,16 +57,19 @@ def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
       The result of a finished run, or None where there is work to do.
 
     Raises:
-      UserError: the folder holds a run of another config (the message names the keys), or something else.
+      UserError: the folder holds a run of another config (the message names the keys), or something else; or there
+        is work to do and it cannot be written.
     """
     if not workdir.exists():
+        _check_writable(workdir)
         return None
     if not workdir.is_dir():
         raise UserError(f"--workdir: expected a folder, found a file at {workdir}")
     path = workdir / "config.json"
     if not path.exists():
-        if any(not file.name.endswith(".partial") for file in workdir.iterdir()):
+        if any(not file.name.endswith(".partial") and file.name != LOCK for file in workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
+        _check_writable(workdir)
         return None
     theirs, ours = read_json(path, "a run"), config.to_dict()
     if is_pretraining(theirs) != is_pretraining(ours):
@@ -64,16 +82,48 @@ def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
             "use another one, or remove this one to start anew"
         )
     result = workdir / "result.json"
-    return read_json(result, "a finished run") if result.exists() else None
+    if result.exists():
+        return read_json(result, "a finished run")
+    _check_writable(workdir)
+    return None
 
 
-def begin(workdir: Path, config: Config) -> None:
-    """Makes a run's folder, if it is not there; UserError where it cannot be written."""
+@contextlib.contextmanager
+def begin(workdir: Path, config: Config) -> Iterator[None]:
+    """Makes a run's folder, if it is not there, and holds it, alone, until the end.
+
+    Raises:
+      UserError: it cannot be written, or another process holds it.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", config.to_dict())
+        lock = (workdir / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}); use another one") from None
+    with lock:  # what dies lets go of it too
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"--workdir: {workdir} is in use by another run, process {lock.read().strip()}; wait for its end, "
+                "or use another one"
+            ) from None
+        except OSError as error:  # some network file systems
+            print(f"warning: {workdir} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        write_json(workdir / "config.json", config.to_dict())
+        yield
+
+
+def _check_writable(workdir: Path) -> None:
+    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"--workdir: {workdir} cannot be made, as {there} is a file; use another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir: {workdir} cannot be written, as {there} may not be; use another one")
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -93,10 +143,14 @@ class MetricsLog:
     "timing".
     """
 
-    def __init__(self, workdir: Path, step: int):
-        """Opens the log of a run that goes on after `step`; what was logged beyond it will come again."""
+    def __init__(self, workdir: Path, step: int, *, is_judged: bool = True):
+        """Opens the log of a run that goes on after `step`, or with its evaluation; what comes again is dropped."""
         self._path = workdir / "metrics.jsonl"
-        kept = [record for record in self.records() if record["step"] <= step]
+        kept = [
+            record
+            for record in self.records()
+            if record["step"] < step or (record["step"] == step and (is_judged or record["split"] == "train"))
+        ]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
@@ -107,16 +161,23 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+            self._board.close()
+        except OSError as unwritten:  # of a full disk, the first complaint is enough
+            if error is None:
+                raise _unwritable(self._path, unwritten) from None
 
     def write(
         self, step: int, epoch: float, split: str, values: Mapping[str, float], timing: Mapping[str, float]
     ) -> None:
         """Appends one record."""
         record = {"step": step, "epoch": epoch, "split": split, "values": values, "timing": timing}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
         for group in (values, timing):
             for name, value in group.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)

@@ -148,7 +148,7 @@ def write_run(folder, config, params_of_step, result):
             state = init_state(params, optax.adam(0.1), smart.preset("none"))
             state = state.replace(step=jnp.asarray(step, state.step.dtype))
             # The first is the best, so that both are kept.
-            checkpoints.save(state, {}, {"accuracy": 1 / (1 + step)})
+            checkpoints.save(step, state, {}, {"accuracy": 1 / (1 + step)})
     result = {"steps": max(params_of_step), "lineage": LINEAGE} | result
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -22,10 +22,11 @@ def test_a_state_comes_back_whole(tmp_path, preset):
     progress = {"iterator": {"next_index": 3}, "seconds": 1.5, "scores": {}}
     with Checkpoints(tmp_path / "c", ["accuracy"]) as checkpoints:
         assert checkpoints.last() is None
-        checkpoints.save(make_state(3, preset), progress, {"accuracy": 0.5})
+        checkpoints.save(3, make_state(3, preset), progress, {"accuracy": 0.5})
     with Checkpoints(tmp_path / "c", ["accuracy"]) as checkpoints:
         assert checkpoints.last() == 3
-        state, found = checkpoints.restore(3, make_state(0, preset))
+        step, state, found = checkpoints.restore_last(make_state(0, preset))
+        assert step == 3
     chex.assert_trees_all_equal(state, make_state(3, preset))
     assert found == progress
     with Checkpoints(tmp_path / "c") as checkpoints:
@@ -36,20 +37,22 @@ def test_a_state_comes_back_whole(tmp_path, preset):
 def test_the_last_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
         for step, accuracy in ((1, 0.4), (2, 0.6), (3, None), (4, 0.5), (5, None)):
-            checkpoints.save(make_state(step), {}, None if accuracy is None else {"accuracy": accuracy, "loss": 1.0})
+            checkpoints.save(
+                step, make_state(step), {}, None if accuracy is None else {"accuracy": accuracy, "loss": 1.0}
+            )
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "5"]
 
 
 def test_of_equals_the_later_is_best(tmp_path):
     with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
         for step, accuracy in ((1, 0.6), (2, 0.6), (3, 0.5)):
-            checkpoints.save(make_state(step), {}, {"accuracy": accuracy})
+            checkpoints.save(step, make_state(step), {}, {"accuracy": accuracy})
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
 
 
 def test_a_broken_checkpoint_is_one_line(tmp_path):
     with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
-        checkpoints.save(make_state(1), {}, {"accuracy": 0.5})
+        checkpoints.save(1, make_state(1), {}, {"accuracy": 0.5})
     for path in (tmp_path / "1" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
