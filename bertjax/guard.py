@@ -74,10 +74,10 @@ class Skips:
             found = ", ".join(f"{name} {x}" for name, x in values.items() if not math.isfinite(x))
             if self.in_row > self._most:
                 raise UserError(
-                    f"training diverged: update {step} and the {self._most} before it had a loss or gradient that is "
-                    f"not finite (here {found}) and were left out; it took the training rows {self._named(rows)}; look "
-                    "at these, or lower --config.learning_rate, or SMART's weight or radius, and use another "
-                    "--workdir; checkpoints from before are kept"
+                    f"training diverged: {self.in_row} updates in a row, to {step}, had a loss or gradient that is not "
+                    f"finite (the last: {found}) and were left out; the last took the training rows "
+                    f"{self._named(rows)}; look at these, or lower --config.learning_rate, or SMART's weight or radius "
+                    "in another --workdir; checkpoints from before are kept"
                 )
             lines.append(f"warning: update {step} is left out: {found}")
         return lines

@@ -152,7 +152,7 @@ class MetricsLog:
             if record["step"] < step or (record["step"] == step and (is_judged or record["split"] == "train"))
         ]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "MetricsLog":
@@ -174,8 +174,9 @@ class MetricsLog:
         """Appends one record."""
         record = {"step": step, "epoch": epoch, "split": split, "values": values, "timing": timing}
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            line = f"{json.dumps(record)}\n".encode()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise _unwritable(self._path, error) from None
         for group in (values, timing):

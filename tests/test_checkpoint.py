@@ -56,6 +56,26 @@ def test_a_broken_checkpoint_is_one_line(tmp_path):
     for path in (tmp_path / "1" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="cannot be read") as raised:
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="cannot be read .*; take the other --checkpoint") as raised,
+    ):
         checkpoints.restore_params(1, PARAMS)
     assert "\n" not in str(raised.value)
+
+
+def test_the_best_is_known_to_a_later_call(tmp_path):
+    for step, accuracy in ((1, 0.4), (2, 0.6), (3, None), (4, 0.5), (5, None)):
+        with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
+            checkpoints.save(step, make_state(step), {}, None if accuracy is None else {"accuracy": accuracy})
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "5"]
+
+
+def test_broken_metrics_of_one_do_not_bar_the_others(tmp_path, capsys):
+    with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
+        checkpoints.save(1, make_state(1), {}, {"accuracy": 0.5})
+        checkpoints.save(2, make_state(2), {}, {"accuracy": 0.4})
+    (tmp_path / "1" / "metrics" / "metrics").write_text('{"accu')
+    with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
+        assert checkpoints.restore_last(make_state(0))[0] == 2
+    assert f"{tmp_path / '1'}: this checkpoint cannot be read" in capsys.readouterr().err

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import drive, loop
+from bertjax import loop
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig, SmartConfig
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
+from bertjax.interruption import Interrupted
 
 
 @pytest.fixture
@@ -99,36 +100,15 @@ def test_a_whole_run_and_its_evaluation(config, tmp_path, capsys):
     assert hits == pytest.approx(result["dev"]["sst5"]["best"]["accuracy"])
 
 
-def test_a_cut_run_goes_on_to_the_same_end(config, sst_folder, tmp_path, monkeypatch):
-    config = change(config, checkpoint_every=3)
-    whole = loop.train_and_evaluate(config, tmp_path / "whole")
-
-    class Cut(Exception):
-        pass
-
-    def cut(values, step):
-        if step == 5:  # after the checkpoint at 3
-            raise Cut
-
-    monkeypatch.setattr(drive, "LOG_EVERY", 5)
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(drive, "_check_finite", cut)
+def test_changed_data_are_not_gone_on_with(config, sst_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoints, "reached_preemption", lambda _, step: step == 2)
         loop.train_and_evaluate(config, tmp_path / "cut")
     assert not (tmp_path / "cut" / "result.json").exists()
-
     dev = sst_folder / "ids-sst-dev.csv"
-    text = dev.read_text()
-    dev.write_text(text + "23\tdev23\tthe film\t0\n")
+    dev.write_text(dev.read_text() + "23\tdev23\tthe film\t0\n")
     with pytest.raises(UserError, match="the data of sst5 have changed since this run began"):
         loop.train_and_evaluate(config, tmp_path / "cut")
-    dev.write_text(text)
-    resumed = loop.train_and_evaluate(config, tmp_path / "cut")
-    assert resumed["dev"] == whole["dev"]
-    assert resumed["steps"] == whole["steps"]
-    assert [line["step"] for line in train_lines(tmp_path / "cut")] == [5, 8]
-    assert [line["values"] for line in train_lines(tmp_path / "cut", "dev")] == [
-        line["values"] for line in train_lines(tmp_path / "whole", "dev")
-    ]
 
 
 def test_the_seed_decides_the_run(config, tmp_path):
@@ -171,13 +151,18 @@ def test_bad_input_is_one_line_and_writes_nothing(config, tmp_path, changes, mes
     assert not (tmp_path / "run").exists()
 
 
-def test_a_diverging_run_stops_in_one_line(config, tmp_path):
-    with pytest.raises(UserError, match="training diverged: .* at update 4; lower --config.learning_rate"):
-        loop.train_and_evaluate(change(config, learning_rate=1e30, max_steps=4, warmup=0.0), tmp_path / "run")
+def test_a_diverging_run_stops_in_one_line_and_keeps_nothing_of_it(config, tmp_path):
+    config = change(config, learning_rate=1e30, max_steps=8, warmup=0.0, max_skipped=2)
+    with pytest.raises(UserError, match="training diverged: 3 updates in a row, to 4, .* rows train") as raised:
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "result.json").exists()
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.last() is None
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_what_diverged_is_neither_logged_nor_kept(config, tmp_path):
+def test_what_diverged_by_the_next_evaluation_is_not_kept(config, tmp_path):
     config = change(config, learning_rate=1e30, max_steps=8, warmup=0.0, checkpoint_every=1, eval_every=1)
     with pytest.raises(UserError, match="training diverged: loss is .* at update 1;"):
         loop.train_and_evaluate(config, tmp_path / "run")

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 
 from bertjax import meter
@@ -40,8 +42,33 @@ def test_means_and_rates_by_hand(monkeypatch):
 def test_a_resumed_run_counts_its_earlier_seconds(monkeypatch):
     fake_clock(monkeypatch, 0.0, 1.0, 2.0, 5.0)
     timer = meter.Meter()
-    timer.resume(100.0)
+    timer.resume(100.0, [])
     assert timer.seconds == 105.0
+
+
+def test_a_resumed_window_has_its_earlier_steps_means_and_this_calls_rates(monkeypatch):
+    fake_clock(monkeypatch, 0.0, 1.0, 2.0)
+    earlier = meter.Meter()
+    earlier.count([batch([True], [3])], {"loss": np.float32(0.1)})
+    window = json.loads(json.dumps(earlier.window()))
+    # Created at 0, resumed at 10; first step done at 12; read at 14.
+    fake_clock(monkeypatch, 0.0, 1.0, 10.0, 12.0, 14.0, 14.0)
+    timer = meter.Meter()
+    timer.resume(5.0, window)
+    timer.count([batch([True, True], [3, 5])], {"loss": np.float32(0.3)})
+    values, timing = timer.read()
+    assert values == {"loss": (float(np.float32(0.1)) + float(np.float32(0.3))) / 2}
+    assert timing == {"step_seconds": 4.0, "examples_per_second": 0.5}
+
+
+def test_steps_left_out_enter_no_mean(monkeypatch):
+    fake_clock(monkeypatch, *map(float, range(20)))
+    timer = meter.Meter()
+    for loss, skipped in ((1, 0), (np.nan, 1), (3, 0)):
+        timer.count([batch([True], [3])], {"loss": np.float32(loss), "skipped": np.float32(skipped)})
+    assert timer.read()[0] == {"loss": 2.0, "skipped": 1.0}
+    timer.count([batch([True], [3])], {"loss": np.float32(1), "skipped": np.float32(0)})
+    assert timer.read()[0] == {"loss": 1.0}
 
 
 def test_a_call_without_a_step_has_no_rates(monkeypatch):

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import resource
 
 import pytest
 
@@ -12,7 +15,8 @@ CONFIG = RunConfig(max_steps=3)
 def test_a_new_folder_a_begun_run_and_a_finished_one(tmp_path):
     folder = tmp_path / "runs" / "a"
     assert workdirs.begun(folder, CONFIG) is None
-    workdirs.begin(folder, CONFIG)
+    with workdirs.begin(folder, CONFIG):
+        pass
     assert workdirs.begun(folder, CONFIG) is None
     workdirs.write_json(folder / "result.json", {"seed": 0})
     assert workdirs.begun(folder, CONFIG) == {"seed": 0}
@@ -24,7 +28,8 @@ def test_looking_makes_nothing(tmp_path):
 
 
 def test_another_config_is_refused_by_its_keys(tmp_path):
-    workdirs.begin(tmp_path, CONFIG)
+    with workdirs.begin(tmp_path, CONFIG):
+        pass
     other = RunConfig(max_steps=4, smart=SmartConfig(preset="bertjax"))
     with pytest.raises(UserError) as raised:
         workdirs.begun(tmp_path, other)
@@ -54,8 +59,62 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="expected a folder, found a file"):
         workdirs.begun(tmp_path / "file", CONFIG)
-    with pytest.raises(UserError, match="cannot be written"):
-        workdirs.begin(tmp_path / "file" / "below", CONFIG)
+    with pytest.raises(UserError, match="cannot be made, as .*/file is a file; use another one"):
+        workdirs.begun(tmp_path / "file" / "below", CONFIG)
+    with pytest.raises(UserError, match="cannot be written"), workdirs.begin(tmp_path / "file" / "below", CONFIG):
+        pass
+
+
+@pytest.mark.parametrize("folder", [".", "new", "a/new"])
+def test_a_folder_that_may_not_be_written_is_told_before_any_work(tmp_path, monkeypatch, folder):
+    # The superuser, as whom tests may run, may write anywhere.
+    monkeypatch.setattr(workdirs.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=f"cannot be written, as {tmp_path} may not be; use another one"):
+        workdirs.begun(tmp_path / folder, CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_may_be_read_where_nothing_may_be_written(tmp_path, monkeypatch):
+    with workdirs.begin(tmp_path, CONFIG):
+        workdirs.write_json(tmp_path / "result.json", {"seed": 0})
+    monkeypatch.setattr(workdirs.os, "access", lambda path, mode: False)
+    assert workdirs.begun(tmp_path, CONFIG) == {"seed": 0}
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path):
+    busy = rf"in use by another run, process {os.getpid()}; wait for its end, or use another one"
+    with workdirs.begin(tmp_path, CONFIG), pytest.raises(UserError, match=busy), workdirs.begin(tmp_path, CONFIG):
+        pass
+    with workdirs.begin(tmp_path, CONFIG):  # whoever ends, however, lets go
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdirs.fcntl, "flock", refuse)
+    with workdirs.begin(tmp_path, CONFIG):
+        pass
+    assert "cannot be locked (No locks available): start no second run there" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    workdirs.write_json(path, {"a": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match=r"x.json: cannot be written \(File too large\); free space"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+            workdirs.write_json(path, {"a": "b" * 100})
+        with (
+            pytest.raises(UserError, match=r"metrics.jsonl: cannot be written"),
+            workdirs.MetricsLog(tmp_path, 0) as log,
+        ):
+            log.write(10, 0.5, "train", {"loss": 1.5}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -84,6 +143,16 @@ def test_a_resumed_log_drops_what_will_come_again(tmp_path):
     with workdirs.MetricsLog(tmp_path, 20) as log:
         log.write(30, 1.0, "train", {}, {})
         assert [(record["step"], record["epoch"]) for record in log.records()] == [(10, 0.5), (20, 0.5), (30, 1.0)]
+
+
+def test_a_log_whose_last_evaluation_comes_again_drops_that(tmp_path):
+    with workdirs.MetricsLog(tmp_path, 0) as log:
+        for step in (10, 20):
+            for split in ("train", "dev"):
+                log.write(step, 0.5, split, {}, {})
+    with workdirs.MetricsLog(tmp_path, 20, is_judged=False) as log:
+        found = [(record["step"], record["split"]) for record in log.records()]
+    assert found == [(10, "train"), (10, "dev"), (20, "train")]
 
 
 def test_a_broken_log_is_one_line(tmp_path):
