@@ -32,10 +32,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # More devices than cores: with steps in flight at once, their collectives can starve one another for threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# The same steps are compiled by several tests.
-COMPILED = tempfile.mkdtemp(prefix="bertjax-tests-")
-atexit.register(shutil.rmtree, COMPILED)
-jax.config.update("jax_compilation_cache_dir", COMPILED)
+# The same steps are compiled by several tests, and by all workers, which take the environment of the first process.
+if "BERTJAX_TESTS_COMPILED" not in os.environ:
+    os.environ["BERTJAX_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="bertjax-tests-")
+    atexit.register(shutil.rmtree, os.environ["BERTJAX_TESTS_COMPILED"])
+jax.config.update("jax_compilation_cache_dir", os.environ["BERTJAX_TESTS_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 WORDS = {

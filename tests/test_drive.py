@@ -239,10 +239,9 @@ def test_too_many_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(tmp_pa
     with pytest.raises(UserError) as raised:
         run(tmp_path, Batches(**batches))
     message = str(raised.value)
-    assert (
-        "update 13 and the 2 before it had a loss or gradient that is not finite (here gradient_norm nan, l" in message
-    )
-    assert "it took the training rows row24;" in message  # row25 only fills up
+    assert "3 updates in a row, to 13, had a loss or gradient that is not finite" in message
+    assert "(the last: gradient_norm nan, loss nan)" in message
+    assert "the last took the training rows row24;" in message  # row25 only fills up
     assert "lower --config.learning_rate" in message
     assert "\n" not in message
     assert steps(tmp_path) == ["8", "9"]

@@ -121,3 +121,15 @@ def test_the_device_count_may_change(make_config, tmp_path, monkeypatch):
         assert here.keys() == there.keys()
         losses = [name for name in here if name.endswith("loss")]
         np.testing.assert_allclose([here[name] for name in losses], [there[name] for name in losses], rtol=2e-3)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_another_run_would_be_seen(make_config, tmp_path):
+    for seed in (0, 1):
+        loop.train_and_evaluate(make_config(**KINDS["head"], seed=seed), tmp_path / str(seed))
+    ours, theirs = end_of(tmp_path / "0"), end_of(tmp_path / "1")
+    assert ours.keys() == theirs.keys()
+    assert {"14/params/head_sst5/kernel", "14/rest/step"} <= ours.keys()
+    assert ours["14/params/head_sst5/kernel"] != theirs["14/params/head_sst5/kernel"]
+    assert ours["14/params/embeddings/word/embedding"] == theirs["14/params/embeddings/word/embedding"]
+    assert ours["metrics.jsonl"] != theirs["metrics.jsonl"]

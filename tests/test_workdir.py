@@ -103,14 +103,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     workdirs.write_json(path, {"a": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = workdirs.MetricsLog(tmp_path, 0)
     try:
         with pytest.raises(UserError, match=r"x.json: cannot be written \(File too large\); free space"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
             workdirs.write_json(path, {"a": "b" * 100})
-        with (
-            pytest.raises(UserError, match=r"metrics.jsonl: cannot be written"),
-            workdirs.MetricsLog(tmp_path, 0) as log,
-        ):
+        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written"), log:
             log.write(10, 0.5, "train", {"loss": 1.5}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
