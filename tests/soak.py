@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 ROOT = Path(__file__).parents[1]
 COMMAND = [
     "--config=configs/sst_smart.py",
-    *(f"--config.{change}" for change in ("max_steps=120", "eval_every=60", "checkpoint_every=5")),
+    *(f"--config.{change}" for change in ("max_steps=60", "eval_every=30", "checkpoint_every=2")),
 ]
 
 
