@@ -12,17 +12,25 @@ from bertjax import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/sst_smart.py; --config.KEY=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE if not given.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts, as a TPU pod or SLURM tells it.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several hosts, if nothing tells.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     """Runs the recipe in its folder."""
     # Only once the flags are right: it takes seconds.
+    import jax
+
     from bertjax.config import is_pretraining
     from bertjax.loop import train_and_evaluate
     from bertjax.pretrain_loop import pretrain
 
     config = cli.recipe(CONFIG)
+    if DISTRIBUTED.value or COORDINATOR.value:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     run = pretrain if is_pretraining(config) else train_and_evaluate
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
     run(config, WORKDIR.value or f"runs/{name}")

@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from bertjax.errors import UserError
+from bertjax.parallel import is_first_host
 from bertjax.step import Params, TrainState
 
 
@@ -30,7 +32,7 @@ class Checkpoints:
         """Opens the folder: to write where metrics are given, else to read."""
         self._folder, self._aside = folder.absolute(), folder.absolute().with_name("interrupted")
         self._unjudged = dict.fromkeys(metrics, -math.inf)
-        if metrics:
+        if metrics and is_first_host():
             _drop_half_written(self._folder)
             _drop_half_written(self._aside)
             _check_metrics(self._folder)
@@ -71,7 +73,8 @@ class Checkpoints:
           UserError: it cannot be written; earlier checkpoints are as they were.
         """
         _save(self._manager, self._folder, step, state, progress, metrics or self._unjudged)
-        shutil.rmtree(self._aside, ignore_errors=True)
+        if is_first_host():
+            shutil.rmtree(self._aside, ignore_errors=True)
 
     def save_interrupted(self, step: int, state: TrainState, progress: Mapping[str, Any]) -> None:
         """Saves a state between two checkpoints; args and errors as of `save`."""
@@ -99,6 +102,10 @@ class Checkpoints:
                 try:
                     return step, *_restore_state(managers[folder], step, like)
                 except _UNREADABLE as error:
+                    if jax.process_count() > 1:  # the others may have read it
+                        raise UserError(
+                            f"{folder / str(step)}: this checkpoint cannot be read ({_reason(error)}); remove it"
+                        ) from error
                     _put_aside(folder / str(step), error)
                     managers[folder].reload()
         return None
@@ -140,6 +147,7 @@ def _save(
     progress: Mapping[str, Any],
     metrics: dict[str, float] | None,
 ) -> None:
+    state = _portable(state)
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
         rest=ocp.args.StandardSave(state.replace(params=None)),
@@ -156,6 +164,7 @@ def _save(
 
 
 def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    like = _portable(like)
     items = ocp.args.Composite(
         params=ocp.args.StandardRestore(_target(like.params)),
         rest=ocp.args.StandardRestore(_target(like.replace(params=None))),
@@ -201,5 +210,10 @@ def _reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def _portable(state: TrainState) -> TrainState:
+    # An array on one host's device is none of the others'; arrays in memory are written by the first of them.
+    return state if jax.process_count() == 1 else jax.device_get(state)
+
+
 def _target(tree: Any) -> Any:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    return jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else ocp.utils.to_shape_dtype_struct(x), tree)

@@ -16,7 +16,7 @@ from bertjax.errors import UserError
 from bertjax.guard import Skips
 from bertjax.interruption import Abandoned, Interrupted, Interruption
 from bertjax.meter import Meter
-from bertjax.parallel import CompiledByShape, DataParallel
+from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.step import Params, TrainState
 from bertjax.workdir import MetricsLog
 
@@ -177,7 +177,8 @@ def drive(
                     is_judged = True
                     if main or not skips.in_row:  # what may have diverged does not take the last good one's place
                         checkpoints.save(step, parallel.unreplicate(state), progress_now(), main)
-            report.plot_curves(log.records(), plan.main_metrics, workdir / "curves.png")
+            if is_first_host():
+                report.plot_curves(log.records(), plan.main_metrics, workdir / "curves.png")
     return Outcome(state, scores, skips.total)
 
 
@@ -201,7 +202,13 @@ def _bar(plan: Plan, step: int) -> tqdm:
     # Where nobody watches, as in a log file, a line now and then is enough.
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(
-        total=plan.num_steps, initial=step, desc=plan.name, unit="update", mininterval=interval, file=sys.stderr
+        total=plan.num_steps,
+        initial=step,
+        desc=plan.name,
+        unit="update",
+        mininterval=interval,
+        file=sys.stderr,
+        disable=not is_first_host(),
     )
 
 

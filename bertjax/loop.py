@@ -20,7 +20,7 @@ from bertjax.drive import Plan, Scores, drive
 from bertjax.evaluation import Predictor, describe_data
 from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
-from bertjax.parallel import CompiledByShape, DataParallel
+from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import head_labels, keep_encoder, lineage, load_pretrained, with_heads
 from bertjax.result import circumstances, run_once, skip_warnings
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
@@ -72,7 +72,8 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     run_step = CompiledByShape(parallel.map_train(partial(step_with, settings=settings)))
 
     with workdirs.begin(workdir, config):
-        keep_encoder(inputs.folder, workdir / "encoder")
+        if is_first_host():
+            keep_encoder(inputs.folder, workdir / "encoder")
         outcome = drive(
             workdir,
             plan,
@@ -103,7 +104,8 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
             },
             **circumstances(config, plan.num_steps, meter, parallel),
         }
-        workdirs.write_json(workdir / "result.json", result)
+        if is_first_host():
+            workdirs.write_json(workdir / "result.json", result)
         return result
 
 

@@ -1,4 +1,4 @@
-"""Maps per-replica steps over devices: `jax.jit` on one, `jax.pmap` on several."""
+"""Maps per-replica steps over devices: `jax.jit` on one, `jax.pmap` on several, of one host or of many."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -6,22 +6,30 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from bertjax.errors import UserError
 
 AXIS = "data"
 
 
+def is_first_host() -> bool:
+    """Whether this process writes what all have: the first of several hosts, or the only one."""
+    return jax.process_index() == 0
+
+
 class DataParallel:
     """Data parallelism over some devices; on one device every conversion is the identity.
 
     pmap wants a leading device axis on state and batch, and copies the state of a single device for it,
-    which is why that case is plain jit.
+    which is why that case is plain jit. On several hosts, each has all batches and takes its own devices' shares.
     """
 
     def __init__(self, devices: Sequence[jax.Device]):
         self.devices = tuple(devices)
         self.is_single = len(self.devices) == 1
+        mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))
+        self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def up_to_even(self, batch_size: int) -> int:
         """The least batch size, no less than this one, that can be shared out evenly."""
@@ -54,30 +62,33 @@ class DataParallel:
         """One copy a device, without a second one on any."""
         if self.is_single:
             return tree
-        mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-
-        def copies(x: Any) -> jax.Array:
-            return jax.device_put(np.broadcast_to(x, (len(self.devices), *np.shape(x))), sharding)
-
-        return jax.tree.map(copies, tree)
+        return jax.tree.map(lambda x: self._place(np.broadcast_to(x, (len(self.devices), *np.shape(x)))), tree)
 
     def unreplicate(self, tree: Any) -> Any:
-        """The first device's copy, by work for that device alone."""
+        """The host's first device's copy, by work for that device alone."""
         if self.is_single:
             return tree
         return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
-    def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         """Shares [B, ...] out as [devices, B / devices, ...]."""
         if self.is_single:
             return batch
-        return {name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()}
+        shares = {name: x.reshape(len(self.devices), -1, *x.shape[1:]) for name, x in batch.items()}
+        return shares if jax.process_count() == 1 else {name: self._place(x) for name, x in shares.items()}
 
     def gather(self, x: jax.Array) -> np.ndarray:
-        """The host's [B, ...] from what `map_eval` gave."""
-        host = np.asarray(x)
-        return host if self.is_single else host.reshape(-1, *host.shape[2:])
+        """The [B, ...] of all devices, on every host, from what `map_eval` gave."""
+        if self.is_single:
+            return np.asarray(x)
+        host = multihost_utils.process_allgather(x, tiled=True) if jax.process_count() > 1 else np.asarray(x)
+        return host.reshape(-1, *host.shape[2:])
+
+    def _place(self, x: np.ndarray) -> jax.Array:
+        """[devices, ...] with each of this host's devices holding its own row."""
+        if jax.process_count() == 1:
+            return jax.device_put(x, self._sharding)
+        return jax.make_array_from_callback(x.shape, self._sharding, lambda index: x[index])
 
 
 class CompiledByShape:

@@ -29,7 +29,7 @@ from bertjax.drive import Outcome, Plan, Scores, drive
 from bertjax.errors import UserError
 from bertjax.meter import Meter
 from bertjax.model import Bert
-from bertjax.parallel import CompiledByShape, DataParallel
+from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import keep_encoder, lineage, load_pretrained, resolve
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.pretraining import (
@@ -142,7 +142,7 @@ class _Run:
         peak = config.head_learning_rate if is_first else config.learning_rate
         tx = optim.adamw(optim.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
         step = partial(_on_one, step=partial(pretrain_step, model=self.model, tx=tx, tune=tune))
-        workdir.mkdir(exist_ok=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         outcome = drive(
             workdir,
             plan,
@@ -169,7 +169,8 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     real_token_fraction = run.source(1).real_token_fraction()
 
     with workdirs.begin(workdir, config):
-        keep_encoder(run.folder, workdir / "encoder")
+        if is_first_host():
+            keep_encoder(run.folder, workdir / "encoder")
         heads = workdir / "heads"
         if is_new:
             params, first, _ = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
@@ -194,8 +195,9 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
         }
         if is_new:  # the first step of all is then one of the first stage
             result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
-        workdirs.write_json(workdir / "result.json", result)
-        shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
+        if is_first_host():
+            workdirs.write_json(workdir / "result.json", result)
+            shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
         return result
 
 

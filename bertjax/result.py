@@ -12,7 +12,7 @@ from bertjax import workdir as workdirs
 from bertjax.config import PretrainConfig, RunConfig
 from bertjax.drive import Outcome
 from bertjax.meter import Meter
-from bertjax.parallel import DataParallel
+from bertjax.parallel import DataParallel, is_first_host
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 Kind = TypeVar("Kind", RunConfig, PretrainConfig)
@@ -25,9 +25,12 @@ def run_once(config: Kind, workdir: Path, run: Callable[[Kind, Path], dict[str, 
       UserError: the folder holds another run, or something else; or whatever `run` raises.
     """
     result = workdirs.begun(workdir, config)
+    is_new = result is None
     if result is None:
         result = run(config, workdir)
-    else:
+    if not is_first_host():
+        return result
+    if not is_new:
         print(f"{workdir} holds this run, finished; nothing to do")
     print(report.result_table(result))
     print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")

@@ -14,6 +14,7 @@ from tensorboardX import SummaryWriter
 
 from bertjax.config import Config, is_pretraining, read_config
 from bertjax.errors import UserError
+from bertjax.parallel import is_first_host
 
 LOCK = ".lock"
 
@@ -90,11 +91,14 @@ def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def begin(workdir: Path, config: Config) -> Iterator[None]:
-    """Makes a run's folder, if it is not there, and holds it, alone, until the end.
+    """Makes a run's folder, if it is not there, and holds it, alone, until the end; on several hosts, the first does.
 
     Raises:
       UserError: it cannot be written, or another process holds it.
     """
+    if not is_first_host():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+", encoding="utf-8")
@@ -137,7 +141,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard events, a line and an event a record.
+    """metrics.jsonl and TensorBoard events, a line and an event a record; on several hosts, the first writes them.
 
     A line is {"step", "epoch", "split", "values", "timing"}; all that depends on the clock stands under
     "timing".
@@ -146,6 +150,9 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int, *, is_judged: bool = True):
         """Opens the log of a run that goes on after `step`, or with its evaluation; what comes again is dropped."""
         self._path = workdir / "metrics.jsonl"
+        self._is_ours = is_first_host()
+        if not self._is_ours:
+            return
         kept = [
             record
             for record in self.records()
@@ -161,6 +168,8 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._is_ours:
+            return
         try:
             self._file.close()
             self._board.close()
@@ -172,6 +181,8 @@ class MetricsLog:
         self, step: int, epoch: float, split: str, values: Mapping[str, float], timing: Mapping[str, float]
     ) -> None:
         """Appends one record."""
+        if not self._is_ours:
+            return
         record = {"step": step, "epoch": epoch, "split": split, "values": values, "timing": timing}
         try:
             line = f"{json.dumps(record)}\n".encode()

@@ -23,7 +23,7 @@ from bertjax.guard import keep_finite
 from bertjax.interruption import Interrupted
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
-from bertjax.step import TrainState, init_state
+from bertjax.step import TrainState, init_state, psum
 
 PLAN = Plan(
     name="toy",
@@ -44,17 +44,17 @@ class Kill(BaseException):
 
 
 class Batches:
-    """Numbered batches of two rows; `bad` ones hold no number. Calls `at[i]` when batch i is drawn."""
+    """Numbered batches of four rows; `bad` ones hold no number. Calls `at[i]` when batch i is drawn."""
 
     def __init__(self, bad=(), at=None):
         self.step, self.bad, self.at = 0, bad, at or {}
 
     def __next__(self):
         self.at.get(self.step, lambda: None)()
-        x = np.full(3, np.nan if self.step in self.bad else np.sin(self.step), np.float32)
-        index = np.array([2 * self.step, 2 * self.step + 1], np.int32)
+        x = np.full((4, 3), np.nan if self.step in self.bad else np.sin(self.step), np.float32)
+        index = np.arange(4 * self.step, 4 * self.step + 4, dtype=np.int32)
         self.step += 1
-        return {"toy": {"x": x, "index": index, "valid": np.array([True, self.step % 2 == 0])}}
+        return {"toy": {"x": x, "index": index, "valid": np.array([True, self.step % 2 == 0, False, False])}}
 
     def get_state(self):
         return {"step": self.step}
@@ -63,21 +63,22 @@ class Batches:
         self.step = state["step"]
 
 
-def step(state, batches, key):
+def step(state, batches, key, *, axis=None):
     x = batches["toy"]["x"]
-    loss, gradient = jax.value_and_grad(lambda w: jnp.sum((w - x) ** 2))(state.params["w"])
+    loss, gradient = jax.value_and_grad(lambda w: jnp.sum((w[None] - x) ** 2) / 4)(state.params["w"])
+    loss, gradient = psum((loss, gradient), axis)
     updates, opt_state = TX.update({"w": gradient}, state.opt_state, state.params)
     anchor = jax.tree.map(lambda a, w: a + 0.1 * (w - a), state.anchor, state.params)
     new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, anchor)
     return keep_finite(state, new, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)})
 
 
-def run(workdir, batches=None, plan=PLAN, evaluate=None):
+def run(workdir, batches=None, plan=PLAN, evaluate=None, devices=1):
     workdir.mkdir(exist_ok=True)
-    parallel = DataParallel(jax.devices()[:1])
+    parallel = DataParallel(jax.devices()[:devices])
 
     def score(params):
-        value = float(params["w"].sum())
+        value = float(parallel.unreplicate(params)["w"].sum())
         return {"toy": {"score": abs(value), "sum": value}}
 
     return driver.drive(
@@ -241,7 +242,7 @@ def test_too_many_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(tmp_pa
     message = str(raised.value)
     assert "3 updates in a row, to 13, had a loss or gradient that is not finite" in message
     assert "(the last: gradient_norm nan, loss nan)" in message
-    assert "the last took the training rows row24;" in message  # row25 only fills up
+    assert "the last took the training rows row48;" in message  # the others only fill up
     assert "lower --config.learning_rate" in message
     assert "\n" not in message
     assert steps(tmp_path) == ["8", "9"]
