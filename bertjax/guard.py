@@ -1,8 +1,8 @@
 """Updates that are left out: one whose loss or gradient is not finite changes nothing, too many in a row end a run."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,29 @@ import numpy as np
 from bertjax.errors import UserError
 
 SKIPPED = "skipped"
+State = TypeVar("State")
 
 
-def keep_finite(old: Any, new: Any, means: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
-    """The state after an update, all of it, or none of it where a scalar of the update is not finite.
+def update_if_finite(
+    state: State, update: Callable[[], State], means: Mapping[str, jax.Array]
+) -> tuple[State, dict[str, jax.Array]]:
+    """The state after an update, or as it was where a scalar of the update is not finite.
 
     Args:
-      old: the state before: a tree of arrays.
-      new: the state after, alike.
+      state: before; a tree of arrays.
+      update: gives the state after, alike; run only if it is wanted, as a choice between two states would cost a tenth
+        of a step.
       means: float32 [] each, the loss and the gradient's norm among them, the same on every replica.
 
     Returns:
-      `new`, or `old` where one of `means` is infinite or no number; and `means` with "skipped", 0 or, then, 1.
+      The state; and `means` with "skipped", 0 or, where one of them is infinite or no number, 1.
     """
     is_finite = jnp.all(jnp.isfinite(jnp.stack(list(means.values()))))
-    state = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, old)
-    return state, {**means, SKIPPED: 1 - is_finite.astype(jnp.float32)}
+    return jax.lax.cond(is_finite, update, lambda: state), {**means, SKIPPED: 1 - is_finite.astype(jnp.float32)}
 
 
 class Skips:
-    """Counts the updates that `keep_finite` left out.
+    """Counts the updates that `update_if_finite` left out.
 
     Attributes:
       total: of the run.

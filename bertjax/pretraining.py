@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bertjax.guard import keep_finite
+from bertjax.guard import update_if_finite
 from bertjax.model import Bert
 from bertjax.step import Batch, Params, TrainState, example_keys, psum
 
@@ -98,10 +98,13 @@ def pretrain_step(
 
     part = trained(state.params, tune)
     gradient, means = psum(jax.grad(objective, has_aux=True)(part), axis)
-    updates, opt_state = tx.update(gradient, state.opt_state, part)
-    params = state.params | optax.apply_updates(part, updates)
     means["gradient_norm"] = optax.tree.norm(gradient)
-    return keep_finite(state, TrainState(state.step + 1, params, opt_state, None), means)
+
+    def update() -> TrainState:
+        updates, opt_state = tx.update(gradient, state.opt_state, part)
+        return TrainState(state.step + 1, state.params | optax.apply_updates(part, updates), opt_state, None)
+
+    return update_if_finite(state, update, means)
 
 
 def pretrain_eval_step(params: Params, batch: Batch, *, model: Bert) -> dict[str, jax.Array]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bertjax import smart
-from bertjax.guard import keep_finite
+from bertjax.guard import update_if_finite
 from bertjax.model import Bert
 from bertjax.tasks import Task
 
@@ -122,9 +122,13 @@ def train_step(
     if len(tasks) > 1:
         values["loss"] = jnp.mean(jnp.stack([values[f"{name}/loss"] for name in batches]))
     part = trained(state.params, tune)
-    updates, opt_state = tx.update(gradients if len(gradients) > 1 else gradients[0], state.opt_state, part)
-    params = state.params | optax.apply_updates(part, updates)
-    return keep_finite(state, TrainState(state.step + 1, params, opt_state, anchor), values)
+
+    def update() -> TrainState:
+        updates, opt_state = tx.update(gradients if len(gradients) > 1 else gradients[0], state.opt_state, part)
+        params = state.params | optax.apply_updates(part, updates)
+        return TrainState(state.step + 1, params, opt_state, anchor)
+
+    return update_if_finite(state, update, values)
 
 
 def task_gradient(

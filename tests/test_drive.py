@@ -19,7 +19,7 @@ from bertjax import smart
 from bertjax.checkpoint import Checkpoints
 from bertjax.drive import Plan
 from bertjax.errors import UserError
-from bertjax.guard import keep_finite
+from bertjax.guard import update_if_finite
 from bertjax.interruption import Interrupted
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel
@@ -67,10 +67,13 @@ def step(state, batches, key, *, axis=None):
     x = batches["toy"]["x"]
     loss, gradient = jax.value_and_grad(lambda w: jnp.sum((w[None] - x) ** 2) / 4)(state.params["w"])
     loss, gradient = psum((loss, gradient), axis)
-    updates, opt_state = TX.update({"w": gradient}, state.opt_state, state.params)
-    anchor = jax.tree.map(lambda a, w: a + 0.1 * (w - a), state.anchor, state.params)
-    new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, anchor)
-    return keep_finite(state, new, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)})
+
+    def update():
+        updates, opt_state = TX.update({"w": gradient}, state.opt_state, state.params)
+        anchor = jax.tree.map(lambda a, w: a + 0.1 * (w - a), state.anchor, state.params)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, anchor)
+
+    return update_if_finite(state, update, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)})
 
 
 def run(workdir, batches=None, plan=PLAN, evaluate=None, devices=1):
