@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import operator
+import os
+import re
 import shutil
 import sys
 import uuid
@@ -159,7 +161,7 @@ def _save(
         _remove_half_written(folder)  # what is written fills the disk
         raise UserError(
             f"{folder}: the checkpoint of update {step} cannot be written ({_reason(error)}); free space there; the "
-            "same command then goes on from the one before, which is as it was"
+            "same command then goes on from the one before, if there is one"
         ) from error
 
 
@@ -207,6 +209,8 @@ def _remove_half_written(folder: Path) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore tells much more besides
+        return os.strerror(int(code[1]))
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -20,9 +20,10 @@ def run(main: Callable[[], object]) -> None:
     """
 
     def run_main(_: Sequence[str]) -> None:
-        # Orbax logs every file that it writes, Grain what profiling it lacks: nothing for a user to act on.
+        # Orbax logs every file that it writes, with a traceback where it cannot, and Grain what profiling it lacks:
+        # nothing for a user to act on, as what fails is also raised.
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)
         main()  # what it returns would become the exit status
 
     try:

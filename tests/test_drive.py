@@ -270,6 +270,7 @@ def test_a_run_in_which_all_is_left_out_says_so(tmp_path):
 
 # Orbax leaves threads behind that cannot tell of their end.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("room", [1, 100, 300])  # bytes a file: what fails is the first file or a later one
 def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, capsys, room):  # capsys: else stderr is a file
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -202,7 +202,7 @@ def test_the_loss_is_the_mean_over_masked_positions_and_pairs(model, params):
     batch["valid"][2] = batch["valid"][-1] = False
     expected = in_numpy(model, params, batch)
     _, means = run_step(model, params, batch)
-    assert means.keys() == {"loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy"}
+    assert means.keys() == {"loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", "gradient_norm", "skipped"}
     for name in ("mlm_loss", "mlm_accuracy", "nsp_accuracy"):
         assert float(means[name]) == pytest.approx(expected[name], abs=1e-5)
     assert float(means["loss"]) == pytest.approx(expected["mlm_loss"] + expected["nsp_loss"], abs=1e-5)
