@@ -82,17 +82,8 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
     """
     tasks = declared_tasks(config)
     # Before the checkpoint, which may be a download: a mistake here is told at once.
-    datasets = []
-    problems: list[Problem] = []
-    for task in tasks:
-        with gathered(problems):
-            datasets.append(load_dataset(task, config))
-    refuse(problems)
+    datasets = load_datasets(tasks, config)
     for dataset in datasets:
-        for reason in dataset.skipped[:SHOWN]:
-            print(f"skipped: {reason}", file=sys.stderr)
-        if dataset.skipped:
-            print(f"skipped: {len(dataset.skipped)} bad rows of {dataset.name} in all", file=sys.stderr)
         for split in splits:
             if split not in dataset.splits:
                 raise UserError(f"--split: {dataset.name} has {', '.join(dataset.splits)}, found {split!r}")
@@ -131,6 +122,27 @@ def declared_tasks(config: RunConfig) -> list[Task]:
     names = config.tasks or (config.task,)
     weights = config.task_weights or (1.0,) * len(names)
     return [dataclasses.replace(get_task(name), weight=w) for name, w in zip(names, weights, strict=True)]
+
+
+def load_datasets(tasks: Sequence[Task], config: RunConfig) -> list[builders.Dataset]:
+    """The data of tasks; on stderr it tells of rows that were skipped.
+
+    Raises:
+      BadData: with all that is wrong with the files of all tasks.
+      UserError: as of `builders.load`.
+    """
+    datasets = []
+    problems: list[Problem] = []
+    for task in tasks:
+        with gathered(problems):
+            datasets.append(load_dataset(task, config))
+    refuse(problems)
+    for dataset in datasets:
+        for reason in dataset.skipped[:SHOWN]:
+            print(f"skipped: {reason}", file=sys.stderr)
+        if dataset.skipped:
+            print(f"skipped: {len(dataset.skipped)} in all of {dataset.name}", file=sys.stderr)
+    return datasets
 
 
 def load_dataset(task: Task, config: RunConfig) -> builders.Dataset:

@@ -78,7 +78,7 @@ def test_skipped_rows_are_told_and_counted(config, tiny_checkpoint, sst_folder, 
     *rows, last = capsys.readouterr().err.splitlines()
     assert len(rows) == 50
     assert all(row.startswith(f"skipped: ids-sst-train.csv:{line}: ") for line, row in enumerate(rows, 63))
-    assert last == "skipped: 60 bad rows of sst5 in all"
+    assert last == "skipped: 60 in all of sst5"
 
 
 @pytest.mark.parametrize("task", ["rated_sst", "sst2"])

@@ -105,8 +105,16 @@ def test_a_bad_row_is_an_error_or_skipped(tmp_path, row, reason):
         ("id\tsentence\tsentiment\na\tfilm\t1\n", ":1", "found id, sentence, sentiment;"),
         ("n\tid\tsentence\tsentiment\n0\ta\tfilm\t1\n", ":1", "found n, id, sentence, sentiment;"),
         ("0\ta\tfilm\t1\n", ":1", "found 0, a, film, 1;"),
-        (b"\tid\tsent\xe9nce\tsentiment\n0\ta\tfilm\t1\n", ":1", "expected UTF-8, found byte 0xe9; convert the file"),
-        ((HEADER + "0\ta\tfilm\t1\n").encode("utf-16-le"), ":1", "expected text, found a NUL byte; convert the file"),
+        (
+            b"\tid\tsent\xe9nce\tsentiment\n0\ta\tfilm\t1\n",
+            ":1",
+            "expected UTF-8, found byte 0xe9; save the file",
+        ),
+        (
+            (HEADER + "0\ta\tfilm\t1\n").encode("utf-16-le"),
+            ":1",
+            "expected text, found a NUL byte; save the file",
+        ),
         ((HEADER + "0\ta\tfilm\t1\n").encode("utf-16"), ":1", "expected UTF-8, found byte 0xff"),
     ],
 )

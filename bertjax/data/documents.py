@@ -156,5 +156,5 @@ def _lines(path: Path, problems: list[Problem]) -> Iterator[str]:
     """Lines of a file; to `problems` it adds those that are no text."""
     for line in read_lines(path):
         if line.flaw:
-            problems.append(Problem(str(path), line.number, line.flaw, "convert the file to UTF-8"))
+            problems.append(Problem(str(path), line.number, line.flaw, "save the file as UTF-8 text"))
         yield line.text

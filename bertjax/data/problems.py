@@ -66,11 +66,17 @@ def refuse(problems: Iterable[Problem]) -> None:
 def _message(problems: tuple[Problem, ...]) -> str:
     if len(problems) == 1:
         (problem,) = problems
-        todo = [problem.remedy] if problem.remedy else []
-        return f"{problem}; {' or '.join(todo + [_SKIP] * problem.is_row)}".removesuffix("; ")
+        todo = f"{problem.remedy} or {_SKIP}" if problem.is_row else problem.remedy
+        return f"{problem}; {todo}" if todo else str(problem)
     rows = len({(problem.file, problem.line) for problem in problems if problem.is_row})
-    skip = f", or {_SKIP} to go on without the {_count(rows, 'bad row')}" if rows else ""
-    lines = [f"{len(problems)} problems in the data; fix them all{skip}"]
+    bad_rows = f"{rows} bad row" + "s" * (rows != 1)
+    if not rows:
+        todo = "fix them all"
+    elif all(problem.is_row for problem in problems):
+        todo = f"fix them all, or {_SKIP} to go on without the {bad_rows}"
+    else:
+        todo = f"fix them all, or all but the {bad_rows} and {_SKIP}"
+    lines = [f"{len(problems)} problems in the data; {todo}"]
     by_file: dict[str, list[Problem]] = {}
     for problem in problems:
         by_file.setdefault(problem.file, []).append(problem)
@@ -80,7 +86,3 @@ def _message(problems: tuple[Problem, ...]) -> str:
         if len(found) > SHOWN:
             lines.append(f"… and {len(found) - SHOWN} more in {file}")
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)

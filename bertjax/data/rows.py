@@ -170,7 +170,7 @@ def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], l
 def _columns(path: Path, lines: Iterator[Line]) -> tuple[str, ...]:
     header = next(lines)
     if header.flaw:  # nor will the rest be what it should
-        raise BadData([Problem(str(path), header.number, header.flaw, "convert the file to UTF-8")])
+        raise BadData([Problem(str(path), header.number, header.flaw, "save the file as UTF-8 text")])
     return tuple(name.strip() for name in header.text.split("\t"))
 
 
