@@ -162,7 +162,7 @@ def test_all_files_are_checked_whatever_is_wrong_with_the_first(tmp_path, cache)
     folder = write(tmp_path / "gold", {"train": [], "dev": [("d0", "film", 5)]})
     (folder / "ids-sst-test.csv").write_bytes(b"\tid\tsent\xe9nce\n0\tx\tunseen\n")
     assert [line.partition("ids-sst-")[2] for line in message("sst5", data_dir=folder, lines=4).splitlines()[1:]] == [
-        "train.csv: expected rows, found only a header",
+        "train.csv: expected rows, found only a header; give it rows",
         "dev.csv:2: sentiment: expected a whole number from 0 to 4, found '5'",
         "test.csv:1: expected UTF-8, found byte 0xe9; save the file as UTF-8 text",
     ]

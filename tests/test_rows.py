@@ -257,8 +257,8 @@ def test_a_table_of_ones_own(tmp_path):
         ),
         ("body\tmood\na\n", ":2: expected 2 tab-separated columns, found 1" + FIX),
         ("body\tmood\n \tgood\n", ":2: body: expected text, found none" + FIX),
-        ("body\tmood\n", ": expected rows, found only a header"),
-        ("", ": expected rows, found an empty file"),
+        ("body\tmood\n", ": expected rows, found only a header; give it rows"),
+        ("", ": expected rows, found an empty file; give it rows"),
     ],
 )
 def test_a_bad_table(tmp_path, content, what):

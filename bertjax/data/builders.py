@@ -136,7 +136,8 @@ def _fingerprint(source: Source, schema: Schema, files: Mapping[str, Path], on_b
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise BadData([Problem(str(path), None, f"expected a readable file, found: {error.strerror}")]) from None
+            what = f"expected a readable file, found: {error.strerror}"
+            raise BadData([Problem(str(path), None, what, "check the path")]) from None
     return digest.hexdigest()[:16]
 
 

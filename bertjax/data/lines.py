@@ -31,7 +31,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     """
     data = _read(path).removeprefix(_BOM).rstrip(b"\r\n")
     if not data:
-        raise BadData([Problem(str(path), None, "expected rows, found an empty file")])
+        raise BadData([Problem(str(path), None, "expected rows, found an empty file", "give it rows")])
     for number, line in enumerate(data.split(b"\n"), 1):
         line = line.removesuffix(b"\r")
         try:
@@ -49,4 +49,5 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise BadData([Problem(str(path), None, "expected a file, found none", "check the path")]) from None
     except OSError as error:
-        raise BadData([Problem(str(path), None, f"expected a readable file, found: {error.strerror}")]) from None
+        what = f"expected a readable file, found: {error.strerror}"
+        raise BadData([Problem(str(path), None, what, "check the path")]) from None

@@ -202,11 +202,11 @@ def _parse(
         else:
             problems += [Problem(str(path), number, each, "fix the row", is_row=True) for each in flaws]
     if not count and not problems:
-        problems.append(Problem(str(path), None, "expected rows, found only a header"))
+        problems.append(Problem(str(path), None, "expected rows, found only a header", "give it rows"))
     refuse(problems)
     if not rows:
         what = f"expected rows, all {len(skipped)} are bad, the first at {skipped[0]}"
-        raise BadData([Problem(str(path), None, what)])
+        raise BadData([Problem(str(path), None, what, "fix them")])
     return rows, skipped
 
 
