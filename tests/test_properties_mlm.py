@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bertjax.data.mlm import PairBatches, Vocabulary, mask_tokens, masked_positions_of, train_batches
 
-PAD, CLS, SEP, MASK, FIRST, SIZE = 0, 2, 3, 4, 5, 400
+# Half of the vocabulary is special, so that a random token from all of it would show.
+PAD, CLS, SEP, MASK, FIRST, SIZE = 0, 2, 3, 4, 200, 400
 CONTINUED = range(300, SIZE)
 SEEDS = st.integers(0, 2**32 - 1)
 # Special tokens among the text, too, as a literal [MASK] is.
