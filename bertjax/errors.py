@@ -7,8 +7,9 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Something a user can put right: bad data, a wrong flag, a checkpoint that does not fit.
 
-    Its message is one line that says what was expected, what was found, where, and what to do. `train.py`
-    and `eval.py` print it to stderr without a traceback and exit with status 2.
+    Its message is one line that says what was expected, what was found, where, and what to do; where data have
+    several problems, a line for each. `train.py` and `eval.py` print it to stderr without a traceback and exit with
+    status 2.
     """
 
 

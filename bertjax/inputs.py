@@ -12,6 +12,7 @@ from bertjax.config import RunConfig
 from bertjax.data import builders
 from bertjax.data.batches import bucket_edges
 from bertjax.data.glue import GLUE, load_glue
+from bertjax.data.problems import SHOWN, Problem, gathered, refuse
 from bertjax.data.sources import SOURCES, CourseFiles, OwnFile, Source
 from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError
@@ -61,6 +62,11 @@ class Inputs:
         """The tasks, in the config's order."""
         return tuple(part.task for part in self.data.values())
 
+    @property
+    def warnings(self) -> list[str]:
+        """Lines about data that leave scores worth less."""
+        return [line for part in self.data.values() for line in part.dataset.warnings]
+
 
 def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) -> Inputs:
     """Loads everything but parameters.
@@ -71,14 +77,13 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
       splits: of the data.
 
     Raises:
+      BadData: with all that is wrong with the files of all tasks.
       UserError: from any of the parts, or a split or a length that is not to be had.
     """
     tasks = declared_tasks(config)
     # Before the checkpoint, which may be a download: a mistake here is told at once.
-    datasets = [load_dataset(task, config) for task in tasks]
+    datasets = load_datasets(tasks, config)
     for dataset in datasets:
-        for reason in dataset.skipped:
-            print(f"skipped: {reason}", file=sys.stderr)
         for split in splits:
             if split not in dataset.splits:
                 raise UserError(f"--split: {dataset.name} has {', '.join(dataset.splits)}, found {split!r}")
@@ -117,6 +122,27 @@ def declared_tasks(config: RunConfig) -> list[Task]:
     names = config.tasks or (config.task,)
     weights = config.task_weights or (1.0,) * len(names)
     return [dataclasses.replace(get_task(name), weight=w) for name, w in zip(names, weights, strict=True)]
+
+
+def load_datasets(tasks: Sequence[Task], config: RunConfig) -> list[builders.Dataset]:
+    """The data of tasks; on stderr it tells of rows that were skipped.
+
+    Raises:
+      BadData: with all that is wrong with the files of all tasks.
+      UserError: as of `builders.load`.
+    """
+    datasets = []
+    problems: list[Problem] = []
+    for task in tasks:
+        with gathered(problems):
+            datasets.append(load_dataset(task, config))
+    refuse(problems)
+    for dataset in datasets:
+        for reason in dataset.skipped[:SHOWN]:
+            print(f"skipped: {reason}", file=sys.stderr)
+        if dataset.skipped:
+            print(f"skipped: {len(dataset.skipped)} in all of {dataset.name}", file=sys.stderr)
+    return datasets
 
 
 def load_dataset(task: Task, config: RunConfig) -> builders.Dataset:

@@ -50,6 +50,8 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel.check_batch_size(config.batch_size)
     inputs = load_inputs(config, config.init_from, ("train", "dev"))
     tasks, model = inputs.tasks, inputs.model
+    for line in inputs.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(config.init_from)
@@ -95,7 +97,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         result = {
             "datasets": datasets,
             "lineage": past,
-            "warnings": [*lineages.warnings(past, datasets), *skip_warnings(outcome)],
+            "warnings": [*inputs.warnings, *lineages.warnings(past, datasets), *skip_warnings(outcome)],
             "dev": outcome.scores,
             "cost": {
                 "real_token_fraction": _real_token_fraction(inputs, config.batch_size),

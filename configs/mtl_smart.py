@@ -27,7 +27,7 @@ def get_config(variant="starter"):
         config.tasks = ("sst5", "quora", "sts")
         config.sampling = "square_root"
         config.on_bad_row = "skip"  # two rows of the course's quora-train.csv have no label
-        config.epochs = 2
+        config.epochs = 3
         config.checkpoint_every = 200
     else:
         raise ValueError(f"configs/mtl_smart.py: expected variant starter or gold, found {variant!r}")

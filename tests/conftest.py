@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -28,6 +29,9 @@ from bertjax.config import RunConfig
 from bertjax.model import BertConfig
 from bertjax.pretrained import tensor_shapes
 
+# The same examples at every run, however slow the machine.
+hypothesis.settings.register_profile("bertjax", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("bertjax")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # More devices than cores: with steps in flight at once, their collectives can starve one another for threads.

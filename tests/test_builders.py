@@ -1,6 +1,7 @@
 """Datasets as prepared and read back: splits, labels, the cache, and the errors of their sources."""
 
 import math
+import resource
 import subprocess
 import sys
 import threading
@@ -10,12 +11,13 @@ import pytest
 
 from bertjax import assets
 from bertjax.data import builders, sources
+from bertjax.data.problems import BadData
 from bertjax.errors import UserError
 from bertjax.tasks import get_task
 
 ROWS = {
     "train": [("t1", " `` Good '' , it 's a film .", 3), ("t0", "awful naïve 映画 \\/", 0), ("t2", "fine", 4)],
-    "dev": [("d1", "so so", 2), ("d1", "so so", 1)],
+    "dev": [("d1", "so so", 2), ("d2", "so so", 1)],
 }
 
 
@@ -35,11 +37,11 @@ def examples(rows):
     return [{"id": name, "text": text, "label": label} for name, text, label in rows]
 
 
-def message(*args, **kwargs):
+def message(*args, lines=1, **kwargs):
     with pytest.raises(UserError) as raised:
         load(*args, **kwargs)
     text = str(raised.value)
-    assert "\n" not in text
+    assert len(text.split("\n")) == lines
     return text
 
 
@@ -130,17 +132,19 @@ def test_sources_of_gold_data_are_asked_for(tmp_path, cache):
     assert "rated_sst, which needs no files" in message("sst5")
     folder = write(tmp_path / "gold", {"train": ROWS["train"]})
     assert f"--config.data_dir: expected the file {folder / 'ids-sst-dev.csv'}" in message("sst5", data_dir=folder)
-    assert str(tmp_path / "none") in message("sst5", data_dir=tmp_path / "none")
+    text = message("sst5", data_dir=tmp_path / "none")
+    assert all(f"the file {tmp_path / 'none' / f'ids-sst-{split}.csv'}" in text for split in ("train", "dev"))
     assert not cache.exists()
 
 
 def test_a_bad_row_is_an_error_or_skipped(tmp_path, cache):
     bad = {"train": [*ROWS["train"], ("t3", "a film", 9)], "dev": [("d0", " ", 0), *ROWS["dev"]]}
     folder = write(tmp_path / "gold", bad)
-    text = message("sst5", data_dir=folder)
-    assert text.startswith(
-        f"{folder / 'ids-sst-train.csv'}:5: sentiment: expected a whole number from 0 to 4, found '9'"
-    )
+    text = message("sst5", data_dir=folder, lines=3)
+    assert text.splitlines()[1:] == [
+        f"{folder / 'ids-sst-train.csv'}:5: sentiment: expected a whole number from 0 to 4, found '9'",
+        f"{folder / 'ids-sst-dev.csv'}:2: sentence: expected text, found none",
+    ]
     assert prepared(cache) == []
     # Twice: the second time from the cache.
     for _ in range(2):
@@ -148,11 +152,53 @@ def test_a_bad_row_is_an_error_or_skipped(tmp_path, cache):
         assert [len(split) for split in dataset.splits.values()] == [3, 2]
         assert dataset.skipped == (
             "ids-sst-train.csv:5: sentiment: expected a whole number from 0 to 4, found '9'",
-            "ids-sst-dev.csv:2: expected text in column sentence, found none",
+            "ids-sst-dev.csv:2: sentence: expected text, found none",
         )
     assert prepared(cache) == [dataset.fingerprint]
     # The rows skipped before are an error again.
-    assert message("sst5", data_dir=folder) == text
+    assert message("sst5", data_dir=folder, lines=3) == text
+
+
+def test_all_files_are_checked_whatever_is_wrong_with_the_first(tmp_path, cache):
+    folder = write(tmp_path / "gold", {"train": [], "dev": [("d0", "film", 5)]})
+    (folder / "ids-sst-test.csv").write_bytes(b"\tid\tsent\xe9nce\n0\tx\tunseen\n")
+    assert [line.partition("ids-sst-")[2] for line in message("sst5", data_dir=folder, lines=4).splitlines()[1:]] == [
+        "train.csv: expected rows, found only a header; give it rows",
+        "dev.csv:2: sentiment: expected a whole number from 0 to 4, found '5'",
+        "test.csv:1: expected UTF-8, found byte 0xe9; save the file as UTF-8 text",
+    ]
+
+
+def test_both_files_of_ones_own_are_checked(tmp_path, cache):
+    paths = [tmp_path / "my.tsv", tmp_path / "dev.tsv"]
+    for path in paths:
+        path.write_text("sentence\tsentiment\n\t1\n")
+    with pytest.raises(BadData) as raised:
+        builders.load("data_file", sources.OwnFile(paths[0], dev=paths[1]), get_task("cfimdb").schema)
+    assert [(problem.file, problem.line) for problem in raised.value.problems] == [(str(path), 2) for path in paths]
+
+
+def test_warnings_are_kept_with_the_prepared_data(tmp_path, cache):
+    train = [("t0", "a film", 3), ("t1", "fine", 3)]
+    folder = write(tmp_path / "gold", {"train": train, "dev": [("d0", "A film", 2)]})
+    for _ in range(2):  # the second time from the cache
+        one_label, also_in_dev = load("sst5", data_dir=folder).warnings
+        assert one_label.startswith("sst5: all 2 rows of train have the label positive; ")
+        assert also_in_dev.startswith("sst5: 1 of 2 rows of train have texts that also stand in dev, ")
+    assert load("sst5", data_dir=write(tmp_path / "other")).warnings == ()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_prepared(tmp_path, cache):
+    write(tmp_path, {"train": [(f"t{i}", f"film {i}", i % 5) for i in range(200)], "dev": [("d", "a story", 1)]})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+        with pytest.raises(UserError, match="the prepared data cannot be written .*; free space, or set BERTJAX_CACHE"):
+            load("sst5", data_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert prepared(cache) == []
+    assert len(load("sst5", data_dir=tmp_path).splits["train"]) == 200
 
 
 def test_unknown_mode(tmp_path, cache):
@@ -171,7 +217,7 @@ def test_prepared_once_and_again_when_the_data_change(tmp_path, cache, monkeypat
     assert len(first.fingerprint) == 16
     assert list(again.splits["train"]) == examples(ROWS["train"])
 
-    write(folder, {"dev": [("d1", "so so", 2), ("d1", "so so", 3)]})
+    write(folder, {"dev": [("d1", "so so", 2), ("d2", "so so", 3)]})
     edited = load("sst5", data_dir=folder)
     assert len(times) == 2
     assert edited.fingerprint != first.fingerprint

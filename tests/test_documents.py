@@ -5,6 +5,7 @@ import pytest
 from bertjax import assets
 from bertjax.data import documents
 from bertjax.data.documents import load_corpus, sentences
+from bertjax.data.problems import BadData
 from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 
@@ -72,7 +73,7 @@ def write_ratings(folder, lines):
 def test_editorials_are_the_articles_of_the_ratings(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "fetch", {"hutto-2014": tmp_path}.__getitem__)
     lines = [f"{i}_1\t0.5\t{text}" for i, text in enumerate(ENOUGH, 10)]
-    write_ratings(tmp_path, ["1_1\t0.4\tFirst.", "1_2\t-3\tSecond.", "11_1\t0\tThird.", *lines])
+    write_ratings(tmp_path, ["1_1\t0.4\tFirst.", "1_2\t-3\tSecond.", "100_1\t0\tThird.", *lines])
     corpus = load_corpus("editorials")
     both = [*corpus.splits["train"], *corpus.splits["dev"]]
     assert ("First.", "Second.") in both
@@ -145,6 +146,42 @@ def test_text_that_is_not_utf_8(tmp_path):
     assert "a.txt:3: expected UTF-8, found byte 0xe9" in refusal(tmp_path)
 
 
+def problems(source):
+    with pytest.raises(BadData) as raised:
+        load_corpus(str(source))
+    return [(problem.file.rpartition("/")[2], problem.line, problem.what) for problem in raised.value.problems]
+
+
+def test_all_text_files_are_checked(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\n\ncaf\xe9\nt\0wo\n")
+    (tmp_path / "b.txt").write_bytes(b"\n")
+    write(tmp_path / "c.txt", [[text] for text in ENOUGH])
+    (tmp_path / "d.txt").write_bytes(b"\xff")
+    assert problems(tmp_path) == [
+        ("a.txt", 3, "expected UTF-8, found byte 0xe9"),
+        ("a.txt", 4, "expected text, found a NUL byte"),
+        ("b.txt", None, "expected rows, found an empty file"),
+        ("d.txt", 1, "expected UTF-8, found byte 0xff"),
+    ]
+
+
+def test_a_whole_csv_is_checked(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,article\n1,"one\ntwo",3\n2,"one" two\n\n4\n5,fine\n6,n\0l\n7,caf\xe9\n8,"open\n')
+    assert [(line, what.partition(" (")[0]) for _, line, what in problems(path)] == [
+        (2, "expected 2 comma-separated columns, found 3"),
+        (4, "expected comma-separated values"),
+        (6, "expected 2 comma-separated columns, found 1"),
+        (8, "expected text, found a NUL byte"),
+        (9, "expected UTF-8, found byte 0xe9"),
+        (10, "expected comma-separated values"),
+    ]
+    path.write_text('id,"article" \n1,2,3\n')
+    assert [line for _, line, _ in problems(path)] == [1]
+    path.write_text('id,text\n1,2,3\n"1"2\n')
+    assert [line for _, line, _ in problems(path)] == [1, 2, 3]
+
+
 def test_a_csv_without_the_column(tmp_path):
     (tmp_path / "a.csv").write_text("id,text\n1,one\n")
     assert "a.csv:1: expected a column article or paragraph, found id, text" in refusal(tmp_path / "a.csv")
@@ -176,5 +213,5 @@ def test_a_csv_row_of_another_width(tmp_path, row):
     path = tmp_path / "corpus.csv"
     path.write_text(f'article,id\n"One. Two.",1\n{row}\n' if "b,c" in row else f"article\nOne.\n{row}\n")
     columns = 2 if "b,c" in row else 1
-    with pytest.raises(UserError, match=rf"{path}:3: expected {columns} comma-separated columns, found another number"):
+    with pytest.raises(UserError, match=rf"{path}:3: expected {columns} comma-separated columns, found {columns + 1};"):
         load_corpus(str(path))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from bertjax.config import RunConfig
+from bertjax.data.problems import BadData
 from bertjax.errors import UserError
 from bertjax.inputs import load_inputs
 
@@ -52,6 +53,32 @@ def test_pairs_need_room_for_two_texts(config, tiny_checkpoint, tmp_path):
     config = dataclasses.replace(config, task="sts", data_dir=str(tmp_path), max_length=4)
     with pytest.raises(UserError, match="--config.max_length: expected at least 5 tokens for pairs, found 4"):
         load_inputs(config, tiny_checkpoint, ("train",))
+
+
+def test_the_data_of_all_tasks_are_checked(config, tiny_checkpoint, sst_folder):
+    with (sst_folder / "ids-sst-train.csv").open("a") as file:
+        file.write("61\ttrain61\tthe film\t7\n")
+    for split in ("train", "dev"):
+        (sst_folder / f"sts-{split}.csv").write_text("\tid\tsentence1\tsentence2\tsimilarity\n0\tp\tone\ttwo\t5.5\n")
+    config = dataclasses.replace(config, tasks=("sst5", "quora", "sts"))
+    with pytest.raises(BadData) as raised:
+        load_inputs(config, tiny_checkpoint, ("train",))
+    assert [(problem.file.rpartition("/")[2], problem.line) for problem in raised.value.problems] == [
+        ("ids-sst-train.csv", 63),
+        ("--config.data_dir", None),
+        ("sts-train.csv", 2),
+        ("sts-dev.csv", 2),
+    ]
+
+
+def test_skipped_rows_are_told_and_counted(config, tiny_checkpoint, sst_folder, capsys):
+    with (sst_folder / "ids-sst-train.csv").open("a") as file:
+        file.writelines(f"{i}\ttrain{i}\tthe film\t7\n" for i in range(61, 121))
+    load_inputs(dataclasses.replace(config, on_bad_row="skip"), tiny_checkpoint, ("train",))
+    *rows, last = capsys.readouterr().err.splitlines()
+    assert len(rows) == 50
+    assert all(row.startswith(f"skipped: ids-sst-train.csv:{line}: ") for line, row in enumerate(rows, 63))
+    assert last == "skipped: 60 in all of sst5"
 
 
 @pytest.mark.parametrize("task", ["rated_sst", "sst2"])

@@ -103,6 +103,15 @@ def test_every_recipe_is_here():
     }
 
 
+def test_bad_rows_are_skipped_only_where_there_are_known_ones():
+    assert {task: recipe("gold", task).on_bad_row for task in ("sst5", "cfimdb", "quora", "sts")} == {
+        "sst5": "error",
+        "cfimdb": "error",
+        "quora": "skip",
+        "sts": "error",
+    }
+
+
 @pytest.mark.parametrize("name", ["sst_smart", "mtl_smart", "gold"])
 def test_an_unknown_variant_names_the_known(name):
     with pytest.raises(ValueError, match=rf"configs/{name}.py: expected .*found 'x'"):

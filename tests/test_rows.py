@@ -2,6 +2,7 @@
 
 import pytest
 
+from bertjax.data.problems import BadData
 from bertjax.data.rows import Row, class_label, read_header, read_ratings, read_rows, read_table, score
 from bertjax.data.schema import Schema
 from bertjax.errors import UserError
@@ -12,7 +13,8 @@ FIX = "; fix the row or pass --config.on_bad_row=skip"
 
 def write(tmp_path, content):
     path = tmp_path / "ids.csv"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    # A lone surrogate stands for a byte that is not UTF-8.
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogateescape"))
     return path
 
 
@@ -29,9 +31,9 @@ def message(call, *args, **kwargs):
 
 
 def test_rows_come_as_they_stand(tmp_path):
-    path = write(tmp_path, HEADER + '0\ta1\t A "quoted film , \\/ \t3\n1\ta1\t"Zoë\u2028\x85 said\t0.0\n')
+    path = write(tmp_path, HEADER + '0\ta1\t A "quoted film , \\/ \t3\n1\ta2\t"Zoë\u2028\x85 said\t0.0\n')
     rows, skipped = read(path)
-    assert rows == [Row("a1", (' A "quoted film , \\/ ',), 3), Row("a1", ('"Zoë\u2028\x85 said',), 0)]
+    assert rows == [Row("a1", (' A "quoted film , \\/ ',), 3), Row("a2", ('"Zoë\u2028\x85 said',), 0)]
     assert all(type(row.label) is int for row in rows)
     assert skipped == []
     assert read_header(path) == ("", "id", "sentence", "sentiment")
@@ -57,13 +59,14 @@ def test_pairs_with_a_score(tmp_path):
     assert rows == [Row("p", ("one", "two"), 2.5)]
 
 
+QUOTED = " (quotation marks are plain characters: a tab or line break between them parts all the same)"
 BAD_ROWS = {
-    "0\tb\tfilm\t": "expected a label in column sentiment, found none",
-    "0\tb\tfilm\t  ": "expected a label in column sentiment, found none",
+    "0\tb\tfilm\t": "sentiment: expected a label, found none",
+    "0\tb\tfilm\t  ": "sentiment: expected a label, found none",
     "0\tb\tfilm": "expected 4 tab-separated columns, found 3",
     "0\tb\tfi\tlm\t3": "expected 4 tab-separated columns, found 5",
     "": "expected 4 tab-separated columns, found 1",
-    "0\tb\t \t3": "expected text in column sentence, found none",
+    "0\tb\t \t3": "sentence: expected text, found none",
     "0\tb\tfilm\tgood": "sentiment: expected a whole number from 0 to 4, found 'good'",
     "0\tb\tfilm\tnan": "sentiment: expected a whole number from 0 to 4, found 'nan'",
     "0\tb\tfilm\tinf": "sentiment: expected a whole number from 0 to 4, found 'inf'",
@@ -71,6 +74,14 @@ BAD_ROWS = {
     "0\tb\tfilm\t5": "sentiment: expected a whole number from 0 to 4, found '5'",
     "0\tb\tfilm\t-1": "sentiment: expected a whole number from 0 to 4, found '-1'",
     "0\tb\tfilm\t1\r2": "sentiment: expected a whole number from 0 to 4, found '1\\r2'",
+    '0\tb\t"a\tfilm"\t3': "expected 4 tab-separated columns, found 5" + QUOTED,
+    '0\tb\t"a film': "expected 4 tab-separated columns, found 3" + QUOTED,
+    '0\tb\tfi"\tlm\t3': "expected 4 tab-separated columns, found 5",
+    "0\tb\tcaf\udce9\t3": "expected UTF-8, found byte 0xe9",
+    "0\tb\t\udcff\udcfe": "expected UTF-8, found byte 0xff",
+    "0\tb\tfi\0lm\t3": "expected text, found a NUL byte",
+    "0\t \tfilm\t3": "id: expected an id, found none",
+    "0\ta \tfilm\t3": "id: expected every id once, found 'a' of line 2 again",
 }
 
 
@@ -94,7 +105,16 @@ def test_a_bad_row_is_an_error_or_skipped(tmp_path, row, reason):
         ("id\tsentence\tsentiment\na\tfilm\t1\n", ":1", "found id, sentence, sentiment;"),
         ("n\tid\tsentence\tsentiment\n0\ta\tfilm\t1\n", ":1", "found n, id, sentence, sentiment;"),
         ("0\ta\tfilm\t1\n", ":1", "found 0, a, film, 1;"),
-        (HEADER.encode() + b"0\ta\tfilm\t1\n1\tb\tcaf\xe9\t1\n", ":3", "expected UTF-8, found byte 0xe9"),
+        (
+            b"\tid\tsent\xe9nce\tsentiment\n0\ta\tfilm\t1\n",
+            ":1",
+            "expected UTF-8, found byte 0xe9; save the file",
+        ),
+        (
+            (HEADER + "0\ta\tfilm\t1\n").encode("utf-16-le"),
+            ":1",
+            "expected text, found a NUL byte; save the file",
+        ),
         ((HEADER + "0\ta\tfilm\t1\n").encode("utf-16"), ":1", "expected UTF-8, found byte 0xff"),
     ],
 )
@@ -103,6 +123,50 @@ def test_a_bad_file_is_an_error_whatever_the_mode(tmp_path, on_bad_row, content,
     text = message(read, path, on_bad_row)
     assert text.startswith(f"{path}{where}: ")
     assert what in text
+
+
+def problems(call, *args, **kwargs):
+    with pytest.raises(BadData) as raised:
+        call(*args, **kwargs)
+    return raised.value.problems
+
+
+def test_all_bad_rows_are_told_at_once(tmp_path):
+    path = write(tmp_path, HEADER + "0\ta\t\t9\n1\tb\tfilm\t1\n2\tb\tfilm\n3\t\tfilm\t\n4\tb\tfilm\t1\n5\ta\tfilm\t1\n")
+    expected = [
+        (2, "sentence: expected text, found none"),
+        (2, "sentiment: expected a whole number from 0 to 4, found '9'"),
+        (4, "expected 4 tab-separated columns, found 3"),
+        (5, "id: expected an id, found none"),
+        (5, "sentiment: expected a label, found none"),
+        (6, "id: expected every id once, found 'b' of line 3 again"),
+        (7, "id: expected every id once, found 'a' of line 2 again"),
+    ]
+    found = problems(read, path)
+    assert [(problem.line, problem.what) for problem in found] == expected
+    assert all(problem.file == str(path) and problem.is_row for problem in found)
+    rows, skipped = read(path, "skip")
+    assert [row.id for row in rows] == ["b"]
+    assert len(skipped) == 5
+    assert skipped[0] == f"{path}:2: {expected[0][1]}; {expected[1][1]}"
+
+
+@pytest.mark.parametrize(
+    ("header", "reasons"),
+    [
+        # In another order, without the index, with another name or with a column twice: the other columns still tell.
+        ("sentiment\tid\tsentence", ["sentiment: expected a label, found none", "sentence: expected text, found none"]),
+        ("n\tid\tsentiment\tsentence", ["expected 4 tab-separated columns, found 3"] * 2),
+        ("label\tid\tsentence", ["sentence: expected text, found none"]),
+        ("sentiment\tid\tid", ["sentiment: expected a label, found none"]),
+    ],
+)
+def test_rows_under_another_header_are_checked_by_its_names(tmp_path, header, reasons):
+    path = write(tmp_path, f"{header}\n\ta\tfilm\n3\tb\t \n")
+    first, *rest = problems(read, path)
+    assert (first.line, first.is_row) == (1, False)
+    assert [problem.what for problem in rest] == reasons
+    assert problems(read, path, "skip") == (first,)
 
 
 def test_nothing_left_is_an_error(tmp_path):
@@ -192,14 +256,27 @@ def test_a_table_of_ones_own(tmp_path):
             ":3: mood: expected one of bad, good, or its number from 0, found 'god'" + FIX,
         ),
         ("body\tmood\na\n", ":2: expected 2 tab-separated columns, found 1" + FIX),
-        ("body\tmood\n \tgood\n", ":2: expected text in column body, found none" + FIX),
-        ("body\tmood\n", ": expected rows, found only a header"),
-        ("", ": expected rows, found an empty file"),
+        ("body\tmood\n \tgood\n", ":2: body: expected text, found none" + FIX),
+        ("body\tmood\n", ": expected rows, found only a header; give it rows"),
+        ("", ": expected rows, found an empty file; give it rows"),
     ],
 )
 def test_a_bad_table(tmp_path, content, what):
     path = write(tmp_path, content)
     assert message(read_table, path, schema=TABLE, id_column=None) == f"{path}{what}"
+
+
+def test_ids_of_a_table(tmp_path):
+    path = write(tmp_path, "note\tmood\tbody\nx\tgood\ta\nx\tbad\tb\n")
+    assert [row.id for row in read_table(path, schema=TABLE, id_column=None)[0]] == ["1", "2"]
+    expected = f"{path}:3: note: expected every id once, found 'x' of line 2 again"
+    assert message(read_table, path, schema=TABLE, id_column="note") == expected + FIX
+
+
+def test_every_column_that_a_table_lacks(tmp_path):
+    path = write(tmp_path, "bodi\tmod\na\tgood\n")
+    found = problems(read_table, path, schema=TABLE, id_column="note")
+    assert [problem.what.partition(",")[0].split()[-1] for problem in found] == ["'body'", "'mood'", "'note'"]
 
 
 def test_numbers_that_name_classes_are_no_indices(tmp_path):

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bertjax import assets
-from bertjax.data import rows
+from bertjax.data import rows, sanity
+from bertjax.data.problems import BadData, Problem
 from bertjax.data.schema import Schema
 from bertjax.data.sources import Source
 from bertjax.errors import UserError
@@ -35,6 +36,7 @@ class Dataset:
         "label": int or float}, with "text_pair" for pairs. In a split without labels, they are −1 or NaN.
       skipped: a line for each row left out: where it stands and what is wrong with it.
       unlabelled: the splits without labels.
+      warnings: lines about what is no error but leaves scores worth less, as `sanity.warnings` gives them.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Dataset:
     splits: Mapping[str, Sequence[Example]]
     skipped: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def load(
@@ -61,7 +64,8 @@ def load(
       on_bad_row: `error`, or `skip`, which goes on without bad rows and lists them in `skipped`.
 
     Raises:
-      UserError: files that are missing, or bad data.
+      BadData: with all that is wrong with the files.
+      UserError: something else that the user can put right.
     """
     files = source.find(name, data_dir)
     fingerprint = _fingerprint(source, schema, files, on_bad_row)
@@ -78,13 +82,14 @@ def load(
         splits={split: Examples(builder.as_data_source(split), plain) for split in builder.info.splits},
         skipped=tuple(builder.info.metadata["skipped"]),
         unlabelled=tuple(builder.info.metadata["unlabelled"]),
+        warnings=tuple(f"{name}: {line}" for line in builder.info.metadata["warnings"]),
     )
 
 
 class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Texts or pairs of texts, each with a class or a score."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def __init__(
         self, *, source: Source, schema: Schema, files: Mapping[str, Path], on_bad_row: str = "error", **kwargs: Any
@@ -101,7 +106,7 @@ class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict({"id": tfds.features.Text(), **text, **pair, "label": label}),
-            metadata=tfds.core.MetadataDict(skipped=[], unlabelled=[]),
+            metadata=tfds.core.MetadataDict(skipped=[], unlabelled=[], warnings=[]),
             # The order of the source, which predictions then share; training has its own shuffle.
             disable_shuffling=True,
         )
@@ -112,6 +117,7 @@ class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         self.info.metadata["unlabelled"] = [
             name for name, examples in splits.items() if any(r.label is None for r in examples)
         ]
+        self.info.metadata["warnings"] = sanity.warnings(splits, self._schema)
         return {split: self._generate_examples(examples) for split, examples in splits.items() if examples}
 
     def _generate_examples(self, examples: Sequence[rows.Row]) -> Iterator[tuple[int, Example]]:
@@ -131,15 +137,23 @@ def _fingerprint(source: Source, schema: Schema, files: Mapping[str, Path], on_b
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from None
+            what = f"expected a readable file, found: {error.strerror}"
+            raise BadData([Problem(str(path), None, what, "check the path")]) from None
     return digest.hexdigest()[:16]
 
 
 def _prepare(builder: LabelledTexts) -> None:
     # TFDS tells of its progress on stdout, where predictions may go, and draws bars for what takes a second.
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    except RuntimeError as error:  # array_record's own, of a full disk
+        reason = str(error).partition("; ")[0]
+        raise UserError(
+            f"{builder.data_dir}: the prepared data cannot be written ({reason}); free space, or set BERTJAX_CACHE to "
+            "a folder that has it"
+        ) from error
 
 
 class Examples(Sequence[Example]):

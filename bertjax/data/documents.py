@@ -7,11 +7,13 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bertjax import assets
-from bertjax.data.rows import read_lines, read_ratings
+from bertjax.data.lines import read_lines
+from bertjax.data.problems import Problem, gathered, refuse
+from bertjax.data.rows import read_ratings
 from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 
@@ -50,8 +52,10 @@ def load_corpus(source: str) -> Corpus:
         dataset.csv calls it (Liu et al., NAACL 2021). It is cut into sentences by `sentences`.
 
     Raises:
-      UserError: no such path, a folder without .txt files, an empty file, text that is not UTF-8, a CSV without the
-        column, or fewer than two documents in a split, which leaves no other document for a random next text.
+      BadData: with all that is wrong with the files: an empty one, text that is not UTF-8 or holds a NUL byte, a CSV
+        without the column or with rows that are no comma-separated values.
+      UserError: no such path, a folder without .txt files, or fewer than two documents in a split, which leaves no
+        other document for a random next text.
     """
     path = Path(source).expanduser()
     if source == EDITORIALS:
@@ -98,32 +102,59 @@ def _folder(folder: Path) -> list[Document]:
     paths = sorted(folder.glob("*.txt"))
     if not paths:
         raise UserError(f"--config.corpus: expected .txt files in the folder {folder}, found none")
-    documents = []
+    documents: list[Document] = []
+    problems: list[Problem] = []
     for path in paths:
-        stripped = (line.strip() for _, line in read_lines(path))
-        blocks = itertools.groupby(stripped, key=bool)
-        documents += [tuple(lines) for is_text, lines in blocks if is_text]
+        with gathered(problems):
+            blocks = itertools.groupby((line.strip() for line in _lines(path, problems)), key=bool)
+            documents += [tuple(lines) for is_text, lines in blocks if is_text]
+    refuse(problems)
     return documents
 
 
 def _csv(path: Path) -> list[Document]:
-    text = "\n".join(line for _, line in read_lines(path))
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = list(reader.fieldnames or ())
-        column = next((name for name in _COLUMNS if name in names), None)
-        if column is None:
-            raise UserError(f"{path}:1: expected a column {' or '.join(_COLUMNS)}, found {', '.join(names)}")
-        found = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}:{reader.reader.line_num}: expected {len(names)} comma-separated columns, found another "
-                    "number; put text that holds commas between quotation marks"
-                )
+    problems: list[Problem] = []
+    rows = _csv_rows("\n".join(_lines(path, problems)))
+    line, names, flaw = next(rows, (1, [], ""))
+    column = next((names.index(name) for name in _COLUMNS if name in names), None)
+    if column is None and not flaw:
+        what = f"expected a column {' or '.join(_COLUMNS)}, found {', '.join(names)}"
+        problems.append(Problem(str(path), line, what, "give the column of texts that name"))
+    if flaw:
+        problems.append(Problem(str(path), line, flaw, "mend the header"))
+    found = []
+    for line, row, flaw in rows:
+        if flaw:
+            problems.append(Problem(str(path), line, flaw, "mend the row"))
+        elif names and len(row) != len(names):
+            what = f"expected {len(names)} comma-separated columns, found {len(row)}"
+            problems.append(Problem(str(path), line, what, "put text that holds commas between quotation marks"))
+        elif column is not None:
             found.append(sentences(row[column]))
-    except csv.Error as error:
-        raise UserError(
-            f"{path}:{reader.reader.line_num}: expected comma-separated values ({error}); mend the row"
-        ) from None
+    refuse(sorted(problems, key=lambda problem: problem.line or 0))
     return [document for document in found if document]
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, list[str], str]]:
+    """Rows that are not blank: the line each begins in, its fields, and what is wrong with it or ""."""
+    # Strict: else a quotation mark out of place would join rows, and nobody would know.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, [], f"expected comma-separated values ({error})"
+        else:
+            if row:
+                yield line, row, ""
+
+
+def _lines(path: Path, problems: list[Problem]) -> Iterator[str]:
+    """Lines of a file; to `problems` it adds those that are no text."""
+    for line in read_lines(path):
+        if line.flaw:
+            problems.append(Problem(str(path), line.number, line.flaw, "save the file as UTF-8 text"))
+        yield line.text

@@ -1,15 +1,17 @@
 """Tab-separated files of labelled texts, read strictly: a row that does not fit is reported, never guessed at."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertjax.data.lines import Line, read_lines
+from bertjax.data.problems import BadData, Problem, refuse
 from bertjax.data.schema import Schema
 from bertjax.errors import UserError, nearest
 
 ParseLabel = Callable[[str], int | float]
-_BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
@@ -64,13 +66,31 @@ def label_parser(schema: Schema) -> ParseLabel:
     return score(schema.low, schema.high) if schema.is_score else class_label(len(schema.label_names))
 
 
+class _Layout(NamedTuple):
+    """What is read of a file.
+
+    Attributes:
+      columns: that it has.
+      id: the column that names rows, or None to number them from 1.
+      texts: the columns of texts.
+      label: the column of labels, or None.
+      parse_label: of a label as written.
+    """
+
+    columns: tuple[str, ...]
+    id: str | None
+    texts: tuple[str, ...]
+    label: str | None
+    parse_label: ParseLabel
+
+
 def read_header(path: Path) -> tuple[str, ...]:
     """The names of a file's columns, from its first line; the first is the unnamed index, "".
 
     Raises:
-      UserError: no such file, an empty one, or one that is not UTF-8.
+      BadData: no such file, an empty one, or a header that is no text.
     """
-    return _columns(next(read_lines(path))[1])
+    return _columns(path, read_lines(path))
 
 
 def read_rows(
@@ -92,20 +112,20 @@ def read_rows(
       The rows in order, and a line for each row left out: where it stands and what is wrong with it.
 
     Raises:
-      UserError: no such file, another header, not UTF-8, no usable row, or a bad row: another number of columns,
-        a blank text, a label that is missing, no number, or out of range; or another `on_bad_row`.
+      BadData: with all that is wrong: no such file, another header, no usable row, or bad rows: no UTF-8, a NUL
+        byte, another number of columns, an id that is missing or given twice, a blank text, a label that is missing,
+        no number, or out of range.
+      UserError: another `on_bad_row`.
     """
     lines = read_lines(path)
-    columns = ("", "id", *texts, *([label] if label else []))
-    found = _columns(next(lines)[1])
-    if found != columns:
-        expected = ", ".join(name or "(unnamed)" for name in columns)
-        names = ", ".join(name or "(unnamed)" for name in found)
-        raise UserError(
-            f"{path}:1: expected a header with the tab-separated columns {expected}, found {_shorten(names)}; "
-            "give the file that header"
-        )
-    return _parse(path, lines, columns, "id", tuple(texts), label, parse_label, on_bad_row)
+    columns = _columns(path, lines)
+    expected = ("", "id", *texts, *([label] if label else []))
+    problems = []
+    if columns != expected:
+        names, found = (", ".join(name or "(unnamed)" for name in each) for each in (expected, columns))
+        what = f"expected a header with the tab-separated columns {names}, found {_shorten(found)}"
+        problems.append(Problem(str(path), 1, what, "give the file that header"))
+    return _parse(path, lines, _Layout(columns, "id", tuple(texts), label, parse_label), on_bad_row, problems)
 
 
 def read_table(
@@ -123,17 +143,16 @@ def read_table(
       on_bad_row: as of `read_rows`.
     """
     lines = read_lines(path)
-    columns = _columns(next(lines)[1])
-    wanted = [*schema.texts, schema.label, *([id_column] if id_column else [])]
-    for name in wanted:
+    columns = _columns(path, lines)
+    problems = []
+    for name in [*schema.texts, schema.label, *([id_column] if id_column else [])]:
         if columns.count(name) != 1:
             found = "several" if name in columns else _shorten(", ".join(columns)) + nearest(name, columns)
-            raise UserError(
-                f"{path}:1: expected a header with one tab-separated column {name!r}, found {found}; "
-                "name the right one with --config.columns"
-            )
+            what = f"expected a header with one tab-separated column {name!r}, found {found}"
+            problems.append(Problem(str(path), 1, what, "name the right one with --config.columns"))
     parse = score(schema.low, schema.high) if schema.is_score else _class_name(schema.label_names)
-    return _parse(path, lines, columns, id_column, schema.texts, schema.label, parse, on_bad_row)
+    layout = _Layout(columns, id_column, schema.texts, schema.label, parse)
+    return _parse(path, lines, layout, on_bad_row, problems)
 
 
 def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], list[str]]:
@@ -142,93 +161,79 @@ def read_ratings(path: Path, *, on_bad_row: str = "error") -> tuple[list[Row], l
     Args and returns as `read_rows`.
 
     Raises:
-      UserError: as `read_rows`.
+      BadData: as `read_rows`.
     """
-    columns = ("id", "rating", "text")
-    return _parse(path, read_lines(path), columns, "id", ("text",), "rating", score(-4, 4), on_bad_row)
+    layout = _Layout(("id", "rating", "text"), "id", ("text",), "rating", score(-4, 4))
+    return _parse(path, read_lines(path), layout, on_bad_row, [])
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file, numbered from 1. Only LF ends one: texts may hold what `str.splitlines` takes for an end.
-
-    Raises:
-      UserError: no such file, an empty one, or one that is not UTF-8.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: expected a file, found none; check the path") from None
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from None
-    data = data.removeprefix(_BOM).rstrip(b"\r\n")
-    if not data:
-        raise UserError(f"{path}: expected rows, found an empty file")
-    for number, line in enumerate(data.split(b"\n"), 1):
-        try:
-            yield number, line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}:{number}: expected UTF-8, found byte 0x{line[error.start]:02x}; convert the file to UTF-8"
-            ) from None
-
-
-def _columns(header: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in header.split("\t"))
+def _columns(path: Path, lines: Iterator[Line]) -> tuple[str, ...]:
+    header = next(lines)
+    if header.flaw:  # nor will the rest be what it should
+        raise BadData([Problem(str(path), header.number, header.flaw, "save the file as UTF-8 text")])
+    return tuple(name.strip() for name in header.text.split("\t"))
 
 
 def _parse(
-    path: Path,
-    lines: Iterator[tuple[int, str]],
-    columns: tuple[str, ...],
-    id_column: str | None,
-    texts: tuple[str, ...],
-    label: str | None,
-    parse_label: ParseLabel,
-    on_bad_row: str,
+    path: Path, lines: Iterator[Line], layout: _Layout, on_bad_row: str, problems: list[Problem]
 ) -> tuple[list[Row], list[str]]:
+    """The rows and what was left out; `problems` are the header's, and then only columns that it names are checked."""
     if on_bad_row not in ("error", "skip"):
         raise UserError(f"--config.on_bad_row: expected error or skip, found {on_bad_row!r}")
+    # Of a column that the header does not name, or names twice, nothing can be said.
+    times = Counter(layout.columns)
+    places = {name: i for i, name in enumerate(layout.columns) if times[name] == 1}
     rows: list[Row] = []
     skipped: list[str] = []
-    for number, line in lines:
-        try:
-            row = _row(line.split("\t"), columns, id_column, texts, label, parse_label)
-            rows.append(row if id_column else row._replace(id=str(len(rows) + len(skipped) + 1)))
-        except ValueError as error:
-            reason = f"{path}:{number}: {error}"
-            if on_bad_row == "error":
-                raise UserError(f"{reason}; fix the row or pass --config.on_bad_row=skip") from None
-            skipped.append(reason)
+    lines_of: dict[str, int] = {}
+    count = 0
+    for count, (number, text, flaw) in enumerate(lines, 1):
+        row, flaws = (None, [flaw]) if flaw else _row(text.split("\t"), layout, places)
+        if row and layout.id is None:
+            row = row._replace(id=str(count))
+        elif row and row.id:
+            before = lines_of.setdefault(row.id, number)
+            if before != number:
+                flaws.append(f"{layout.id}: expected every id once, found {_quote(row.id)} of line {before} again")
+        if not flaws and row:
+            rows.append(row)
+        elif on_bad_row == "skip":
+            skipped.append(f"{path}:{number}: {'; '.join(flaws)}")
+        else:
+            problems += [Problem(str(path), number, each, "fix the row", is_row=True) for each in flaws]
+    if not count and not problems:
+        problems.append(Problem(str(path), None, "expected rows, found only a header", "give it rows"))
+    refuse(problems)
     if not rows:
-        why = f"all {len(skipped)} are bad, the first at {skipped[0]}" if skipped else "found only a header"
-        raise UserError(f"{path}: expected rows, {why}")
+        what = f"expected rows, all {len(skipped)} are bad, the first at {skipped[0]}"
+        raise BadData([Problem(str(path), None, what, "fix them")])
     return rows, skipped
 
 
-def _row(
-    fields: list[str],
-    columns: tuple[str, ...],
-    id_column: str | None,
-    texts: tuple[str, ...],
-    label: str | None,
-    parse_label: ParseLabel,
-) -> Row:
-    if len(fields) != len(columns):
-        raise ValueError(f"expected {len(columns)} tab-separated columns, found {len(fields)}")
-    values = dict(zip(columns, fields, strict=True))
-    for name in texts:
-        if not values[name].strip():
-            raise ValueError(f"expected text in column {name}, found none")
-    name = values[id_column].strip() if id_column else ""
-    if label is None:
-        return Row(name, tuple(values[text] for text in texts), None)
-    if not values[label].strip():
-        raise ValueError(f"expected a label in column {label}, found none")
-    try:
-        value = parse_label(values[label])
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from None
-    return Row(name, tuple(values[text] for text in texts), value)
+def _row(fields: list[str], layout: _Layout, places: Mapping[str, int]) -> tuple[Row | None, list[str]]:
+    """The row, and what is wrong with it; None where its columns cannot be told apart."""
+    if len(fields) != len(layout.columns):
+        what = f"expected {len(layout.columns)} tab-separated columns, found {len(fields)}"
+        if any(field.lstrip().startswith('"') for field in fields):
+            what += " (quotation marks are plain characters: a tab or line break between them parts all the same)"
+        return None, [what]
+    flaws = []
+    name, label, value = "", layout.label, None
+    if layout.id is not None and layout.id in places:
+        name = fields[places[layout.id]].strip()
+        if not name:
+            flaws.append(f"{layout.id}: expected an id, found none")
+    texts = tuple(fields[places[text]] for text in layout.texts if text in places)
+    if not all(map(str.strip, texts)):
+        blank = (text for text in layout.texts if text in places and not fields[places[text]].strip())
+        flaws += [f"{text}: expected text, found none" for text in blank]
+    if label is not None and label in places:
+        written = fields[places[label]]
+        try:
+            value = layout.parse_label(written)
+        except ValueError as error:
+            flaws.append(f"{label}: {error if written.strip() else 'expected a label, found none'}")
+    return Row(name, texts, value), flaws
 
 
 def _number(text: str) -> float:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bertjax import assets
 from bertjax.data import rows
+from bertjax.data.problems import BadData, Problem, gathered, refuse
 from bertjax.data.schema import Schema
 from bertjax.errors import UserError
 
@@ -31,7 +32,11 @@ class Source(Protocol):
         ...
 
     def read(self, files: Mapping[str, Path], schema: Schema, on_bad_row: str) -> tuple[Splits, list[str]]:
-        """The rows of each split, and why others were left out; rows of an unlabelled split have label None."""
+        """The rows of each split, and why others were left out; rows of an unlabelled split have label None.
+
+        Raises:
+          BadData: with all that is wrong with all of the files.
+        """
         ...
 
 
@@ -97,12 +102,11 @@ class CourseFiles:
                 f"pass it, or use --config.task={self.instead}, which needs no files"
             )
         found = {split: data_dir / file for split, file in files.items()}
-        for split in ("train", "dev"):
-            if not found[split].is_file():
-                raise UserError(
-                    f"--config.data_dir: expected the file {found[split]}, found none; "
-                    f"pass the folder that has it, or use --config.task={self.instead}, which needs no files"
-                )
+        missing = [f"the file {found[split]}" for split in ("train", "dev") if not found[split].is_file()]
+        if missing:
+            remedy = f"pass the folder that has it, or use --config.task={self.instead}, which needs no files"
+            what = f"expected {' and '.join(missing)}, found none"
+            raise BadData([Problem("--config.data_dir", None, what, remedy)])
         if not found["test"].is_file():
             found["test"] = data_dir / f"{self.prefix}-test-student.csv"
         if not found["test"].is_file():
@@ -111,17 +115,21 @@ class CourseFiles:
 
     def read(self, files: Mapping[str, Path], schema: Schema, on_bad_row: str) -> tuple[Splits, list[str]]:
         """A split from each file."""
-        splits, reasons = {}, []
+        splits: Splits = {}
+        reasons: list[str] = []
+        problems: list[Problem] = []
         for split, path in files.items():
-            is_labelled = split != "test" or schema.label in rows.read_header(path)
-            splits[split], skipped = rows.read_rows(
-                path,
-                texts=schema.texts,
-                label=schema.label if is_labelled else None,
-                parse_label=rows.label_parser(schema),
-                on_bad_row=on_bad_row,
-            )
-            reasons += [_named(reason, path) for reason in skipped]
+            with gathered(problems):
+                is_labelled = split != "test" or schema.label in rows.read_header(path)
+                splits[split], skipped = rows.read_rows(
+                    path,
+                    texts=schema.texts,
+                    label=schema.label if is_labelled else None,
+                    parse_label=rows.label_parser(schema),
+                    on_bad_row=on_bad_row,
+                )
+                reasons += [_named(reason, path) for reason in skipped]
+        refuse(problems)
         return splits, reasons
 
 
@@ -143,26 +151,30 @@ class OwnFile:
 
     def find(self, name: str, data_dir: Path | None) -> dict[str, Path]:
         """The file or files."""
-        for flag, path in (("data_file", self.path), ("dev_file", self.dev)):
-            if path is not None and not path.is_file():
-                raise UserError(f"--config.{flag}: expected the file {path}, found none; check the path")
+        refuse(
+            Problem(f"--config.{flag}", None, f"expected the file {path}, found none", "check the path")
+            for flag, path in (("data_file", self.path), ("dev_file", self.dev))
+            if path is not None and not path.is_file()
+        )
         return {"train": self.path} if self.dev is None else {"train": self.path, "dev": self.dev}
 
     def read(self, files: Mapping[str, Path], schema: Schema, on_bad_row: str) -> tuple[Splits, list[str]]:
         """Reads the declared columns."""
-        splits, reasons = {}, []
+        splits: Splits = {}
+        reasons: list[str] = []
+        problems: list[Problem] = []
         for split, path in files.items():
-            splits[split], skipped = rows.read_table(path, schema=schema, id_column=self.id, on_bad_row=on_bad_row)
-            reasons += [_named(reason, path) for reason in skipped]
+            with gathered(problems):
+                splits[split], skipped = rows.read_table(path, schema=schema, id_column=self.id, on_bad_row=on_bad_row)
+                reasons += [_named(reason, path) for reason in skipped]
+        refuse(problems)
         if self.dev is None:
+            whole = len(splits["train"])
             splits = _split(splits["train"])
-            for split in ("train", "dev"):
-                if not splits[split]:
-                    found = sum(map(len, splits.values()))
-                    raise UserError(
-                        f"{self.path}: expected enough rows to take some for dev, found {found}; "
-                        "pass a file for dev with --config.dev_file"
-                    )
+            if not (splits["train"] and splits["dev"]):
+                what = f"expected enough rows to take some for dev, found {whole}"
+                remedy = "pass a file for dev with --config.dev_file"
+                raise BadData([Problem(str(self.path), None, what, remedy)])
         return splits, reasons
 
 
@@ -196,11 +208,15 @@ def rating_class(rating: float) -> int:
 def split_of(text: str) -> str:
     """The split that a text belongs to wherever it stands: train for eight in ten, dev for one, test for one.
 
-    Texts that differ only in case, in spaces or in the form of a letter belong to the same one.
+    Texts that are equal once `normalised` belong to the same one.
     """
-    normal = " ".join(unicodedata.normalize("NFKC", text).split()).lower()
-    tenth = int(hashlib.sha256(normal.encode()).hexdigest(), 16) % 10
+    tenth = int(hashlib.sha256(normalised(text).encode()).hexdigest(), 16) % 10
     return "train" if tenth < 8 else "dev" if tenth == 8 else "test"
+
+
+def normalised(text: str) -> str:
+    """The text without what two copies of it may differ in: case, spaces and the form of a letter."""
+    return " ".join(unicodedata.normalize("NFKC", text).split()).lower()
 
 
 def _split(examples: list[rows.Row]) -> Splits:

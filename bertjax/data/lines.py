@@ -1,0 +1,53 @@
+"""The lines of a UTF-8 file, each with what keeps it from being read as text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bertjax.data.problems import BadData, Problem
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """A line of a file.
+
+    Attributes:
+      number: counted from 1.
+      text: without its end; what is not UTF-8 is replaced.
+      flaw: what was expected and found where it is no text, else "".
+    """
+
+    number: int
+    text: str
+    flaw: str
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Lines of a file. Only LF and CRLF end one: texts may hold what `str.splitlines` takes for an end.
+
+    Raises:
+      BadData: no such file, or an empty one.
+    """
+    data = _read(path).removeprefix(_BOM).rstrip(b"\r\n")
+    if not data:
+        raise BadData([Problem(str(path), None, "expected rows, found an empty file", "give it rows")])
+    for number, line in enumerate(data.split(b"\n"), 1):
+        line = line.removesuffix(b"\r")
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            flaw = f"expected UTF-8, found byte 0x{line[error.start]:02x}"
+            yield Line(number, line.decode("utf-8", errors="replace"), flaw)
+        else:
+            yield Line(number, text, "expected text, found a NUL byte" if "\0" in text else "")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadData([Problem(str(path), None, "expected a file, found none", "check the path")]) from None
+    except OSError as error:
+        what = f"expected a readable file, found: {error.strerror}"
+        raise BadData([Problem(str(path), None, what, "check the path")]) from None
