@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -229,8 +230,57 @@ def test_a_tensor_of_an_impossible_shape(tmp_path, offset, shape, stride):
 
 def test_a_compressed_storage_is_not_unpacked(tmp_path):
     state = {"x": tensor(Storage("FloatStorage", "0", 2**20), 0, (2**20,), (1,))}
-    path = write(tmp_path / "x.bin", state, {"0": bytes(2**22)}, compression=zipfile.ZIP_DEFLATED)
+    path = write(tmp_path / "x.bin", state, {})
+    with zipfile.ZipFile(path, "a", compression=zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(2**22))
     assert "does not fit its storage" in complaint(path)
+
+
+@pytest.mark.parametrize(("size", "compression"), [(2**20 + 1, zipfile.ZIP_STORED), (9, zipfile.ZIP_DEFLATED)])
+def test_a_pickle_too_large_or_compressed(tmp_path, size, compression):
+    path = write(tmp_path / "x.bin", b"\x80\x02}.".ljust(size, b"."), {}, compression=compression)
+    assert complaint(path).startswith("expected a data.pkl of at most 1,048,576 bytes, not compressed")
+
+
+def test_a_view_that_shows_numbers_many_times(tmp_path):
+    state = {"x": tensor(Storage("FloatStorage", "0", 4), 0, (2**30,), (0,))}
+    assert "does not fit its storage" in complaint(write(tmp_path / "x.bin", state, {"0": bytes(16)}))
+
+
+def test_a_place_in_the_memo_far_out_takes_no_memory(tmp_path):
+    path = write(tmp_path / "x.bin", b"\x80\x02}r\xff\xff\xff\x7f.", {})
+    tracemalloc.start()
+    assert read(path) == {}
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "state", [b"\x96" + bytes(7) + b"\x01", b"\x8e" + bytes(7) + b"\x01", b"cos\nsystem\n(i", b"\x85o"]
+)
+def test_opcodes_that_no_state_dict_has(tmp_path, state):
+    path = write(tmp_path / "x.bin", b"\x80\x05}" + state + b".", {})
+    assert "opcode 0x" in complaint(path) or "found a pickle that asks for" in complaint(path)
+
+
+# A pair of a pair of a pair, 60 deep: to hash it takes 2^60 steps.
+PAIRS = b"K\x01q\x00" + 60 * b"h\x00\x86q\x00"
+
+
+@pytest.mark.parametrize("call", [b"", b"ccollections\nOrderedDict\n)R"])
+def test_a_key_that_takes_for_ever(tmp_path, call):
+    for state in ((call or b"}") + PAIRS + b"K\x01s.", (call or b"}") + b"(" + PAIRS + b"K\x01u."):
+        assert "found more; save" in complaint(write(tmp_path / "x.bin", b"\x80\x02" + state, {}))
+
+
+def test_items_of_an_ordered_dictionary_that_take_for_ever(tmp_path):
+    state = b"\x80\x02ccollections\nOrderedDict\n" + PAIRS + b"K\x01\x86\x85\x85R."
+    assert complaint(write(tmp_path / "x.bin", state, {})).startswith("not a readable PyTorch file (")
+
+
+def test_a_kind_of_storage_that_takes_for_ever(tmp_path):
+    pid = b"(X\x07\x00\x00\x00storage" + PAIRS + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ."
+    assert "a storage of an unknown kind" in complaint(write(tmp_path / "x.bin", b"\x80\x02" + pid, {}))
 
 
 @pytest.mark.parametrize("state", [[], 3, {"epoch": 3}, {"model": {}}, "x", {1: NUMBERS}, {None: NUMBERS}, NUMBERS])
@@ -335,7 +385,7 @@ def test_the_names_that_are_known_cannot_be_changed(tmp_path):
     for allowed in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n"):
         for state in (b"}X\x01\x00\x00\x00aK\x01s", b"N}X\x08\x00\x00\x00__call__K\x01s\x86"):
             path = write(tmp_path / "x.bin", b"\x80\x02" + allowed + state + b"b.", {})
-            assert complaint(path).startswith("not a readable PyTorch file (")
+            assert "found more; save" in complaint(path)
     read(write_state(tmp_path / "x.bin", TENSORS))
 
 

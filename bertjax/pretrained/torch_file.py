@@ -4,7 +4,6 @@ The file is a zip archive: `data.pkl`, a pickle of the state dict, and one file 
 pickle may name any function to call; this one is given five names, and whatever it builds is checked before use.
 """
 
-import collections
 import math
 import pickle
 import zipfile
@@ -31,6 +30,8 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_MOST = 2**20
+"""Bytes of a pickle; one of BERT-large's has 60,000."""
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -48,23 +49,26 @@ def read(path: Path) -> Iterator[Stored]:
             # `torch.save` never compresses: what is compressed might not fit in memory.
             plain = [entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED]
             sizes = {entry.filename.removeprefix(root): entry.file_size for entry in plain}
+            if sizes.get("data.pkl", _MOST + 1) > _MOST:
+                raise UserError(
+                    f"{path}: expected a data.pkl of at most {_MOST:,} bytes, not compressed, found another; "
+                    "save it again as safetensors"
+                )
             with archive.open(f"{root}data.pkl") as file:
                 state = _Unpickler(file, path).load()
     except UserError:
         raise
     except Exception as error:  # a pickle that is broken, or means harm, raises whatever it likes
         raise UserError(_complaint(path, error)) from None
-    # `dict.items`: an attribute that the pickle set on an OrderedDict may hide its own.
-    if not isinstance(state, dict) or not all(
-        type(name) is str and type(tensor) is _Tensor for name, tensor in dict.items(state)
-    ):
-        raise UserError(
-            f"{path}: expected a state dict, names and tensors alone, found more; save model.state_dict() alone"
-        )
-    for name, tensor in dict.items(state):
+    if type(state) is not dict or not all(type(tensor) is _Tensor for tensor in state.values()):
+        raise UserError(_more_than_tensors(path))
+    for name, tensor in state.items():
         if not tensor.is_within(sizes):
             raise UserError(f"{path}: tensor {name} does not fit its storage; the file is broken, get it again")
         yield Stored(name, path, tensor.shape, partial(tensor.array, path, root))
+
+
+_PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class _Storage(NamedTuple):
@@ -83,6 +87,9 @@ class _Tensor(NamedTuple):
 
     def is_within(self, sizes: dict[str, int]) -> bool:
         size = self.storage.size
+        # A view may show a number more than once, and so be of any size; none of a BERT does.
+        if math.prod(self.shape) > size:
+            return False
         last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         is_empty = math.prod(self.shape) == 0
         itemsize = np.dtype(_DTYPES[self.storage.kind]).itemsize
@@ -99,14 +106,16 @@ class _Tensor(NamedTuple):
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(_PurePython):
+    """In Python, as C's can be told to allocate gigabytes by ten bytes; and knows but the opcodes of a state dict."""
+
     def __init__(self, file: Any, path: Path):
         super().__init__(file, encoding="utf-8")
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return _NewDict()
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _RebuildTensor()
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
@@ -114,18 +123,70 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return name
         raise UserError(
-            f"{self._path}: expected tensors, found a pickle that asks for {f'{module}.{name}'!r}; nothing of it was "
-            "run; convert the file to safetensors with a tool that you trust"
+            f"{self._path}: expected tensors, found a pickle that asks for {f'{module}.{name}'[:200]!r}; nothing of it "
+            "was run; convert the file to safetensors with a tool that you trust"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
-        tag, kind, key, _, size = pid
-        if tag != "storage" or kind not in _DTYPES or type(key) is not str or not _is_size(size):
+        if type(pid) is not tuple or len(pid) != 5:
             raise pickle.UnpicklingError("a storage of an unknown kind")
+        tag, kind, key, _, size = pid
+        # The type comes first: to hash a tuple of tuples of tuples can take for ever.
+        if type(kind) is not str or kind not in _DTYPES or tag != "storage" or type(key) is not str:
+            raise pickle.UnpicklingError("a storage of an unknown kind")
+        if not _is_size(size):
+            raise pickle.UnpicklingError("a storage of an impossible size")
         return _Storage(kind, key, size)
 
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not dict or any(type(name) is not str for name in items[::2]):
+            raise UserError(_more_than_tensors(self._path))
+        target.update(zip(items[::2], items[1::2], strict=True))
 
-# Not functions: on those a pickle could set attributes, and these have none.
+    def load_setitem(self) -> None:
+        value, name = self.stack.pop(), self.stack.pop()
+        self.set_items([name, value])
+
+    def load_setitems(self) -> None:
+        self.set_items(self.pop_mark())
+
+    def load_build(self) -> None:
+        self.stack.pop()  # attributes, of which no tensor has any
+
+
+class _Opcodes(dict[int, Any]):
+    def __missing__(self, opcode: int) -> Any:
+        raise pickle.UnpicklingError(f"opcode {opcode:#04x}, which no state dict has")
+
+
+_Unpickler.dispatch = _Opcodes(
+    {
+        getattr(pickle, name)[0]: _PurePython.dispatch[getattr(pickle, name)[0]]
+        for name in (
+            *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
+            *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+            # Of whole training states, which are then told from a state dict.
+            *("BINFLOAT", "EMPTY_LIST", "APPEND", "APPENDS"),
+            *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+            *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BINPERSID"),
+        )
+    }
+    | {
+        pickle.SETITEM[0]: _Unpickler.load_setitem,
+        pickle.SETITEMS[0]: _Unpickler.load_setitems,
+        pickle.BUILD[0]: _Unpickler.load_build,
+    }
+)
+
+
+class _NewDict:
+    __slots__ = ()
+
+    def __call__(self) -> dict[str, Any]:
+        return {}
+
+
 class _RebuildTensor:
     __slots__ = ()
 
@@ -145,6 +206,10 @@ class _RebuildParameter:
 
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**40
+
+
+def _more_than_tensors(path: Path) -> str:
+    return f"{path}: expected a state dict, names and tensors alone, found more; save model.state_dict() alone"
 
 
 def _complaint(path: Path, error: Exception) -> str:
