@@ -23,6 +23,18 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+_SIZES = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**10,
+    "intermediate_size": 2**18,
+    "max_position_embeddings": 2**20,
+    "type_vocab_size": 2**10,
+}
+"""The largest of each: ten times and more what anybody has, and little enough to count through."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """An encoder's architecture, under the names of Hugging Face's `config.json`."""
@@ -45,24 +57,20 @@ class BertConfig:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if type(value) is not kind and not (kind is float and type(value) is int):
-                raise UserError(f"BERT config: {name} must be {kind.__name__}, found {value!r}")
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"BERT config: {name} must be at least 1, found {getattr(self, name)}")
+                raise UserError(f"BERT config: {name} must be {kind.__name__}, found {value!r:.80}")
+        for name, most in _SIZES.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"BERT config: {name} must be from 1 to {most:,}, found {getattr(self, name)!r:.40}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)}")
+                raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)!r:.40}")
         for name in ("initializer_range", "layer_norm_eps"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"BERT config: {name} must be finite and not negative, found {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1000:
+                raise UserError(f"BERT config: {name} must be in [0, 1000], found {getattr(self, name)!r:.40}")
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise UserError(
+                f"BERT config: pad_token_id must be below vocab_size and not negative, found {self.pad_token_id!r:.40}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"BERT config: hidden_size {self.hidden_size} is no multiple of "
@@ -70,7 +78,7 @@ class BertConfig:
             )
         if self.hidden_act not in ACTIVATIONS:
             raise UserError(
-                f"BERT config: hidden_act must be one of {', '.join(ACTIVATIONS)}, found {self.hidden_act!r}"
+                f"BERT config: hidden_act must be one of {', '.join(ACTIVATIONS)}, found {self.hidden_act!r:.80}"
             )
 
     @classmethod
@@ -82,10 +90,11 @@ class BertConfig:
             size that is missing.
         """
         if values.get("model_type", "bert") != "bert":
-            raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r}")
+            raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r:.80}")
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise UserError(
-                f"BERT config: position_embedding_type must be 'absolute', found {values['position_embedding_type']!r}"
+                "BERT config: position_embedding_type must be 'absolute', "
+                f"found {values['position_embedding_type']!r:.80}"
             )
         if values.get("is_decoder"):
             raise UserError("BERT config: is_decoder must be false: attention here looks both ways")

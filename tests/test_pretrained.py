@@ -164,15 +164,100 @@ def test_safetensors_come_before_pickles(write):
         lambda data: data[:-1],
         lambda data: data[:20],
         lambda data: data + b"\0",
-        lambda data: struct.pack("<Q", 2**62) + data[8:],
         lambda data: data.replace(b"F32", b"X32", 1),
     ],
-    ids=["empty", "short", "cut in the header", "long", "a header of exabytes", "unknown dtype"],
+    ids=["empty", "short", "cut in the header", "long", "unknown dtype"],
 )
 def test_a_broken_safetensors_file(write, break_it):
     path = write() / "model.safetensors"
     path.write_bytes(break_it(path.read_bytes()))
     assert refusal(path.parent).startswith(f"{path}: not a readable safetensors file (")
+
+
+def with_header(header, data=bytes(16)):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(shape, start, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_header({"a": entry([4], 0, 16)}, bytes(8)),
+        with_header({"a": entry([4], 16, 32)}),
+        with_header({"a": entry([2], 0, 8), "b": entry([2], 0, 8)}),
+        with_header({"a": entry([3], 0, 12), "b": entry([2], 8, 16)}),
+        with_header({"a": entry([1], 0, 4), "b": entry([2], 8, 16)}),
+        with_header({"a": entry([2**40, 2**40], 0, 16)}),
+        with_header({"a": entry([2**62, 4], 0, 16)}),
+        with_header({"a": entry([5], 0, 16)}),
+        with_header({"a": entry([4], 16, 0)}),
+        with_header({"a": entry([-4], 0, 16)}),
+        with_header({"a": {"dtype": "F32", "shape": [4]}}),
+        with_header(b'{"a":' * 10_000),
+        with_header(b"[" * 10_000),
+        with_header(b"\xff\xfe"),
+        struct.pack("<Q", 10**6) + b"{}",
+    ],
+    ids=[
+        *("beyond the file", "all beyond", "twice the same", "overlapping", "a hole", "overflow", "overflow by dtype"),
+        *("more than its span", "backwards", "negative", "no offsets", "deep", "a deep list", "not UTF-8"),
+        "a header beyond the file",
+    ],
+)
+def test_a_safetensors_header_that_lies(write, data):
+    path = write() / "model.safetensors"
+    path.write_bytes(data)
+    message = refusal(path.parent)
+    assert message.startswith(f"{path}: not a readable safetensors file (")
+    assert message.endswith("; get it again")
+
+
+def test_a_safetensors_header_too_large_to_look_at(write):
+    path = write() / "model.safetensors"
+    for size in (2**24 + 1, 2**62):
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", size))
+            file.truncate(2**24 + 20)
+        assert refusal(path.parent) == (
+            f"{path}: expected a header of at most 16,777,216 bytes, found {size:,}; get the file again"
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("num_hidden_layers", x) for x in (10**9, 0, -1, 1.5, "12", True, None, [12], 10**400)),
+        *(("vocab_size", 10**12), ("hidden_size", 10**6), ("intermediate_size", 10**9), ("type_vocab_size", 10**6)),
+        *(("max_position_embeddings", 10**9), ("num_attention_heads", 10**9), ("pad_token_id", -1)),
+        *(("pad_token_id", 10**6), ("layer_norm_eps", 10**400), ("initializer_range", float("nan"))),
+        *(("layer_norm_eps", float("inf")), ("hidden_dropout_prob", 1), ("hidden_act", "x" * 10**5)),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_counted_through(write, key, value):
+    path = write() / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    message = refusal(path.parent)
+    assert message.startswith(f"{path}: BERT config: ")
+    assert key in message
+    assert len(message) < len(str(path)) + 200
+
+
+def test_small_files_that_are_not(write):
+    folder = write()
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.ljust(2**20 + 1))
+    assert refusal(folder) == (
+        f"{folder / 'config.json'}: expected at most 1,048,576 bytes, found more; get the file from whoever made it"
+    )
+    (folder / "config.json").write_text(config)
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {}}'.ljust(2**24 + 1))
+    assert refusal(folder).startswith(f"{index}: expected at most 16,777,216 bytes, found more")
 
 
 @pytest.mark.parametrize("file", ["../out.safetensors", "/out.safetensors", "sub/out.safetensors"])
@@ -187,7 +272,7 @@ def test_an_index_that_leads_elsewhere(write, file, tmp_path):
     (tmp_path / "config.json").rename(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict.fromkeys(TENSORS, file)}))
-    assert refusal(folder) == f"{index}: shard {file!r} must be a file name in the same folder"
+    assert refusal(folder) == f"{index}: shard {file!r} must be a file name in the same folder; get it again"
 
 
 @pytest.mark.parametrize("file", ["gone.safetensors", "two\nlines", "..", ""])

@@ -13,8 +13,12 @@ from bertjax.pretrained import load_pretrained, resolve
     ("text", "complaint"),
     [
         (None, "not found; a checkpoint folder needs config.json"),
-        ("{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-        ("[" * 100_000, "not JSON ("),
+        (
+            "{",
+            "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); get the file "
+            "again",
+        ),
+        ("[" * 100_000, "not JSON (nested too deeply); get the file again"),
         (b"\xff\xfe", "not JSON ("),
         ("[1]", "expected a JSON object, found list"),
         ('{"model_type": "roberta"}', "BERT config: model_type must be 'bert', found 'roberta'"),
@@ -37,7 +41,7 @@ def test_a_config_that_is_a_folder(tmp_path):
     path = write_checkpoint(tmp_path) / "config.json"
     path.unlink()
     path.mkdir()
-    assert refusal(path.parent) == f"{path}: cannot be read (Is a directory)"
+    assert refusal(path.parent) == f"{path}: cannot be read (Is a directory); check its permissions"
 
 
 @pytest.fixture

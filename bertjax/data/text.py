@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
 from bertjax.errors import UserError
+from bertjax.small_files import MIB, read_json, read_text
 
 _SPECIAL = {
     "pad_token": "[PAD]",
@@ -96,8 +97,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special.values()])
     elif ready_path.is_file():
         try:
-            tokenizer = Tokenizer.from_file(str(ready_path))
-        except Exception as error:  # the library raises no narrower type
+            tokenizer = Tokenizer.from_str(read_text(ready_path, 64 * MIB))
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # the library raises no narrower type than Exception, and panics beside it
             raise UserError(f"{ready_path}: not a readable tokenizer ({error}); get it again, or vocab.txt") from None
         _check_special(special, tokenizer.get_vocab(), ready_path)
         # Sentence encoders ship with both switched on.
@@ -199,10 +202,12 @@ def tokenize(source: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, max_l
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, 8 * MIB)
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); mend it, or delete it to use BERT's settings") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}; mend it or delete it")
@@ -230,8 +235,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     vocabulary: dict[str, int] = {}
     try:
         # Not splitlines(), which also breaks at the separators that multilingual vocabularies hold as pieces.
-        with path.open(encoding="utf-8") as file:
-            pieces = [line.rstrip("\n") for line in file]
+        pieces = [line.removesuffix("\r") for line in read_text(path, 16 * MIB).split("\n")]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8, found {error.reason}; get the file again") from None
     while pieces and not pieces[-1]:

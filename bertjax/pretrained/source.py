@@ -1,6 +1,5 @@
 """Where a checkpoint comes from: the folder that holds it, its architecture, and what it was trained on."""
 
-import json
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from typing import Any
 from bertjax import assets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
+from bertjax.small_files import MIB, read_json
 
 STARTER = "minilm-l6"
 CONFIGS = ("config.json", "bert_config.json")
@@ -160,11 +160,14 @@ def keep_encoder(folder: Path, kept: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # Of these, a run's own result.json may be the largest: it lists what was left out of the data.
+        return read_json(path, 64 * MIB if path.name == "result.json" else MIB)
+    except UserError:
+        raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); get the file again") from None
 
 
 def _entries(value: Any, path: Path) -> list[dict[str, Any]]:

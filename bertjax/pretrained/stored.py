@@ -1,6 +1,5 @@
 """A stored tensor, whatever the format of its file; and the shards of a checkpoint."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.small_files import MIB, read_json
 
 # Integers and 8-bit floats mean a quantised checkpoint, whose scales stand elsewhere.
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -51,12 +51,14 @@ def collect(tensors: Iterable[Stored]) -> dict[str, Stored]:
 def shards(index: Path) -> Iterator[Path]:
     """The files that an index names, all in its own folder; UserError where it is broken or one is not there."""
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index}: expected a JSON object with 'weight_map' ({error!r})") from None
+        files = sorted(set(read_json(index, 16 * MIB)["weight_map"].values()))
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: expected a JSON object with 'weight_map' ({error!r:.200}); get it again") from None
     for file in files:
         if not isinstance(file, str) or Path(file).name != file:
-            raise UserError(f"{index}: shard {file!r} must be a file name in the same folder")
+            raise UserError(f"{index}: shard {file!r:.200} must be a file name in the same folder; get it again")
         if not (index.parent / file).is_file():
-            raise UserError(f"{index}: shard {file!r} is not in the folder; download it too")
+            raise UserError(f"{index}: shard {file!r:.200} is not in the folder; download it too")
         yield index.parent / file

@@ -68,7 +68,7 @@ def read(path: Path) -> Iterator[Stored]:
         yield Stored(name, path, tensor.shape, partial(tensor.array, path, root))
 
 
-_PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_PurePython: Any = pickle._Unpickler
 
 
 class _Storage(NamedTuple):
