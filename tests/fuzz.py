@@ -60,7 +60,7 @@ CONFIG = {
 RUN = {"task": "sst5", "epochs": 3, "learning_rate": 1e-4, "smart": {"preset": "bertjax", "radius": 0.02}}
 VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "##s", "é", "映"])
 TABLE = '\tid\tsentence\tsentiment\n0\ta\tthe film\t3\n1\tb\tits "story"\t0.0\r\n2\tc\té映\t4\n'
-CSV = 'id,article\n1,"A film, it was. Good!"\n2,another\n3,"more\nlines"\n'
+CSV = "".join(["id,article\n", *(f'{i},"A film, number {i}. It was good!"\n' for i in range(60))])
 
 
 def _read_table(path: Path) -> None:
