@@ -12,6 +12,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from bertjax import small_files
 from bertjax.config import Config, is_pretraining, read_config
 from bertjax.errors import UserError
 from bertjax.parallel import is_first_host
@@ -44,11 +45,15 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, kind: str) -> Any:
     """Reads a JSON file of a run's folder; UserError where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return small_files.read_json(path, 64 * small_files.MIB)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: not found; --workdir must be the folder of {kind}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected JSON, found something else ({error})") from None
+        raise UserError(
+            f"{path}: expected JSON, found something else ({error}); mend it, or use another --workdir"
+        ) from None
 
 
 def begun(workdir: Path, config: Config) -> dict[str, Any] | None:

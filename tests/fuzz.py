@@ -6,7 +6,6 @@ Prints a row a target: cases tried, refused, taken. Stops at the first failure w
 """
 
 import argparse
-import contextlib
 import io
 import json
 import pickle
@@ -35,6 +34,7 @@ from bertjax.pretrained import flax_file, safetensors_file, torch_file
 from bertjax.pretrained.source import read_config
 from bertjax.pretrained.stored import shards
 from bertjax.tasks import get_task
+from bertjax.workdir import read_json
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
 SLOWEST = 5.0
@@ -104,8 +104,7 @@ def _read_vocabulary(path: Path) -> None:
 
 
 def _read_run(path: Path) -> None:
-    with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):  # `workdir.read_json` has these
-        read_run_config(json.loads(path.read_bytes()))
+    read_run_config(read_json(path, "a run"))
 
 
 TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bertjax.data import text as text_module
 from bertjax.data.text import check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError
 
@@ -247,3 +248,30 @@ def test_equals_transformers(tmp_path, config):
             expected = theirs(*columns, truncation=True, max_length=max_length)
             assert [ids.tolist() for ids in examples.input_ids] == expected["input_ids"]
             assert [ids.tolist() for ids in examples.token_type_ids] == expected["token_type_ids"]
+
+
+def test_a_vocabulary_or_settings_too_large_to_be_any(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(b"a" * (2**24 + 1))
+    with pytest.raises(UserError, match="vocab.txt: expected at most 16,777,216 bytes, found more"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_bytes(b" " * (2**23 + 1))
+    with pytest.raises(UserError, match="tokenizer_config.json: expected at most 8,388,608 bytes, found more"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(UserError, match=r"tokenizer_config.json: not JSON \(nested too deeply\); mend it"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_panic_of_the_library_is_one_line(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """As the library's bindings raise it."""
+
+    class Panicking:
+        @staticmethod
+        def from_str(text):
+            raise PanicException("index out of bounds")
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(text_module, "Tokenizer", Panicking)
+    with pytest.raises(UserError, match=r"tokenizer.json: not a readable tokenizer \(index out of bounds\); get it"):
+        load_tokenizer(tmp_path)

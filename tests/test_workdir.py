@@ -37,7 +37,9 @@ def test_another_config_is_refused_by_its_keys(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["max_steps"] == 3
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"epocs": 1}', '"\ud800"'.encode("utf-8", "surrogatepass")])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 100_000, " " * (2**26 + 1), '{"epocs": 1}', '"\ud800"'.encode("utf-8", "surrogatepass")]
+)
 def test_a_broken_config_is_an_error(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError):
