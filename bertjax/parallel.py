@@ -26,6 +26,8 @@ class DataParallel:
     """
 
     def __init__(self, devices: Sequence[jax.Device]):
+        if jax.process_count() > 1 and jax.__version_info__ < (0, 8):  # whose pmap takes one host's shares alone
+            raise UserError(f"several hosts: expected JAX 0.8 or newer, found {jax.__version__}; upgrade it")
         self.devices = tuple(devices)
         self.is_single = len(self.devices) == 1
         mesh = jax.sharding.Mesh(np.asarray(self.devices), (AXIS,))

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import test_drive as toy
 
 from bertjax import loop
 from bertjax.config import read_config
 
+pytestmark = pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="several hosts need JAX 0.8")
 TESTS = Path(__file__).parent
 PROGRAM = """
 import os, signal, sys
