@@ -193,7 +193,8 @@ def test_lineage_of_what_has_none(source, monkeypatch):
     monkeypatch.setattr(assets, "fetch", lambda name: pytest.fail("fetched"))
     note = "its own training saw Quora duplicates, SNLI and MultiNLI"
     assert lineage("minilm-l6") == [{"init_from": "minilm-l6", "note": note}]
-    assert lineage("owner/model@main") == [{"init_from": "owner/model@main"}]
+    pinned = "bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
+    assert lineage("bert-base-uncased") == lineage(pinned) == [{"init_from": pinned}]
     assert lineage(source) == [{"init_from": str(source)}]
     (source / "lineage.json").write_text("{}")
     with pytest.raises(UserError, match=r"lineage\.json: expected a list of objects as the lineage, found {}"):

@@ -10,6 +10,7 @@ from typing import Any
 from bertjax import assets
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
+from bertjax.pretrained import hub
 
 STARTER = "minilm-l6"
 CONFIGS = ("config.json", "bert_config.json")
@@ -18,9 +19,6 @@ VOCABULARY = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
 LINEAGE = "lineage.json"
 """What a converted or exported checkpoint was trained on."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-_SMALL_FILES = [*CONFIGS, "vocab.txt", "tokenizer*", LINEAGE]
-_SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
-_PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
@@ -38,33 +36,17 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder if run_of(folder) != folder else folder / "encoder"
-    name = os.fspath(source)
-    if folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
+    if not _is_hub_name(source):
         raise UserError(
-            f"init_from: {name!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
+            f"init_from: {os.fspath(source)!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
             "'bert-base-uncased' or 'owner/model@revision'"
         )
-    # The hub client costs half a second to import, and most runs never need it.
-    import huggingface_hub
+    return hub.fetch(os.fspath(source))
 
-    repository, _, revision = name.partition("@")
 
-    def download(weights: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=[*_SMALL_FILES, *weights]
-            )
-        )
-
-    try:
-        snapshot = download(_SAFETENSORS)
-        return snapshot if any(snapshot.glob("*.safetensors")) else download(_PYTORCH)
-    except Exception as error:  # those of the client's transport have no base in common across its versions
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"init_from: no folder {name!r} here, and the hub gave no model of that name: {reason}; "
-            f"download the checkpoint and pass its folder, or use --config.init_from={STARTER}"
-        ) from error
+def _is_hub_name(source: str | os.PathLike[str]) -> bool:
+    name = os.fspath(source)
+    return _HUB_NAME.fullmatch(name) is not None and not name.startswith((".", "/")) and not Path(name).exists()
 
 
 def run_of(folder: Path) -> Path | None:
@@ -126,10 +108,10 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Returns:
       For a run, the lineage in its `result.json`; for a converted or exported folder, its `lineage.json`; for
-      anything else, {"init_from": source} alone, with a note where we know more.
+      anything else, {"init_from": source} alone, with the commit of a hub name, and a note where we know more.
 
     Raises:
-      UserError: a run that is not finished, or a file that does not say.
+      UserError: a run that is not finished, a file that does not say, or a hub name that nobody knows.
     """
     folder = Path(source).expanduser()
     if source != STARTER and folder.is_dir():
@@ -138,7 +120,8 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
             return _entries(read_object(run / "result.json").get("lineage"), run / "result.json")
         if (folder / LINEAGE).is_file():
             return _entries(_read_json(folder / LINEAGE), folder / LINEAGE)
-    entry = {"init_from": os.fspath(source)}
+    name = os.fspath(source)
+    entry = {"init_from": hub.full_name(name) if source != STARTER and _is_hub_name(source) else name}
     if source == STARTER:
         entry["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
     return [entry]
