@@ -3,11 +3,10 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from bertjax import assets
+from bertjax import assets, whole_file
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.pretrained import hub
@@ -132,13 +131,24 @@ def keep_encoder(folder: Path, kept: Path) -> None:
 
     Args:
       folder: of a checkpoint.
-      kept: the folder to copy to, made if it is not there.
+      kept: the folder to copy to, made if it is not there. Links that stand there are replaced, not followed.
+
+    Raises:
+      UserError: a file cannot be read or written.
     """
-    kept.mkdir(exist_ok=True)
-    shutil.copyfile(config_path(folder), kept / CONFIGS[0])
-    for name in VOCABULARY:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, kept / name)
+    copies = {CONFIGS[0]: config_path(folder)}
+    copies |= {name: folder / name for name in VOCABULARY if (folder / name).is_file()}
+    try:
+        if kept.is_symlink():
+            kept.unlink()
+        kept.mkdir(exist_ok=True)
+        for name, path in copies.items():
+            whole_file.write(kept / name, path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{kept}: {folder} cannot be copied there ({error.strerror}); free space, or make the folder writable, and "
+            "run the same command again"
+        ) from None
 
 
 def _read_json(path: Path) -> Any:
