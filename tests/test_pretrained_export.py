@@ -320,6 +320,16 @@ def test_a_best_checkpoint_that_is_not_told(run, tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["../evil", "/evil", ".."])
+def test_a_head_whose_name_leads_out_of_the_folder(tmp_path, name):
+    params = random_params(CONFIG) | {"head_" + task: random_head(CONFIG, 3, 2) for task in ("a", name)}
+    run = write_run(tmp_path / "run", CONFIG, {1: params}, {"datasets": {"a": CLASSES, name: CLASSES}})
+    before = sorted(tmp_path.iterdir())
+    expected = f"{run}: expected the name of a task, found a head of {name!r}; get the run again"
+    assert complaint(run, tmp_path / "out") == expected
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_heads_of_a_run_that_was_converted(run, tmp_path):
     converted = convert(run, tmp_path / "converted")
     expected = "expected no heads of a run, found head_sst5; export the run's own folder"

@@ -1,6 +1,7 @@
 """Runs and converted folders as sources of parameters, vocabulary and lineage."""
 
 import json
+import os
 import shutil
 
 import chex
@@ -26,8 +27,9 @@ from bertjax import assets
 from bertjax.data.text import load_tokenizer
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
-from bertjax.pretrained import lineage, load_pretrained, read_config, resolve
+from bertjax.pretrained import keep_encoder, lineage, load_pretrained, read_config, resolve
 from bertjax.pretrained.convert import convert
+from bertjax.pretrained.export import export
 
 CONFIG = BertConfig.from_dict(GOLDEN["config"])
 FINAL = random_params(CONFIG, 3) | {
@@ -189,11 +191,78 @@ def test_an_output_that_cannot_be_written(source, tmp_path):
     assert complaint(source, tmp_path / "file" / "out").startswith(f"{tmp_path / 'file' / 'out'}: cannot be written (")
 
 
+# Links that somebody planted
+
+
+def plant(link, folder):
+    """A link to a file outside; returns that file."""
+    target = folder / f"target-{link.name}"
+    target.write_bytes(b"mine")
+    link.parent.mkdir(exist_ok=True, parents=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    return target
+
+
+SMALL = ("config.json", "vocab.txt", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("planted", [*SMALL, *(f".{name}.partial" for name in SMALL)])
+def test_a_link_is_replaced_and_not_followed(source, tmp_path, planted):
+    target = plant(tmp_path / "kept" / planted, tmp_path)
+    keep_encoder(source, tmp_path / "kept")
+    assert target.read_bytes() == b"mine"
+    assert not any(path.is_symlink() for path in (tmp_path / "kept").iterdir())
+    for name in SMALL:
+        assert (tmp_path / "kept" / name).read_bytes() == (source / name).read_bytes()
+    assert len(list((tmp_path / "kept").iterdir())) == len(SMALL)
+
+
+def test_a_folder_that_is_a_link(source, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "kept").symlink_to("elsewhere")
+    keep_encoder(source, tmp_path / "kept")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert (tmp_path / "kept" / "config.json").is_file()
+
+
+def test_a_copy_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "kept" / "vocab.txt").mkdir(parents=True)
+    with pytest.raises(UserError) as raised:
+        keep_encoder(source, tmp_path / "kept")
+    assert str(raised.value) == (
+        f"{tmp_path / 'kept'}: {source} cannot be copied there (Is a directory); free space, or make the folder "
+        "writable, and run the same command again"
+    )
+
+
+@pytest.mark.parametrize("write", [convert, export])
+def test_nothing_is_written_through_a_link(source, tmp_path, write):
+    """Both write to a new folder beside OUT, whose name can be foretold."""
+    partial = tmp_path / ".out.partial"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    files = ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "lineage.json")
+    targets = [plant(elsewhere / name, tmp_path) for name in files]
+    partial.symlink_to(elsewhere)
+    write(source, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    for name in files:
+        plant(partial / name, tmp_path)
+    (partial / "params").symlink_to(elsewhere)
+    write(source, tmp_path / "out")
+    assert not any(path.is_symlink() for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")])
+    assert {path.name for path in elsewhere.iterdir()} == set(files)
+    assert all(target.read_bytes() == b"mine" for target in targets)
+    assert not os.path.lexists(partial)
+
+
 def test_lineage_of_what_has_none(source, monkeypatch):
     monkeypatch.setattr(assets, "fetch", lambda name: pytest.fail("fetched"))
     note = "its own training saw Quora duplicates, SNLI and MultiNLI"
     assert lineage("minilm-l6") == [{"init_from": "minilm-l6", "note": note}]
-    assert lineage("owner/model@main") == [{"init_from": "owner/model@main"}]
+    pinned = "bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
+    assert lineage("bert-base-uncased") == lineage(pinned) == [{"init_from": pinned}]
     assert lineage(source) == [{"init_from": str(source)}]
     (source / "lineage.json").write_text("{}")
     with pytest.raises(UserError, match=r"lineage\.json: expected a list of objects as the lineage, found {}"):

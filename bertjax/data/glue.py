@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.text.glue import Glue
 
 from bertjax import assets
@@ -37,12 +38,16 @@ def load_glue(name: str, schema: Schema) -> Dataset:
         builder = Glue(config=name, version=VERSION, data_dir=data_dir, file_format="array_record")
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
+            # A file whose checksum TFDS knows is checked in any case; this refuses one whose checksum it does not know.
+            checked = tfds.download.DownloadConfig(force_checksums_validation=True)
+            builder.download_and_prepare(download_config=checked)
         sources = {split: builder.as_data_source(theirs) for split, theirs in _SPLITS.get(name, _OTHER_SPLITS).items()}
     except Exception as error:  # TFDS passes on whatever its transport raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, NonMatchingChecksumError):  # whose own words end with what matters
+            reason = f"{reason.partition(', ')[0].removeprefix('Artifact ')} has another checksum than TFDS knows"
         raise UserError(
-            f"--config.task: {name} is downloaded through TFDS, as glue/{name}, which failed ({reason}); "
+            f"--config.task: {name} is downloaded through TFDS, as glue/{name}, which failed ({reason[:200]}); "
             "check the network, or choose a task with files of your own"
         ) from error
     return Dataset(

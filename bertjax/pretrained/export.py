@@ -60,6 +60,8 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
             _write(partial, folder, config, params, None, past)
             return [out]
         for task in tasks:
+            if "/" in task or task in ("", ".", ".."):  # its folder would lie elsewhere
+                raise UserError(f"{run}: expected the name of a task, found a head of {task!r}; get the run again")
             _, params = read_checkpoint(folder, _step(run, result, checkpoint, task))
             labels = _labels_of_run(run, result, task, params["head_" + task, "bias"].size)
             target = partial / task if len(tasks) > 1 else partial

@@ -20,6 +20,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: expected a new folder to write, found one that is there; remove it or name another")
     partial = out.with_name(f".{out.name}.partial")
     try:
+        if partial.is_symlink():  # which `rmtree` leaves alone
+            partial.unlink()
         shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
         partial.mkdir(parents=True)
         yield partial

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from bertjax import assets
+from bertjax import assets, whole_file
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
+from bertjax.pretrained import hub
 from bertjax.small_files import MIB, read_json
 
 STARTER = "minilm-l6"
@@ -18,9 +18,6 @@ VOCABULARY = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
 LINEAGE = "lineage.json"
 """What a converted or exported checkpoint was trained on."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-_SMALL_FILES = [*CONFIGS, "vocab.txt", "tokenizer*", LINEAGE]
-_SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
-_PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
@@ -38,33 +35,17 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder if run_of(folder) != folder else folder / "encoder"
-    name = os.fspath(source)
-    if folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
+    if not _is_hub_name(source):
         raise UserError(
-            f"init_from: {name!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
+            f"init_from: {os.fspath(source)!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
             "'bert-base-uncased' or 'owner/model@revision'"
         )
-    # The hub client costs half a second to import, and most runs never need it.
-    import huggingface_hub
+    return hub.fetch(os.fspath(source))
 
-    repository, _, revision = name.partition("@")
 
-    def download(weights: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=[*_SMALL_FILES, *weights]
-            )
-        )
-
-    try:
-        snapshot = download(_SAFETENSORS)
-        return snapshot if any(snapshot.glob("*.safetensors")) else download(_PYTORCH)
-    except Exception as error:  # those of the client's transport have no base in common across its versions
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"init_from: no folder {name!r} here, and the hub gave no model of that name: {reason}; "
-            f"download the checkpoint and pass its folder, or use --config.init_from={STARTER}"
-        ) from error
+def _is_hub_name(source: str | os.PathLike[str]) -> bool:
+    name = os.fspath(source)
+    return _HUB_NAME.fullmatch(name) is not None and not name.startswith((".", "/")) and not Path(name).exists()
 
 
 def run_of(folder: Path) -> Path | None:
@@ -126,10 +107,10 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Returns:
       For a run, the lineage in its `result.json`; for a converted or exported folder, its `lineage.json`; for
-      anything else, {"init_from": source} alone, with a note where we know more.
+      anything else, {"init_from": source} alone, with the commit of a hub name, and a note where we know more.
 
     Raises:
-      UserError: a run that is not finished, or a file that does not say.
+      UserError: a run that is not finished, a file that does not say, or a hub name that nobody knows.
     """
     folder = Path(source).expanduser()
     if source != STARTER and folder.is_dir():
@@ -138,7 +119,8 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
             return _entries(read_object(run / "result.json").get("lineage"), run / "result.json")
         if (folder / LINEAGE).is_file():
             return _entries(_read_json(folder / LINEAGE), folder / LINEAGE)
-    entry = {"init_from": os.fspath(source)}
+    name = os.fspath(source)
+    entry = {"init_from": hub.full_name(name) if source != STARTER and _is_hub_name(source) else name}
     if source == STARTER:
         entry["note"] = "its own training saw Quora duplicates, SNLI and MultiNLI"
     return [entry]
@@ -149,13 +131,24 @@ def keep_encoder(folder: Path, kept: Path) -> None:
 
     Args:
       folder: of a checkpoint.
-      kept: the folder to copy to, made if it is not there.
+      kept: the folder to copy to, made if it is not there. Links that stand there are replaced, not followed.
+
+    Raises:
+      UserError: a file cannot be read or written.
     """
-    kept.mkdir(exist_ok=True)
-    shutil.copyfile(config_path(folder), kept / CONFIGS[0])
-    for name in VOCABULARY:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, kept / name)
+    copies = {CONFIGS[0]: config_path(folder)}
+    copies |= {name: folder / name for name in VOCABULARY if (folder / name).is_file()}
+    try:
+        if kept.is_symlink():
+            kept.unlink()
+        kept.mkdir(exist_ok=True)
+        for name, path in copies.items():
+            whole_file.write(kept / name, path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{kept}: {folder} cannot be copied there ({error.strerror}); free space, or make the folder writable, and "
+            "run the same command again"
+        ) from None
 
 
 def _read_json(path: Path) -> Any:
