@@ -187,7 +187,7 @@ def _hash(path: Path, changed: int, *, is_git: bool) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _unobtainable(name: str, error: Exception) -> UserError:
