@@ -4,6 +4,8 @@
     python train.py --config=configs/mtl_smart.py:gold --config.data_dir=FOLDER
 
 The first needs nothing but the Python package index: rated_sst (five classes), rated_amazon and rated_tweets (scores).
+Its 600 updates took 26 minutes on two CPU cores shared with other work; on dev, with seed 0, accuracy 0.570, Pearson
+0.885 and 0.914.
 The second trains on gold SST-5, Quora and STS from a folder of CS224N files; docs/gold.md has the scores to expect.
 Every update takes a batch of one task. `--config.smart.preset=none` leaves SMART out, `--config.sampling` chooses how
 tasks take turns, `--config.pcgrad=True` takes a batch of each at every update and projects conflicting gradients. To

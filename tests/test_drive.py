@@ -284,7 +284,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, capsys, room)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(raised.value)
-    assert steps(tmp_path) == ["6"]
+    # Orbax's threads may write on for a moment; what they leave the next call passes over.
+    assert [name for name in steps(tmp_path) if name.isdigit()] == ["6"]
     with pytest.raises(Kill):
         run(tmp_path, Batches(at={6: raises(Kill)}))
     assert_same_end(tmp_path, run(tmp_path), whole)

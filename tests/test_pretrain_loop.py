@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from bertjax import assets, loop, pretrain_loop
-from bertjax import drive as driver
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import PretrainConfig, RunConfig, is_pretraining
 from bertjax.data.sources import split_of
@@ -163,36 +162,6 @@ def test_the_frozen_stage_leaves_the_encoder_of_the_checkpoint(config, tmp_path,
     with Checkpoints(tmp_path / "run" / "heads" / "checkpoints") as checkpoints:
         found = checkpoints.restore_params(checkpoints.last(), like)
     chex.assert_trees_all_equal({top: found[top] for top in loaded}, loaded)
-
-
-@pytest.mark.parametrize("stage", ["heads", "."])
-def test_a_cut_run_goes_on_to_the_same_end(config, tmp_path, monkeypatch, stage):
-    config = change(config, checkpoint_every=2)
-    whole = pretrain(config, tmp_path / "whole")
-
-    class Cut(Exception):
-        pass
-
-    check, cut_in = driver._check_finite, (tmp_path / "cut" / stage).resolve()
-
-    def cut(values, step):
-        check(values, step)
-        if (
-            step == 5
-            and (cut_in / "checkpoints").exists()
-            and ((stage == ".") == (tmp_path / "cut/checkpoints").exists())
-        ):
-            raise Cut
-
-    monkeypatch.setattr(driver, "LOG_EVERY", 5)
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(driver, "_check_finite", cut)
-        pretrain(config, tmp_path / "cut")
-    assert not (tmp_path / "cut" / "result.json").exists()
-    assert pretrain(config, tmp_path / "cut")["dev"] == whole["dev"]
-    for folder in ("heads", "."):
-        ours, theirs = ([line["values"] for line in lines(tmp_path / run / folder)] for run in ("cut", "whole"))
-        assert ours == theirs
 
 
 def test_a_checkpoint_with_heads_skips_the_first_stage(config, tmp_path, monkeypatch, model, params):
