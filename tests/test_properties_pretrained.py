@@ -89,7 +89,7 @@ def torch():
 
 
 def any_view(torch, base, draw):
-    """A view of the numbers in a storage, contiguous or not, and of no more numbers than that has: others are refused."""
+    """A view of the numbers in a storage, contiguous or not, of no more than that has: others are refused."""
     x = base
     for _ in range(draw(st.integers(0, 3))):
         kind = draw(st.sampled_from(["reshape", "transpose", "slice", "index", "diagonal", "strided"]))
