@@ -12,7 +12,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from bertjax import smart
-from bertjax.errors import UserError, nearest
+from bertjax.errors import UserError, nearest, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,20 +113,23 @@ class Config:
         """
         values = vars(self)
         for name in counts:
-            if values[name] is not None and values[name] < 1:
-                raise UserError(f"--config.{name}: expected at least 1, found {values[name]}")
+            value = values[name]
+            if value is not None and value < 1:
+                raise UserError(f"--config.{name}: expected at least 1, found {shown(value)}")
+            if value is not None and value >= 2**31:
+                raise UserError(f"--config.{name}: expected less than 2**31, found {shown(value)}")
         for name in amounts:
             if not (math.isfinite(values[name]) and values[name] >= 0):
                 raise UserError(f"--config.{name}: expected a finite number of at least 0, found {values[name]}")
         if not 0 <= values["warmup"] <= 1:
             raise UserError(f"--config.warmup: expected a share of the updates in [0, 1], found {values['warmup']}")
         if not 0 <= values["seed"] < 2**32:
-            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {values['seed']}")
-        if values["max_length"] < shortest:
-            raise UserError(f"--config.max_length: expected at least {shortest} tokens, found {values['max_length']}")
+            raise UserError(f"--config.seed: expected an integer in [0, 2**32), found {shown(values['seed'])}")
+        if (length := values["max_length"]) < shortest:
+            raise UserError(f"--config.max_length: expected at least {shortest} tokens, found {shown(length)}")
         for name, known in choices.items():
             if values[name] not in known:
-                raise UserError(f"--config.{name}: expected {_alternatives(known)}, found {values[name]!r}")
+                raise UserError(f"--config.{name}: expected {_alternatives(known)}, found {shown(values[name])}")
 
 
 DTYPES = ("float32", "bfloat16")
@@ -337,7 +340,7 @@ def read_config(values: Any, kind: type[Config] = RunConfig) -> Config:
 
 def _build(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected keys and values, found {values!r}")
+        raise UserError(f"{where}: expected keys and values, found {shown(values)}")
     hints = get_type_hints(kind)
     arguments = {}
     for name, value in values.items():
@@ -356,13 +359,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return None
     kind = _plain_type(hint)
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{where}: expected a number, found one too large") from None
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, get_args(kind)[0], where) for item in value)
     if get_origin(kind) is tuple:
-        raise UserError(f"{where}: expected several values, as \"('a','b')\", found {value!r}")
+        raise UserError(f"{where}: expected several values, as \"('a','b')\", found {shown(value)}")
     if type(value) is not kind:
-        raise UserError(f"{where}: expected {kind.__name__}, found {value!r}")
+        raise UserError(f"{where}: expected {kind.__name__}, found {shown(value)}")
     return value
 
 

@@ -1,7 +1,13 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and what its message may quote."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+_MOST = 4000
+_QUOTE = reprlib.Repr()
+_QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 80
 
 
 class UserError(ValueError):
@@ -12,8 +18,32 @@ class UserError(ValueError):
     status 2.
     """
 
+    def __init__(self, *lines: str):
+        # What a line quotes of a stranger's file may hold line ends, commands to the terminal, half a surrogate pair.
+        super().__init__("\n".join(_printable(line if len(line) <= _MOST else line[:_MOST] + "…") for line in lines))
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: "; did you mean 'x'?", or nothing if none is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
+    matches = difflib.get_close_matches(name[:80], list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def shown(value: Any) -> str:
+    """A value out of a stranger's file, for a message: `repr`, but however deep or long the value, short."""
+    try:
+        return _QUOTE.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a huge {type(value).__name__}"
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, on one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

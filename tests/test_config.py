@@ -154,3 +154,21 @@ def test_bad_values_of_pre_training_are_refused_in_one_line(values, message):
     with pytest.raises(UserError) as raised:
         read_config(values, PretrainConfig)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"learning_rate": 10**400}, "--config.learning_rate: expected a number, found one too large"),
+        ({"columns": {"range": [0, 10**400]}}, "--config.columns.range: expected a number, found one too large"),
+        ({"batch_size": 2**31}, "--config.batch_size: expected less than 2**31, found 2147483648"),
+        ({"max_steps": 10**400}, f"--config.max_steps: expected less than 2**31, found 1{'0' * 37}...{'0' * 39}"),
+        ({"seed": 2**32}, "--config.seed: expected an integer in [0, 2**32), found 4294967296"),
+        ({"task": [[[[[[[[[1]]]]]]]]]}, "--config.task: expected str, found [[[[[[[...]]]]]]]"),
+        ({"x" * 10**6: 1}, f"--config.{'x' * 3991}…"),
+    ],
+)
+def test_numbers_and_values_beyond_all_bounds(values, complaint):
+    with pytest.raises(UserError) as info:
+        read_config(values)
+    assert str(info.value) == complaint

@@ -1,6 +1,8 @@
 """flax_model.msgpack as Transformers 4 wrote it: names spelt out, bytes by msgpack's own packer."""
 
 import json
+import struct
+import tracemalloc
 
 import msgpack
 import numpy as np
@@ -136,6 +138,69 @@ def test_integers_are_refused(write):
 def test_a_broken_file(write, break_it):
     path = write(tree_of(BERT, TENSORS)) / "flax_model.msgpack"
     path.write_bytes(break_it(path.read_bytes()))
+    assert refusal(path.parent).startswith(f"{path}: not a readable Flax file (")
+
+
+def peak_of(call, *args):
+    tracemalloc.start()
+    try:
+        return call(*args), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+LIST = b"\xdd" + struct.pack(">I", 2**20)  # of so many items, of which there are none
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LIST * 400,
+        b"\x81\xa1a" + LIST * 400,
+        b"\x81\xa1a\xc9" + struct.pack(">I", 2000 + 2**21) + b"\x01" + LIST * 400,
+        b"\x81\xa1a\xc9" + struct.pack(">I", 2**31) + b"\x01",
+        b"\xdf" + struct.pack(">I", 2**31),
+        b"\xdb" + struct.pack(">I", 2**31),
+    ],
+    ids=["lists", "lists in a tree", "lists in an array", "an array", "a map", "a text"],
+)
+def test_lengths_that_lie_take_no_memory(write, data):
+    path = write({}) / "flax_model.msgpack"
+    path.write_bytes(data + bytes(2**21))  # msgpack believes no length beyond the file's
+    message, peak = peak_of(refusal, path.parent)
+    assert message.startswith(f"{path}: not a readable Flax file (")
+    assert peak < 2**25
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "data"),
+    [
+        ((2**40,), "float32", b""),
+        ((2**62, 4), "float32", bytes(16)),
+        ((-1, 0), "float32", b""),
+        ((4,), "float32", bytes(15)),
+        ((1,), "object", bytes(8)),
+        ((1,), "V99999999999", bytes(8)),
+        ((1,), "no such", bytes(4)),
+        (("a",), "float32", bytes(4)),
+        (3, 3, 3),
+    ],
+)
+def test_an_array_that_lies(write, shape, dtype, data):
+    payload = msgpack.packb((shape, dtype, data), use_bin_type=True)
+    folder = write({"bert": {"a": msgpack.ExtType(1, payload)}})
+    assert refusal(folder).startswith(f"{folder / 'flax_model.msgpack'}: not a readable Flax file (")
+
+
+@pytest.mark.parametrize("code", [2, 3, 5, 127])
+def test_other_extensions(write, code):
+    refusal(write({"bert": {"a": msgpack.ExtType(code, b"\x93\x01\x01\x01")}}))
+
+
+@pytest.mark.parametrize("byte", [b"\x81\xa1a", b"\x91"])
+def test_a_deep_tree(write, byte):
+    path = write({}) / "flax_model.msgpack"
+    path.write_bytes(byte * 100_000)
     assert refusal(path.parent).startswith(f"{path}: not a readable Flax file (")
 
 

@@ -45,7 +45,7 @@ class BadData(UserError):
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(dict.fromkeys(problems))
-        super().__init__(_message(self.problems))
+        super().__init__(*_message(self.problems).split("\n"))
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import flax.serialization
 import flax.traverse_util
+import msgpack
 import numpy as np
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.pretrained.slashed_names import present_day
 from bertjax.pretrained.stored import Stored
 
@@ -16,13 +17,22 @@ from bertjax.pretrained.stored import Stored
 def read(path: Path) -> Iterator[Stored]:
     """The tensors of a file; UserError where it is none or broken."""
     try:
-        tree = flax.serialization.msgpack_restore(path.read_bytes())
-        flat = flax.traverse_util.flatten_dict(tree, sep="/")
+        data = path.read_bytes()
+        _check_lengths(data)
+        flat = flax.traverse_util.flatten_dict(flax.serialization.msgpack_restore(data), sep="/")
         arrays = {name: np.asarray(array) for name, array in flat.items()}
     except Exception as error:  # msgpack's and NumPy's, without a common base
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not a readable Flax file ({reason}); get it again") from None
+        raise UserError(f"{path}: not a readable Flax file ({reason(error)}); get it again") from None
     for stored, array in arrays.items():
         name, is_transposed = present_day(stored)
         array = array.T if is_transposed else array
         yield Stored(name, path, array.shape, partial(np.asarray, array))
+
+
+def _check_lengths(data: bytes) -> None:
+    """Raises where a list claims more than a shape has: msgpack makes room for all of it before it looks for it."""
+
+    def inside(code: int, packed: bytes) -> None:
+        msgpack.unpackb(packed, raw=True, max_array_len=64, max_map_len=0, max_ext_len=0)
+
+    msgpack.unpackb(data, ext_hook=inside, raw=False, strict_map_key=True, max_array_len=64)

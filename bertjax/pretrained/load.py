@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, shown
 from bertjax.model import BertConfig
 from bertjax.pretrained import flax_file, orbax_folder, safetensors_file, tensorflow_file, torch_file
 from bertjax.pretrained.names import (
@@ -109,6 +109,10 @@ def read_checkpoint(folder: Path, step: int | None = None) -> tuple[BertConfig, 
     run = run_of(folder)
     if run is not None:
         step = read_object(run / "result.json").get("steps") if step is None else step
+        if type(step) is not int:
+            raise UserError(
+                f"{run / 'result.json'}: expected a number as steps, found {shown(step)}; make the run anew"
+            )
         return config, orbax_folder.read(run / "checkpoints" / str(step) / "params", config)
     if (folder / PARAMS).is_dir():
         return config, orbax_folder.read(folder / PARAMS, config)

@@ -1,12 +1,14 @@
 """Parameters in an Orbax folder, as a run's checkpoints and converted checkpoints hold them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.model import BertConfig
 from bertjax.pretrained.names import (
     TensorPath,
@@ -28,20 +30,22 @@ def read(folder: Path, config: BertConfig) -> Parameters:
 
     handler = ocp.PyTreeCheckpointHandler()
     try:
+        described = handler.metadata(folder).tree
+        # Before anything is read: what is stored may unpack to far more.
+        found = {"/".join(path): tuple(leaf.shape) for path, leaf in _flat(described).items()}
+        expected = {"/".join(path): shape for path, shape in _expected(_flat(described), config).items()}
+        if problem := misfits(found, expected):
+            raise UserError(f"{folder}: parameters do not fit config.json: {problem}")
         # As NumPy arrays: a run's own devices may not be here.
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described)
         tree = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder}: no readable checkpoint of Orbax's ({reason}); make it anew") from None
+    except UserError:
+        raise
+    except Exception as error:  # Orbax's and TensorStore's, without a common base
+        raise UserError(f"{folder}: no readable checkpoint of Orbax's ({reason(error)}); make it anew") from None
     finally:
         handler.close()
-    params: Parameters = flax.traverse_util.flatten_dict(tree)
-    found = {"/".join(path): array.shape for path, array in params.items()}
-    expected = {"/".join(path): shape for path, shape in _expected(params, config).items()}
-    if problem := misfits(found, expected):
-        raise UserError(f"{folder}: parameters do not fit config.json: {problem}")
-    return params
+    return _flat(tree)
 
 
 def write(folder: Path, params: Parameters) -> None:
@@ -52,7 +56,12 @@ def write(folder: Path, params: Parameters) -> None:
         checkpointer.save(folder.absolute(), flax.traverse_util.unflatten_dict(params))
 
 
-def _expected(params: Parameters, config: BertConfig) -> dict[TensorPath, TensorShape]:
+def _flat(tree: Any) -> dict[TensorPath, Any]:
+    flat: dict[TensorPath, Any] = flax.traverse_util.flatten_dict(tree)
+    return flat
+
+
+def _expected(params: Mapping[TensorPath, Any], config: BertConfig) -> dict[TensorPath, TensorShape]:
     shapes = tensor_shapes(config) | head_shapes(config)
     names = tensor_names(config)
     tops = {path[0] for path in params}
@@ -64,6 +73,6 @@ def _expected(params: Parameters, config: BertConfig) -> dict[TensorPath, Tensor
     expected = {path: shapes[name][::-1] if is_kernel(path) else shapes[name] for path, name in names.items()}
     for top in tops:
         if top == "classifier" or (top.startswith("head_") and top not in head_names()):
-            bias = params.get((top, "bias"), np.empty(0)).shape
+            bias = tuple(params[top, "bias"].shape) if (top, "bias") in params else (0,)
             expected |= {(top, "bias"): bias, (top, "kernel"): (config.hidden_size, *bias)}
     return expected

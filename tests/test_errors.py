@@ -1,0 +1,41 @@
+import pytest
+
+from bertjax.errors import UserError, nearest, reason, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("naïve 映画 ε = 0.1", "naïve 映画 ε = 0.1"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\ud800\u2028\x00", r"\ud800\u2028\x00"),
+        ("x" * 5000, "x" * 4000 + "…"),
+    ],
+)
+def test_a_message_is_one_line_that_can_be_printed(text, printed):
+    assert str(UserError(text)) == printed
+    printed.encode()
+
+
+def test_values_are_shown_short_however_deep_or_long():
+    deep: list = []
+    for _ in range(10_000):
+        deep = [deep]
+    assert shown("a\n") == r"'a\n'"
+    assert shown([1, "b", None]) == "[1, 'b', None]"
+    assert len(shown(deep)) < 100
+    assert len(shown(["x" * 10**6] * 10**5)) < 1000
+    assert shown(10**5000) == "a huge int"
+
+
+def test_reasons_of_others_are_one_short_line():
+    assert reason(ValueError("two\n  lines")) == "two lines"
+    assert reason(TimeoutError()) == "TimeoutError"
+    assert len(reason(ValueError("x" * 10**6))) == 201
+
+
+def test_the_nearest_of_known_names():
+    assert nearest("epoch", ["epochs", "seed"]) == "; did you mean 'epochs'?"
+    assert nearest("x" * 10**7, ["epochs", "x" * 80]) == f"; did you mean '{'x' * 80}'?"
+    assert nearest("zzz", ["epochs"]) == ""
