@@ -168,9 +168,10 @@ def drive(
                                 found = evaluate(state.params)
                         except Abandoned:
                             continue
-                        _check_finite(_flat(found), step)
-                        log.write(step, step / plan.epoch_steps, "dev", _flat(found), {})
-                        tell([f"update {step}: dev {_listing(_flat(found))}"])
+                        flat = _flat(found)
+                        _check_finite(flat, step)
+                        log.write(step, step / plan.epoch_steps, "dev", flat, {})
+                        tell([f"update {step}: dev {_listing(flat)}"])
                         main = {name: found[name][metric] for name, metric in plan.main_metrics.items()}
                         for name, metric in plan.main_metrics.items():
                             scores[name] = _with_score(scores.get(name), found[name], metric, step)

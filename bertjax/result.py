@@ -24,16 +24,13 @@ def run_once(config: Kind, workdir: Path, run: Callable[[Kind, Path], dict[str, 
     Raises:
       UserError: the folder holds another run, or something else; or whatever `run` raises.
     """
-    result = workdirs.begun(workdir, config)
-    is_new = result is None
-    if result is None:
-        result = run(config, workdir)
-    if not is_first_host():
-        return result
-    if not is_new:
-        print(f"{workdir} holds this run, finished; nothing to do")
-    print(report.result_table(result))
-    print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
+    finished = workdirs.begun(workdir, config)
+    result = run(config, workdir) if finished is None else finished
+    if is_first_host():
+        if finished is not None:
+            print(f"{workdir} holds this run, finished; nothing to do")
+        print(report.result_table(result))
+        print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
     return result
 
 

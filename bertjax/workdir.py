@@ -64,16 +64,20 @@ def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
       UserError: the folder holds a run of another config (the message names the keys), or something else; or there
         is work to do and it cannot be written.
     """
-    if not workdir.exists():
+    result = _result(workdir, config) if workdir.exists() else None
+    if result is None:
         _check_writable(workdir)
-        return None
+    return result
+
+
+def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
+    """As `begun`, of a folder that is there; whether it can be written is not asked."""
     if not workdir.is_dir():
         raise UserError(f"--workdir: expected a folder, found a file at {workdir}")
     path = workdir / "config.json"
     if not path.exists():
         if any(not file.name.endswith(".partial") and file.name != LOCK for file in workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
-        _check_writable(workdir)
         return None
     theirs, ours = read_json(path, "a run"), config.to_dict()
     if is_pretraining(theirs) != is_pretraining(ours):
@@ -86,10 +90,7 @@ def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
             "use another one, or remove this one to start anew"
         )
     result = workdir / "result.json"
-    if result.exists():
-        return read_json(result, "a finished run")
-    _check_writable(workdir)
-    return None
+    return read_json(result, "a finished run") if result.exists() else None
 
 
 @contextlib.contextmanager

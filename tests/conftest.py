@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,6 +30,8 @@ from bertjax.config import RunConfig
 from bertjax.model import BertConfig
 from bertjax.pretrained import tensor_shapes
 
+# A shell's `&` has its commands ignore it; the tests of interrupts send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples at every run, however slow the machine.
 hypothesis.settings.register_profile("bertjax", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("bertjax")

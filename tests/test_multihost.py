@@ -17,7 +17,7 @@ from bertjax.config import read_config
 pytestmark = pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="several hosts need JAX 0.8")
 TESTS = Path(__file__).parent
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 
 import jax
@@ -29,7 +29,11 @@ jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(
 import test_drive as toy
 from bertjax.interruption import Interrupted
 
-at = {int(moment): lambda: os.kill(os.getpid(), signal.SIGTERM)} if process == "1" else {}
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(2)  # JAX looks for the signal once a second, and the toy would be done by then
+
+at = {int(moment): stop} if process == "1" else {}
 try:
     toy.run(Path(workdir), toy.Batches(at=at), devices=4)
 except Interrupted as stopped:

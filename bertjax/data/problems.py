@@ -45,7 +45,7 @@ class BadData(UserError):
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(dict.fromkeys(problems))
-        super().__init__(*_message(self.problems).split("\n"))
+        super().__init__(*_lines(self.problems))
 
 
 @contextlib.contextmanager
@@ -63,11 +63,11 @@ def refuse(problems: Iterable[Problem]) -> None:
         raise BadData(problems)
 
 
-def _message(problems: tuple[Problem, ...]) -> str:
+def _lines(problems: tuple[Problem, ...]) -> list[str]:
     if len(problems) == 1:
         (problem,) = problems
         todo = f"{problem.remedy} or {_SKIP}" if problem.is_row else problem.remedy
-        return f"{problem}; {todo}" if todo else str(problem)
+        return [f"{problem}; {todo}" if todo else str(problem)]
     rows = len({(problem.file, problem.line) for problem in problems if problem.is_row})
     bad_rows = f"{rows} bad row" + "s" * (rows != 1)
     if not rows:
@@ -85,4 +85,4 @@ def _message(problems: tuple[Problem, ...]) -> str:
         lines += [str(p) if p.is_row or not p.remedy else f"{p}; {p.remedy}" for p in found[:SHOWN]]
         if len(found) > SHOWN:
             lines.append(f"… and {len(found) - SHOWN} more in {file}")
-    return "\n".join(lines)
+    return lines

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.pretrained.stored import Stored
 
 _DTYPES = {
@@ -223,5 +223,4 @@ def _complaint(path: Path, error: Exception) -> str:
             f"{path}: expected a zip archive, found the format of before PyTorch 1.6; load it with a PyTorch that you "
             "trust it to, and save it as safetensors"
         )
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{path}: not a readable PyTorch file ({reason}); get it again"
+    return f"{path}: not a readable PyTorch file ({reason(error)}); get it again"
