@@ -10,9 +10,11 @@ import jax
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig, is_pretraining, read_config
 from bertjax.errors import UserError
+from bertjax.inputs import declared_tasks
 from bertjax.model import Bert, init_params
+from bertjax.run_result import NAME, read_result
 from bertjax.step import Params
-from bertjax.workdir import read_json
+from bertjax.workdir import read_config_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +49,18 @@ class FinishedRun:
 
 def open_run(workdir: Path) -> FinishedRun:
     """Opens a run's folder; UserError where it holds none, one of pre-training, or one that is not finished."""
-    values = read_json(workdir / "config.json", "a run")
+    values = read_config_values(workdir)
     if is_pretraining(values):
         raise UserError(
             f"--workdir: {workdir} holds a pre-training run, and eval.py is for fine-tuned ones; "
             f"fine-tune it first: train.py --config=configs/sst.py --config.init_from={workdir}"
         )
-    run = FinishedRun(workdir, read_config(values), read_json(workdir / "result.json", "a finished run"))
+    run = FinishedRun(workdir, read_config(values), read_result(workdir))
+    for task in declared_tasks(run.config):
+        if task.name not in run.result["datasets"] or task.name not in run.result["dev"]:
+            raise UserError(
+                f"{workdir / NAME}: expected {task.name} in datasets and dev, found none; make the run anew"
+            )
     if not run.encoder.is_dir():
         raise UserError(f"{run.encoder}: expected the run's architecture and vocabulary, found no such folder")
     return run

@@ -12,10 +12,11 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from bertjax import small_files, whole_file
+from bertjax import run_result, small_files, whole_file
 from bertjax.config import Config, is_pretraining, read_config
 from bertjax.errors import UserError
 from bertjax.parallel import is_first_host
+from bertjax.run_result import read_result
 
 LOCK = ".lock"
 
@@ -40,14 +41,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, kind: str) -> Any:
-    """Reads a JSON file of a run's folder; UserError where it is missing or broken."""
+def read_config_values(workdir: Path) -> Any:
+    """Reads a run's `config.json`; UserError where it is missing or no JSON."""
+    path = workdir / "config.json"
     try:
-        return small_files.read_json(path, 64 * small_files.MIB)
+        return small_files.read_json(path, small_files.MIB)
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; --workdir must be the folder of {kind}") from None
+        raise UserError(f"{path}: not found; --workdir must be the folder of a run") from None
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: expected JSON, found something else ({error}); mend it, or use another --workdir"
@@ -79,7 +81,7 @@ def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
         if any(not file.name.endswith(".partial") and file.name != LOCK for file in workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
         return None
-    theirs, ours = read_json(path, "a run"), config.to_dict()
+    theirs, ours = read_config_values(workdir), config.to_dict()
     if is_pretraining(theirs) != is_pretraining(ours):
         kind = "further pre-training" if is_pretraining(theirs) else "fine-tuning"
         raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
@@ -89,8 +91,7 @@ def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
             f"--workdir: {workdir} holds a run of another config: {'; '.join(differing)}; "
             "use another one, or remove this one to start anew"
         )
-    result = workdir / "result.json"
-    return read_json(result, "a finished run") if result.exists() else None
+    return read_result(workdir) if (workdir / run_result.NAME).exists() else None
 
 
 @contextlib.contextmanager

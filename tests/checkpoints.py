@@ -101,6 +101,13 @@ VOCABULARY += [
 ]
 LABELS = ["bad", "so-so", "good"]
 LINEAGE = [{"init_from": "minilm-l6", "note": "n"}, {"trained_on": "rated_sst", "fingerprint": "f"}]
+RESULT = {
+    "datasets": {},
+    "lineage": LINEAGE,
+    "warnings": [],
+    "dev": {},
+    "steps": 7,
+}
 
 
 def write_tokenizer(folder, size=24, **settings):
@@ -149,6 +156,6 @@ def write_run(folder, config, params_of_step, result):
             state = state.replace(step=jnp.asarray(step, state.step.dtype))
             # The first is the best, so that both are kept.
             checkpoints.save(step, state, {}, {"accuracy": 1 / (1 + step)})
-    result = {"steps": max(params_of_step), "lineage": LINEAGE} | result
+    result = RESULT | {"steps": max(params_of_step)} | result
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -33,8 +33,9 @@ from bertjax.errors import UserError
 from bertjax.pretrained import flax_file, safetensors_file, torch_file
 from bertjax.pretrained.source import read_config
 from bertjax.pretrained.stored import shards
+from bertjax.run_result import read_result
 from bertjax.tasks import get_task
-from bertjax.workdir import read_json
+from bertjax.workdir import read_config_values
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
 SLOWEST = 5.0
@@ -56,6 +57,14 @@ def _torch_seed() -> bytes:
 CONFIG = {
     **{"model_type": "bert", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     **{"intermediate_size": 32, "max_position_embeddings": 32, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
+}
+SCORES = {"accuracy": 0.5, "loss": 1.25}
+RESULT = {
+    "datasets": {"sst5": {"fingerprint": "f", "labels": "gold", "label_names": ["bad", "good"]}},
+    "lineage": [{"init_from": "minilm-l6"}],
+    "warnings": ["one"],
+    "dev": {"sst5": {"final": SCORES, "best": SCORES | {"step": 3}}},
+    "steps": 7,
 }
 RUN = {"task": "sst5", "epochs": 3, "learning_rate": 1e-4, "smart": {"preset": "bertjax", "radius": 0.02}}
 VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "##s", "é", "映"])
@@ -103,8 +112,17 @@ def _read_vocabulary(path: Path) -> None:
     load_tokenizer(path.parent).encode("The films")
 
 
-def _read_run(path: Path) -> None:
-    read_run_config(read_json(path, "a run"))
+def _read_ready_tokenizer(path: Path) -> None:
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (path.parent / name).unlink(missing_ok=True)
+    (path.parent / "tokenizer.json").write_bytes(path.read_bytes())
+    load_tokenizer(path.parent)
+
+
+def _tokenizer_seed() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_text(VOCABULARY)
+        return load_tokenizer(Path(folder)).to_str().encode()
 
 
 TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {
@@ -124,7 +142,12 @@ TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {
         _read_tokenizer_settings,
         json.dumps({"do_lower_case": True, "cls_token": "[CLS]"}).encode(),
     ),
-    "config of a run": (_read_run, json.dumps(RUN).encode()),
+    "tokenizer.json": (_read_ready_tokenizer, _tokenizer_seed()),
+    "config of a run": (
+        _in_folder("config.json", lambda folder: read_run_config(read_config_values(folder))),
+        json.dumps(RUN).encode(),
+    ),
+    "result of a run": (_in_folder("result.json", read_result), json.dumps(RESULT).encode()),
 }
 
 _BITS = st.integers(0, 7).map(lambda bit: 1 << bit)

@@ -206,8 +206,15 @@ def test_the_course_s_format_is_refused_before_any_work(gold_run, tmp_path):
     def other(config):
         config["tasks"] = ["sst5", "rated_sst"]
 
+    def rename(result):
+        for part in ("datasets", "dev"):
+            result[part]["rated_sst"] = result[part].pop("sts")
+
+    workdir = changed(gold_run, tmp_path, "config.json", other)
+    with pytest.raises(UserError, match=r"result\.json: expected rated_sst in datasets and dev, found none"):
+        evaluate(workdir, "dev", layout="course")
     with pytest.raises(UserError, match="--format: course is for"):
-        evaluate(changed(gold_run, tmp_path, "config.json", other), "dev", layout="course")
+        evaluate(changed(workdir, tmp_path / "renamed", "result.json", rename), "dev", layout="course")
 
 
 def test_a_split_that_is_not_there_is_one_line(gold_run, tmp_path):

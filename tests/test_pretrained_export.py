@@ -35,7 +35,7 @@ from bertjax.pretrained.export import export
 
 CONFIG = BertConfig.from_dict(GOLDEN["config"])
 TEXT = "The FILM was café, undulls [MASK] 映画!"
-CLASSES = {"label_names": LABELS}
+CLASSES = {"fingerprint": "f", "labels": "as told", "label_names": LABELS}
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_the_tokenizer_is_that_of_training(transformers, run, tmp_path, settings
 def test_a_run_of_several_tasks(transformers, tmp_path):
     heads = {"head_sst5": random_head(CONFIG, 3, 2), "head_sts": random_head(CONFIG, 1, 3)}
     params = random_params(CONFIG) | heads
-    result = {"datasets": {"sst5": CLASSES, "sts": {"label_names": []}}}
+    result = {"datasets": {"sst5": CLASSES, "sts": CLASSES | {"label_names": []}}}
     run = write_run(tmp_path / "run", CONFIG, {1: params}, result)
     folders = export(run, tmp_path / "out")
     assert folders == [tmp_path / "out" / "sst5", tmp_path / "out" / "sts"]
@@ -301,20 +301,21 @@ def complaint(*arguments):
 
 def test_labels_that_are_not_told(run, tmp_path):
     before = sorted(tmp_path.iterdir())
-    for datasets in ({}, {"sst5": {}}, {"sst5": {"label_names": None}}):
+    untold = {name: value for name, value in CLASSES.items() if name != "label_names"}
+    for datasets in ({}, {"sst5": untold}):
         path = change(run, datasets=datasets)
         assert complaint(run, tmp_path / "out") == (
             f"{path}: expected datasets.sst5.label_names, found none; the run is of an older version: run it again in "
             "another --workdir"
         )
-    change(run, datasets={"sst5": {"label_names": ["a", "b"]}})
+    change(run, datasets={"sst5": CLASSES | {"label_names": ["a", "b"]}})
     expected = "expected datasets.sst5.label_names to fit the head's 3 outputs, found 2"
     assert complaint(run, tmp_path / "out") == f"{path}: {expected}"
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_best_checkpoint_that_is_not_told(run, tmp_path):
-    path = change(run, dev={"sst5": {"final": {}}})
+    path = change(run, dev={})
     assert complaint(run, tmp_path / "out", "best") == (
         f"{path}: expected the step of the best checkpoint under dev.TASK.best.step, found none; use --checkpoint=final"
     )

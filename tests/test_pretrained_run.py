@@ -265,5 +265,5 @@ def test_lineage_of_what_has_none(source, monkeypatch):
     assert lineage("bert-base-uncased") == lineage(pinned) == [{"init_from": pinned}]
     assert lineage(source) == [{"init_from": str(source)}]
     (source / "lineage.json").write_text("{}")
-    with pytest.raises(UserError, match=r"lineage\.json: expected a list of objects as the lineage, found {}"):
+    with pytest.raises(UserError, match=r"lineage\.json: expected a list, found {}; mend it, or delete it"):
         lineage(source)

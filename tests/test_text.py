@@ -190,6 +190,16 @@ def write_only_json(content):
     return lambda folder: (folder / "tokenizer.json").write_text(content, encoding="utf-8")
 
 
+def write_ready(change):
+    def write_changed(folder):
+        ready = json.loads(load_tokenizer(write(folder)).to_str())
+        change(ready)
+        (folder / "vocab.txt").unlink()
+        write_only_json(json.dumps(ready))(folder)
+
+    return write_changed
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -198,12 +208,18 @@ def write_only_json(content):
         (write_bytes("vocab.txt", b""), r"vocab\.txt: expected the special token '\[PAD\]'"),
         (lambda folder: write(folder, SPECIAL[:4]), r"vocab\.txt: expected the special token '\[MASK\]'.*mask_token"),
         (lambda folder: write(folder, [*UNCASED, "film"]), r"line 20: .* found 'film' of line 7 again"),
+        (lambda folder: (write(folder) / "tokenizer_config.json").mkdir(), r"tokenizer_config\.json: not JSON"),
         (write_bytes("tokenizer_config.json", b"{"), r"tokenizer_config\.json: not JSON"),
         (write_bytes("tokenizer_config.json", b"\xff"), r"tokenizer_config\.json: not JSON"),
         (write_bytes("tokenizer_config.json", b"[1]"), r"expected a JSON object, found list"),
         (write_bytes("tokenizer_config.json", b'{"do_lower_case": 1}'), "do_lower_case: expected true, false or null"),
         (write_bytes("tokenizer_config.json", b'{"sep_token": 3}'), "sep_token: expected a string, found 3"),
         (write_only_json("{"), r"tokenizer\.json: not a readable tokenizer"),
+        (write_ready(lambda ready: ready["post_processor"].update(cls=["[CLS]", 99])), "ids that its vocabulary lacks"),
+        (
+            write_ready(lambda ready: ready["model"].update(unk_token="?")),
+            r"not a readable tokenizer \(.*Missing \[UNK\]",
+        ),
     ],
 )
 def test_errors_are_one_line_and_name_the_place(tmp_path, break_it, message):

@@ -4,6 +4,7 @@ import os
 import resource
 
 import pytest
+from checkpoints import RESULT
 
 from bertjax import workdir as workdirs
 from bertjax.config import RunConfig, SmartConfig
@@ -18,8 +19,8 @@ def test_a_new_folder_a_begun_run_and_a_finished_one(tmp_path):
     with workdirs.begin(folder, CONFIG):
         pass
     assert workdirs.begun(folder, CONFIG) is None
-    workdirs.write_json(folder / "result.json", {"seed": 0})
-    assert workdirs.begun(folder, CONFIG) == {"seed": 0}
+    workdirs.write_json(folder / "result.json", RESULT)
+    assert workdirs.begun(folder, CONFIG) == RESULT
 
 
 def test_looking_makes_nothing(tmp_path):
@@ -78,9 +79,9 @@ def test_a_folder_that_may_not_be_written_is_told_before_any_work(tmp_path, monk
 
 def test_a_finished_run_may_be_read_where_nothing_may_be_written(tmp_path, monkeypatch):
     with workdirs.begin(tmp_path, CONFIG):
-        workdirs.write_json(tmp_path / "result.json", {"seed": 0})
+        workdirs.write_json(tmp_path / "result.json", RESULT)
     monkeypatch.setattr(workdirs.os, "access", lambda path, mode: False)
-    assert workdirs.begun(tmp_path, CONFIG) == {"seed": 0}
+    assert workdirs.begun(tmp_path, CONFIG) == RESULT
 
 
 def test_a_second_run_in_a_folder_is_refused(tmp_path):

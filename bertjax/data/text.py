@@ -15,7 +15,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.small_files import MIB, read_json, read_text
 
 _SPECIAL = {
@@ -96,16 +96,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         # Not normalised: a literal [MASK] in a text is the special token, [mask] is not.
         tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special.values()])
     elif ready_path.is_file():
-        try:
-            tokenizer = Tokenizer.from_str(read_text(ready_path, 64 * MIB))
-        except (UserError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # the library raises no narrower type than Exception, and panics beside it
-            raise UserError(f"{ready_path}: not a readable tokenizer ({error}); get it again, or vocab.txt") from None
+        tokenizer = _read_ready(ready_path)
         _check_special(special, tokenizer.get_vocab(), ready_path)
-        # Sentence encoders ship with both switched on.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
     else:
         raise UserError(
             f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, found neither; copy it into the folder"
@@ -207,7 +199,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     except UserError:
         raise
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not JSON ({error}); mend it, or delete it to use BERT's settings") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}; mend it or delete it")
@@ -248,6 +240,23 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
             )
         vocabulary[piece] = index
     return vocabulary
+
+
+def _read_ready(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(read_text(path, 64 * MIB))
+        # Sentence encoders ship with both switched on.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # What it puts around texts it takes as told, and it may read well and fail in use.
+        ids = {*tokenizer.encode("a").ids, *tokenizer.encode("a", "b").ids}
+        if not ids <= set(tokenizer.get_vocab().values()):
+            raise ValueError("it gives ids that its vocabulary lacks")
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the library raises no narrower type than Exception, and panics beside it
+        raise UserError(f"{path}: not a readable tokenizer ({reason(error)}); get it again, or vocab.txt") from None
+    return tokenizer
 
 
 def _check_special(special: Mapping[str, str], vocabulary: Mapping[str, int], path: Path) -> None:

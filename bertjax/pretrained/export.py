@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from bertjax import shape
 from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settings
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
@@ -18,6 +19,7 @@ from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_n
 from bertjax.pretrained.new_folder import new_folder
 from bertjax.pretrained.orbax_folder import Parameters
 from bertjax.pretrained.source import LINEAGE, config_path, lineage, read_object, resolve, run_of
+from bertjax.run_result import read_result
 
 
 def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoint: str = "final") -> list[Path]:
@@ -53,7 +55,7 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
             config, params = read_checkpoint(folder)
             _write(partial, folder, config, params, _labels_of_config(folder, params), past)
             return [out]
-        result = read_object(run / "result.json")
+        result = read_result(run)
         config, params = read_checkpoint(folder, _step(run, result, checkpoint, None))
         tasks = sorted({path[0].removeprefix("head_") for path in params if path[0].startswith("head_")})
         if ("mlm", "bias") in params:
@@ -79,20 +81,21 @@ def _step(run: Path, result: Mapping[str, Any], checkpoint: str, task: str | Non
     """The step to export; None for the final one."""
     if checkpoint == "final":
         return None
-    dev = result.get("dev", {})
-    try:
-        return int(dev[task or next(iter(dev))]["best"]["step"])
-    except (KeyError, TypeError, StopIteration):
+    dev = result["dev"]
+    name = next(iter(dev), None) if task is None else task
+    if name not in dev:
         raise UserError(
             f"{run / 'result.json'}: expected the step of the best checkpoint under dev.{task or 'TASK'}.best.step, "
             "found none; use --checkpoint=final"
-        ) from None
+        )
+    step: int = dev[name]["best"]["step"]
+    return step
 
 
 def _labels_of_run(run: Path, result: Mapping[str, Any], task: str, outputs: int) -> _Labels:
-    names = result.get("datasets", {}).get(task, {}).get("label_names")
+    names = result["datasets"].get(task, {}).get("label_names")
     where = f"{run / 'result.json'}: expected datasets.{task}.label_names"
-    if not isinstance(names, list):
+    if names is None:
         raise UserError(f"{where}, found none; the run is of an older version: run it again in another --workdir")
     if outputs == 1 and not names:
         return _Labels(["LABEL_0"], "regression")
@@ -108,11 +111,12 @@ def _labels_of_config(folder: Path, params: Parameters) -> _Labels | None:
     if ("classifier", "bias") not in params:
         return None
     outputs = params["classifier", "bias"].size
-    config = read_object(config_path(folder))
-    names = config.get("id2label")
-    names = list(names.values()) if isinstance(names, dict) and len(names) == outputs else None
+    path = config_path(folder)
+    config = {name: value for name, value in read_object(path).items() if value is not None}
+    shape.check(config, {"id2label?": {str: str}, "problem_type?": str}, path, "mend it")
+    names = config.get("id2label", {})
     kind = "regression" if outputs == 1 else "single_label_classification"
-    return _Labels(names or [f"LABEL_{i}" for i in range(outputs)], config.get("problem_type") or kind)
+    return _Labels([names.get(str(i), f"LABEL_{i}") for i in range(outputs)], config.get("problem_type", kind))
 
 
 def _with_classifier(params: Parameters, task: str) -> Parameters:

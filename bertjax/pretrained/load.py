@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.errors import UserError, shown
+from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.pretrained import flax_file, orbax_folder, safetensors_file, tensorflow_file, torch_file
 from bertjax.pretrained.names import (
@@ -26,8 +26,9 @@ from bertjax.pretrained.names import (
     tensor_shapes,
 )
 from bertjax.pretrained.orbax_folder import Parameters
-from bertjax.pretrained.source import read_config, read_object, resolve, run_of
+from bertjax.pretrained.source import read_config, resolve, run_of
 from bertjax.pretrained.stored import Stored, collect, shards
+from bertjax.run_result import read_result
 
 # Buffers, and heads that no task here has use for: known, and no part of the encoder.
 _PASSED_OVER = re.compile(r"(classifier|qa_outputs|cls\.squad)\..*|embeddings\.(position_ids|token_type_ids)")
@@ -108,11 +109,7 @@ def read_checkpoint(folder: Path, step: int | None = None) -> tuple[BertConfig, 
     config = read_config(folder)
     run = run_of(folder)
     if run is not None:
-        step = read_object(run / "result.json").get("steps") if step is None else step
-        if type(step) is not int:
-            raise UserError(
-                f"{run / 'result.json'}: expected a number as steps, found {shown(step)}; make the run anew"
-            )
+        step = read_result(run)["steps"] if step is None else step
         return config, orbax_folder.read(run / "checkpoints" / str(step) / "params", config)
     if (folder / PARAMS).is_dir():
         return config, orbax_folder.read(folder / PARAMS, config)

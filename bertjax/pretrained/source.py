@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bertjax import assets, whole_file
+from bertjax import assets, run_result, shape, whole_file
 from bertjax.errors import UserError
 from bertjax.model import BertConfig
 from bertjax.pretrained import hub
+from bertjax.run_result import read_result
 from bertjax.small_files import MIB, read_json
 
 STARTER = "minilm-l6"
@@ -95,7 +96,7 @@ def head_labels(source: str | os.PathLike[str]) -> dict[str, list[str]]:
     """The names of the classes of each head of a run, by its task; nothing for anything else but a run."""
     folder = Path(source).expanduser()
     run = run_of(folder) if source != STARTER and folder.is_dir() else None
-    datasets = {} if run is None else read_object(run / "result.json").get("datasets", {})
+    datasets = {} if run is None else read_result(run)["datasets"]
     return {name: data["label_names"] for name, data in datasets.items() if "label_names" in data}
 
 
@@ -113,12 +114,16 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
       UserError: a run that is not finished, a file that does not say, or a hub name that nobody knows.
     """
     folder = Path(source).expanduser()
+    past: list[dict[str, Any]]
     if source != STARTER and folder.is_dir():
         run = run_of(folder)
         if run is not None:
-            return _entries(read_object(run / "result.json").get("lineage"), run / "result.json")
+            past = read_result(run)["lineage"]
+            return past
         if (folder / LINEAGE).is_file():
-            return _entries(_read_json(folder / LINEAGE), folder / LINEAGE)
+            past = _read_json(folder / LINEAGE)
+            shape.check(past, run_result.LINEAGE, folder / LINEAGE, "mend it, or delete it")
+            return past
     name = os.fspath(source)
     entry = {"init_from": hub.full_name(name) if source != STARTER and _is_hub_name(source) else name}
     if source == STARTER:
@@ -153,17 +158,10 @@ def keep_encoder(folder: Path, kept: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        # Of these, a run's own result.json may be the largest: it lists what was left out of the data.
-        return read_json(path, 64 * MIB if path.name == "result.json" else MIB)
+        return read_json(path, MIB)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get the file again") from None
-
-
-def _entries(value: Any, path: Path) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise UserError(f"{path}: expected a list of objects as the lineage, found {value!r:.80}")
-    return value

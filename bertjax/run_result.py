@@ -1,0 +1,42 @@
+"""What a run's `result.json` says, held to its shape when it is read back: the folder may be a stranger's."""
+
+from pathlib import Path
+from typing import Any
+
+from bertjax import shape
+from bertjax.errors import UserError
+from bertjax.small_files import MIB, read_json
+
+NAME = "result.json"
+LINEAGE = [{str: str}]
+_SHAPE = {
+    # Further pre-training has no classes.
+    "datasets": {str: {"fingerprint": str, "labels": str, "label_names?": [str]}},
+    "lineage": LINEAGE,
+    "warnings": [str],
+    "dev": {str: {"final": {str: float}, "best": {"step": int, str: float}}},
+    "steps": int,
+}
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """Reads the result of a finished run.
+
+    Args:
+      run: its folder.
+
+    Raises:
+      UserError: the file is missing, too large, no JSON, or lacks what a run's result holds.
+    """
+    path = run / NAME
+    try:
+        # It lists what was left out of the data, and may be long.
+        result: dict[str, Any] = read_json(path, 64 * MIB)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; --workdir must be the folder of a finished run") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON, found something else ({error}); make the run anew") from None
+    shape.check(result, _SHAPE, path, "make the run anew")
+    return result
