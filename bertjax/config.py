@@ -157,6 +157,8 @@ class RunConfig(Config):
       epochs: passes over the training set.
       max_steps: ends the run, and its schedule, after so many updates; None for all the epochs.
       batch_size: examples an update, over all devices.
+      micro_batches: parts in which a device computes its share of a batch, one after another, where memory cannot hold
+        it at once; the update is the same.
       learning_rate: at the end of the warm-up.
       weight_decay: AdamW's, on kernels and embedding tables.
       warmup: share of the updates.
@@ -185,6 +187,7 @@ class RunConfig(Config):
     epochs: int = 3
     max_steps: int | None = None
     batch_size: int = 32
+    micro_batches: int = 1
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup: float = 0.1
@@ -198,7 +201,7 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         self.check(
-            counts=("epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"),
+            counts=("epochs", "max_steps", "batch_size", "micro_batches", "eval_every", "checkpoint_every"),
             amounts=("learning_rate", "weight_decay", "max_skipped"),
             choices={
                 "dtype": DTYPES,
@@ -251,6 +254,8 @@ class PretrainConfig(Config):
       epochs: passes over the training documents, each with new pairs and masks.
       max_steps: ends each stage, and its schedule, after so many updates; None for all the epochs.
       batch_size: pairs an update, over all devices.
+      micro_batches: parts in which a device computes its share of a batch, one after another, where memory cannot hold
+        it at once; the update is the same.
       learning_rate: at the end of the warm-up.
       head_epochs: of a first stage that trains the heads alone, where the checkpoint lacks one.
       head_learning_rate: of that stage.
@@ -271,6 +276,7 @@ class PretrainConfig(Config):
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 32
+    micro_batches: int = 1
     learning_rate: float = 1e-4
     head_epochs: int = 5
     head_learning_rate: float = 1e-3
@@ -285,7 +291,15 @@ class PretrainConfig(Config):
 
     def __post_init__(self) -> None:
         self.check(
-            counts=("epochs", "max_steps", "batch_size", "head_epochs", "eval_every", "checkpoint_every"),
+            counts=(
+                "epochs",
+                "max_steps",
+                "batch_size",
+                "micro_batches",
+                "head_epochs",
+                "eval_every",
+                "checkpoint_every",
+            ),
             amounts=("learning_rate", "head_learning_rate", "weight_decay", "max_skipped"),
             choices={"dtype": DTYPES},
             shortest=8,  # room for a pair of texts

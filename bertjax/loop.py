@@ -47,7 +47,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     meter = Meter()
     parallel = DataParallel(jax.devices())
-    parallel.check_batch_size(config.batch_size)
+    parallel.check_batch_size(config.batch_size, config.micro_batches)
     inputs = load_inputs(config, config.init_from, ("train", "dev"))
     tasks, model = inputs.tasks, inputs.model
     for line in inputs.warnings:
@@ -70,7 +70,15 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     pooled = _pooled(inputs, params, parallel, config.batch_size) if config.tune == "head" else None
     initial = [init_state(params, tx, settings, config.tune)]
     del params  # the first step overwrites them
-    step_with = partial(train_step, model=model, tasks=tasks, tx=tx, num_steps=plan.num_steps, tune=config.tune)
+    step_with = partial(
+        train_step,
+        model=model,
+        tasks=tasks,
+        tx=tx,
+        num_steps=plan.num_steps,
+        tune=config.tune,
+        micro_batches=config.micro_batches,
+    )
     run_step = CompiledByShape(parallel.map_train(partial(step_with, settings=settings)))
 
     with workdirs.begin(workdir, config):

@@ -14,8 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bertjax.dropout import dropout
 from bertjax.errors import UserError
 
+DROPOUTS = 3
+"""Of a layer."""
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
@@ -106,36 +109,6 @@ class BertConfig:
         return cls(**known)
 
 
-def fold(keys: jax.Array | None, data: int) -> jax.Array | None:
-    """Folds `data` into one key or into each of a batch of keys; None (no dropout) stays None."""
-    if keys is None:
-        return None
-    return jax.random.fold_in(keys, data) if keys.ndim == 0 else jax.vmap(fold, (0, None))(keys, data)
-
-
-def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
-    """Inverted dropout whose mask depends on an example's own key alone.
-
-    Masks follow the example, never its place in a batch or on a device, so a batch is the vmap of its
-    examples and one mask can serve several forward passes. Sixteen random bits decide an element, half of
-    what `jax.random.bernoulli` draws; the rate is rounded to a multiple of 2**-16.
-
-    Args:
-      x: [..., *shape].
-      keys: a key for one example, keys [B] for a batch, or None to drop nothing.
-      rate: probability of a zero.
-    """
-    threshold = min(round(rate * 2**16), 2**16 - 1)
-    if keys is None or threshold == 0:
-        return x
-    if keys.ndim:
-        return jax.vmap(dropout, (0, 0, None))(x, keys, rate)
-    words = jax.random.bits(keys, ((x.size + 1) // 2,), jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
-    scale = jnp.asarray(2**16 / (2**16 - threshold), x.dtype)
-    return jnp.where(bits >= jnp.uint16(threshold), x * scale, jnp.zeros_like(x))
-
-
 class Embeddings(nn.Module):
     """Word, position and token-type embeddings, summed and layer-normalised."""
 
@@ -191,6 +164,7 @@ class Layer(nn.Module):
     """One post-norm Transformer encoder layer."""
 
     config: BertConfig
+    first_site: int
     dtype: Any
     param_dtype: Any
 
@@ -222,17 +196,17 @@ class Layer(nn.Module):
         # Finite, so that a row without a real token gives numbers and not NaN.
         scores = jnp.where(attention_mask[..., None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        weights = dropout(weights, keys, self.config.attention_probs_dropout_prob)
+        weights = dropout(weights, keys, self.first_site, self.config.attention_probs_dropout_prob)
         mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
         return self.attention_output(mixed.reshape(x.shape))
 
     def __call__(self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
         """[..., S, D] to [..., S, D]."""
         rate = self.config.hidden_dropout_prob
-        attended = self.attend(x, attention_mask, fold(keys, 0))
-        x = self.attention_norm(x + dropout(attended, fold(keys, 1), rate))
+        attended = self.attend(x, attention_mask, keys)
+        x = self.attention_norm(x + dropout(attended, keys, self.first_site + 1, rate))
         y = self.output(ACTIVATIONS[self.config.hidden_act](self.intermediate(x)))
-        return self.output_norm(x + dropout(y, fold(keys, 2), rate))
+        return self.output_norm(x + dropout(y, keys, self.first_site + 2, rate))
 
 
 class MlmHead(nn.Module):
@@ -281,7 +255,9 @@ class Bert(nn.Module):
         config = self.config
         kernel_init = nn.initializers.normal(config.initializer_range)
         self.embeddings = Embeddings(config, self.dtype, self.param_dtype)
-        self.layer = [Layer(config, self.dtype, self.param_dtype) for _ in range(config.num_hidden_layers)]
+        self.layer = [
+            Layer(config, 1 + DROPOUTS * i, self.dtype, self.param_dtype) for i in range(config.num_hidden_layers)
+        ]
         self.pooler = nn.Dense(
             config.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=kernel_init
         )
@@ -310,9 +286,9 @@ class Bert(nn.Module):
         Returns:
           [..., S, D] in the compute dtype.
         """
-        x = dropout(embeddings.astype(self.dtype), fold(keys, 0), self.config.hidden_dropout_prob)
-        for i, layer in enumerate(self.layer):
-            x = layer(x, attention_mask, fold(keys, 1 + i))
+        x = dropout(embeddings.astype(self.dtype), keys, 0, self.config.hidden_dropout_prob)
+        for layer in self.layer:
+            x = layer(x, attention_mask, keys)
         return x
 
     def pool(self, hidden: jax.Array) -> jax.Array:
@@ -331,8 +307,8 @@ class Bert(nn.Module):
 
     def classify(self, pooled: jax.Array, head: str, keys: jax.Array | None = None) -> jax.Array:
         """A head's float32 outputs [..., C] from pooled states [..., D]."""
-        site = fold(keys, 1 + self.config.num_hidden_layers)
-        return self.head[head](dropout(pooled, site, self.config.hidden_dropout_prob))
+        last_site = 1 + DROPOUTS * self.config.num_hidden_layers
+        return self.head[head](dropout(pooled, keys, last_site, self.config.hidden_dropout_prob))
 
     def pretraining_logits(
         self,

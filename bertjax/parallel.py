@@ -37,12 +37,11 @@ class DataParallel:
         """The least batch size, no less than this one, that can be shared out evenly."""
         return -(-batch_size // len(self.devices)) * len(self.devices)
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """UserError where a batch cannot be shared out evenly."""
-        if batch_size % len(self.devices):
-            raise UserError(
-                f"--config.batch_size: expected a multiple of the {len(self.devices)} devices, found {batch_size}"
-            )
+    def check_batch_size(self, batch_size: int, micro_batches: int) -> None:
+        """UserError where a batch cannot be shared out evenly, over the devices and then over micro-batches."""
+        if batch_size % (len(self.devices) * micro_batches):
+            parts = f"{len(self.devices)} devices" + f" times {micro_batches} micro_batches" * (micro_batches > 1)
+            raise UserError(f"--config.batch_size: expected a multiple of the {parts}, found {batch_size}")
 
     def map_train(self, step: Callable[..., Any]) -> Any:
         """Maps `step(state, batch, key, *, axis)`, which sums over the axis itself; the state is donated."""

@@ -73,7 +73,7 @@ class _Run:
     def __init__(self, config: PretrainConfig):
         self.config = config
         self.parallel = DataParallel(jax.devices())
-        self.parallel.check_batch_size(config.batch_size)
+        self.parallel.check_batch_size(config.batch_size, config.micro_batches)
         # Before the checkpoint, which may be a download: a mistake here is told at once.
         self.corpus: Corpus = load_corpus(config.corpus)
         self.folder = resolve(config.init_from)
@@ -141,7 +141,8 @@ class _Run:
         )
         peak = config.head_learning_rate if is_first else config.learning_rate
         tx = optim.adamw(optim.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
-        step = partial(_on_one, step=partial(pretrain_step, model=self.model, tx=tx, tune=tune))
+        step_with = partial(pretrain_step, model=self.model, tx=tx, tune=tune, micro_batches=config.micro_batches)
+        step = partial(_on_one, step=step_with)
         workdir.mkdir(parents=True, exist_ok=True)
         outcome = drive(
             workdir,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bertjax.accumulation import sum_over_parts
 from bertjax.guard import update_if_finite
 from bertjax.model import Bert
 from bertjax.step import Batch, Params, TrainState, example_keys, psum
@@ -59,6 +60,7 @@ def pretrain_step(
     model: Bert,
     tx: optax.GradientTransformation,
     tune: str = "all",
+    micro_batches: int = 1,
     axis: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update by the gradient of the mean MLM loss over masked positions plus the mean NSP loss over examples.
@@ -70,6 +72,7 @@ def pretrain_step(
       model: with both heads.
       tx: the optimizer.
       tune: "all"; or "heads", which runs the encoder without dropout and leaves it, word embeddings included, as it is.
+      micro_batches: parts in which a replica's share is computed, one after another; the update is the same.
       axis: name of the mapped axis, or None on a single device.
 
     Returns:
@@ -80,24 +83,29 @@ def pretrain_step(
     keys = example_keys(key, state.step, batch["index"]) if tune == "all" else None
     is_masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)
     valid = batch["valid"].astype(jnp.float32)
-    # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
+    # Sums over rows by the count over all: gradients and means then add up, over micro-batches and replicas.
     mlm_weights = is_masked / jnp.maximum(psum(is_masked.sum(), axis), 1)
     nsp_weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
-
-    def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        mlm, nsp = _logits(state.params | part, batch, model, keys)
-        mlm_loss = jnp.sum(mlm_weights * _cross_entropy(mlm, batch["masked_ids"]))
-        loss = mlm_loss + jnp.sum(nsp_weights * _cross_entropy(nsp, batch["label"]))
-        means = {
-            "loss": loss,
-            "mlm_loss": mlm_loss,
-            "mlm_accuracy": jnp.sum(jnp.where(mlm.argmax(-1) == batch["masked_ids"], mlm_weights, 0)),
-            "nsp_accuracy": jnp.sum(jnp.where(nsp.argmax(-1) == batch["label"], nsp_weights, 0)),
-        }
-        return loss, means
-
     part = trained(state.params, tune)
-    gradient, means = psum(jax.grad(objective, has_aux=True)(part), axis)
+
+    def gradient_of(rows: Any) -> tuple[Params, dict[str, jax.Array]]:
+        batch, keys, mlm_weights, nsp_weights = rows
+
+        def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            mlm, nsp = _logits(state.params | part, batch, model, keys)
+            mlm_loss = jnp.sum(mlm_weights * _cross_entropy(mlm, batch["masked_ids"]))
+            loss = mlm_loss + jnp.sum(nsp_weights * _cross_entropy(nsp, batch["label"]))
+            means = {
+                "loss": loss,
+                "mlm_loss": mlm_loss,
+                "mlm_accuracy": jnp.sum(jnp.where(mlm.argmax(-1) == batch["masked_ids"], mlm_weights, 0)),
+                "nsp_accuracy": jnp.sum(jnp.where(nsp.argmax(-1) == batch["label"], nsp_weights, 0)),
+            }
+            return loss, means
+
+        return jax.grad(objective, has_aux=True)(part)
+
+    gradient, means = psum(sum_over_parts(gradient_of, (batch, keys, mlm_weights, nsp_weights), micro_batches), axis)
     means["gradient_norm"] = optax.tree.norm(gradient)
 
     def update() -> TrainState:

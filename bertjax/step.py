@@ -1,6 +1,7 @@
 """One training step and one evaluation step, written for one replica."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from bertjax import smart
+from bertjax.accumulation import sum_over_parts
 from bertjax.guard import update_if_finite
 from bertjax.model import Bert
 from bertjax.tasks import Task
@@ -70,6 +72,7 @@ def train_step(
     settings: smart.SmartSettings,
     num_steps: int,
     tune: str = "all",
+    micro_batches: int = 1,
     axis: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of θ by the gradient of L + λ R_s + μ D.
@@ -85,6 +88,7 @@ def train_step(
       settings: SMART's, for every task.
       num_steps: of the whole run, for the anchor's decay.
       tune: "all", or "head" to train heads alone.
+      micro_batches: parts in which a replica's share is computed, one after another; the update is the same.
       axis: name of the mapped axis, or None on a single device.
 
     Returns:
@@ -115,6 +119,7 @@ def train_step(
             settings=settings,
             turn=turn,
             tune=tune,
+            micro_batches=micro_batches,
             axis=axis,
         )
         gradients.append(gradient)
@@ -141,19 +146,21 @@ def task_gradient(
     settings: smart.SmartSettings,
     turn: jax.Array,
     tune: str,
+    micro_batches: int,
     axis: str | None,
 ) -> tuple[Params, dict[str, jax.Array]]:
     """The gradient of one task's weighted objective over all replicas, and its means.
 
     Arguments are those of `train_step`, and `turn`, int32 [], which lazy steps and schedules count by.
     """
-    dropout_keys = example_keys(jax.random.fold_in(key, 0), state.step, batch["index"])
-    noise_keys = example_keys(jax.random.fold_in(key, 1), state.step, batch["index"])
+    keys = [example_keys(jax.random.fold_in(key, i), state.step, batch["index"]) for i in range(2)]
     valid = batch["valid"].astype(jnp.float32)
-    # A sum over the replica's rows by the count over all: gradients and means then add up over replicas.
-    weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
+    # Sums over rows by the count over all: gradients and means then add up, over micro-batches and replicas.
+    rows = (batch, *keys, valid / jnp.maximum(psum(valid.sum(), axis), 1))
 
-    def gradient(now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
+    def gradient_of(rows: Any, now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
+        batch, dropout_keys, noise_keys, weights = rows
+
         def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
             params = state.params | part
             if settings.has_smoothness or settings.has_bregman:
@@ -172,7 +179,7 @@ def task_gradient(
                 )
             else:
                 logits = forward(model, task, params, batch, dropout_keys)
-                none = jnp.zeros_like(valid)
+                none = jnp.zeros_like(weights)
                 terms = smart.Terms(logits, task.loss(logits, batch["label"]), none, none)
             means = {"loss": jnp.sum(weights * terms.loss)}
             if task.outputs > 1:
@@ -184,6 +191,9 @@ def task_gradient(
             return task.weight * jnp.sum(weights * terms.objective(now)), means
 
         return jax.grad(objective, has_aux=True)(trained(state.params, tune))
+
+    def gradient(now: smart.SmartSettings) -> tuple[Params, dict[str, jax.Array]]:
+        return sum_over_parts(partial(gradient_of, now=now), rows, micro_batches)
 
     total, means = psum(smart.at_update(settings, turn, gradient), axis)
     means["gradient_norm"] = optax.tree.norm(total)

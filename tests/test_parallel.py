@@ -32,9 +32,13 @@ def test_replicas_lie_one_on_each_device_and_come_back():
 
 
 def test_an_uneven_batch_is_refused():
-    DataParallel(jax.devices()[:4]).check_batch_size(8)
+    parallel = DataParallel(jax.devices()[:4])
+    parallel.check_batch_size(8, 1)
+    parallel.check_batch_size(8, 2)
     with pytest.raises(UserError, match="--config.batch_size: expected a multiple of the 4 devices, found 6"):
-        DataParallel(jax.devices()[:4]).check_batch_size(6)
+        parallel.check_batch_size(6, 1)
+    with pytest.raises(UserError, match="a multiple of the 4 devices times 3 micro_batches, found 16"):
+        parallel.check_batch_size(16, 3)
 
 
 def test_a_step_is_compiled_once_a_shape():

@@ -106,9 +106,9 @@ def without_dropout(model):
 SGD = optax.sgd(0.1)
 
 
-def run_step(model, params, batch, tune="all", tx=SGD, key=0, state=None):
+def run_step(model, params, batch, tune="all", tx=SGD, key=0, state=None, micro_batches=1):
     state = init_state(jax.tree.map(jnp.copy, params), tx, tune) if state is None else state
-    step = jax.jit(partial(pretrain_step, model=model, tx=tx, tune=tune))
+    step = jax.jit(partial(pretrain_step, model=model, tx=tx, tune=tune, micro_batches=micro_batches))
     return step(state, batch, jax.random.key(key))
 
 
@@ -218,6 +218,15 @@ def test_the_loss_is_the_mean_over_masked_positions_and_pairs(model, params):
         },
         rel=1e-5,
     )
+
+
+@pytest.mark.parametrize("tune", ["all", "heads"])
+def test_micro_batches_are_the_batch(model, params, tune):
+    batch = make_batch()
+    batch["valid"][-1] = False
+    whole = run_step(model, params, batch, tune=tune)
+    assert float(whole[1]["loss"]) > 0.1
+    chex.assert_trees_all_close(run_step(model, params, batch, tune=tune, micro_batches=B), whole, atol=1e-6)
 
 
 def test_a_step_follows_the_gradient_of_the_loss(model, params):
