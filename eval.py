@@ -25,14 +25,17 @@ def main() -> None:
     """Evaluates the run's checkpoint on the split, or predicts for lines."""
     if INPUT.value is None:
         _refuse("it goes with --input, found none", TASK)
-        # Only once the flags are right: it takes seconds.
-        from bertjax.evaluation import evaluate
-
-        evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value)
-        return
-    _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT, RADIUS)
+    else:
+        _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT, RADIUS)
+    # Only once the flags are right: it takes seconds.
+    from bertjax.compilation import keep_compiled
+    from bertjax.evaluation import evaluate
     from bertjax.raw import predict_lines
 
+    keep_compiled()
+    if INPUT.value is None:
+        evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value)
+        return
     for line in predict_lines(Path(WORKDIR.value), INPUT.value, TASK.value, CHECKPOINT.value):
         sys.stdout.buffer.write(f"{line}\n".encode())
     sys.stdout.buffer.flush()

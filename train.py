@@ -24,11 +24,13 @@ def main() -> None:
     # Only once the flags are right: it takes seconds.
     import jax
 
+    from bertjax.compilation import keep_compiled
     from bertjax.config import is_pretraining
     from bertjax.loop import train_and_evaluate
     from bertjax.pretrain_loop import pretrain
 
     config = cli.recipe(CONFIG)
+    keep_compiled()
     if DISTRIBUTED.value or COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     run = pretrain if is_pretraining(config) else train_and_evaluate

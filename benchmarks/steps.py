@@ -3,7 +3,8 @@
     python -m benchmarks.steps
 
 MiniLM-L6, AdamW, dropout on, B = S = 32; the rows take turns in one process, so that ratios of their medians hold
-on a noisy machine. Prints a table and writes benchmarks/results/steps.json.
+on a noisy machine; so does Transformers' update on PyTorch, where both are installed. Prints a table and writes
+benchmarks/results/steps.json.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import peers
 from bertjax import optim, smart
 from bertjax.model import Bert
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
@@ -100,19 +102,24 @@ def main() -> None:
     batch = make_batch(options.batch, options.length, architecture.vocab_size)
     key = jax.random.key(1)
 
-    steps, states, flops = {}, {}, {}
+    steps, states = {}, {}
     for name, settings in ROWS.items():
         step = partial(train_step, model=model, tasks=(TASK,), tx=adamw, settings=settings, num_steps=NUM_STEPS)
         state = init_state(jax.tree.map(jnp.copy, params), adamw, settings)
-        add(name, step, state, {TASK.name: batch}, key, steps, states, flops)
+        add(name, step, state, {TASK.name: batch}, key, steps, states)
     for name in COMPOSED:
         tx = optax.chain(smart.smart(ROWS[name], num_steps=NUM_STEPS), adamw)
         step = partial(composed_step, model=model, tx=tx, settings=ROWS[name])
         copied = jax.tree.map(jnp.copy, params)
         state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)
-        add(f"{name}, composed", step, state, batch, key, steps, states, flops)
+        add(f"{name}, composed", step, state, batch, key, steps, states)
+    flops = {name: step.cost_analysis()["flops"] for name, step in steps.items()}
+    memory = {name: peak_bytes(step) for name, step in steps.items()}
+    peer_versions = peers.versions()
+    peer_step = peers.pytorch_step(architecture, TASK.outputs, batch) if peer_versions else None
 
     seconds = {name: [] for name in steps}
+    peer_seconds = []
     for _ in range(options.rounds):
         for name, step in steps.items():
             start = time.perf_counter()
@@ -121,6 +128,11 @@ def main() -> None:
                 states[name], _ = step(states[name], batch, key)
             jax.block_until_ready(states[name])
             seconds[name].append((time.perf_counter() - start) / 2)
+        if peer_step is not None:
+            start = time.perf_counter()
+            for _ in range(2):
+                peer_step()
+            peer_seconds.append((time.perf_counter() - start) / 2)
 
     median = {name: statistics.median(times) for name, times in seconds.items()}
     rows = [
@@ -133,23 +145,36 @@ def main() -> None:
             "step_seconds": round(median[name], 4),
             "ratio_to_plain": round(median[name] / median["plain"], 2),
             "flops_ratio_to_plain": round(flops[name] / flops["plain"], 2),
+            "peak_memory_ratio": round(memory[name] / memory["plain"], 2),
         }
         for name in steps
     ]
-    print(
-        table([{k: row[k] for k in ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain")} for row in rows])
-    )
+    found = []
+    if peer_step is not None:
+        median_seconds = statistics.median(peer_seconds)
+        about = {"name": "Transformers on PyTorch, eager", "versions": peer_versions}
+        ratio = round(median_seconds / median["plain"], 2)
+        found.append(about | {"step_seconds": round(median_seconds, 4), "ratio_to_plain": ratio})
+    columns = ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain", "peak_memory_ratio")
+    print(table([{k: row[k] for k in columns if k in row} for row in [*rows, *found]]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     machine = {"platform": jax.default_backend(), "devices": jax.device_count(), "processor": platform.machine()}
-    options.out.write_text(json.dumps({"machine": machine, "versions": versions, "rows": rows}, indent=1) + "\n")
+    report = {"machine": machine, "versions": versions, "rows": rows, "peers": found}
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def add(name, step, state, batch, key, steps, states, flops) -> None:
+def add(name, step, state, batch, key, steps, states) -> None:
     """Compiles one row."""
     steps[name] = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
     states[name] = state
-    flops[name] = steps[name].cost_analysis()["flops"]
+
+
+def peak_bytes(step) -> int:
+    """What XLA sets aside for a step: state, batch and temporaries, what is overwritten counted once."""
+    found = step.memory_analysis()
+    own = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + own + found.temp_size_in_bytes
 
 
 if __name__ == "__main__":

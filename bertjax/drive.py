@@ -144,8 +144,10 @@ def drive(
                     batch = next(batches)
                     shards = {name: parallel.shard(part) for name, part in batch.items()}
                     if not run_step.knows(shards):
+                        before = run_step.seconds
                         with meter.paused():
                             run_step.compile(state, shards, key)
+                        tell([f"compiled for {_shapes(batch)} in {run_step.seconds - before:.1f} s"])
                     state, replicated = run_step(state, shards, key)
                     step += 1
                     means = parallel.unreplicate(replicated)
@@ -188,6 +190,12 @@ def _flat(scores: Scores) -> dict[str, float]:
     if len(scores) == 1:
         return next(iter(scores.values()))
     return {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
+
+
+def _shapes(batches: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a person knows batches by: "sst5 32 × 24"."""
+    sizes = {name: batch.get("input_ids", batch["valid"]).shape for name, batch in batches.items()}
+    return ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in sizes.items())
 
 
 def _check_data(workdir: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:

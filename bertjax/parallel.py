@@ -1,5 +1,6 @@
 """Maps per-replica steps over devices: `jax.jit` on one, `jax.pmap` on several, of one host or of many."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -97,17 +98,21 @@ class CompiledByShape:
 
     Attributes:
       compiled: executables by the structure and shapes of their batches.
+      seconds: spent on compiling them.
     """
 
     def __init__(self, mapped: Any):
         self._mapped = mapped
         self.compiled: dict[Any, Any] = {}
+        self.seconds = 0.0
 
     def compile(self, tree: Any, batch: Any, *rest: Any) -> Any:
         """The executable for these batches."""
         shape = _shape(batch)
         if shape not in self.compiled:
+            start = time.perf_counter()
             self.compiled[shape] = self._mapped.lower(tree, batch, *rest).compile()
+            self.seconds += time.perf_counter() - start
         return self.compiled[shape]
 
     def knows(self, batch: Any) -> bool:

@@ -19,6 +19,13 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# The same steps are compiled by several tests, by all workers and by what they start, which inherit the environment.
+if "BERTJAX_TESTS_COMPILED" not in os.environ:
+    os.environ["BERTJAX_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="bertjax-tests-")
+    atexit.register(shutil.rmtree, os.environ["BERTJAX_TESTS_COMPILED"])
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["BERTJAX_TESTS_COMPILED"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import hypothesis
 import jax
 import numpy as np
@@ -39,12 +46,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # More devices than cores: with steps in flight at once, their collectives can starve one another for threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# The same steps are compiled by several tests, and by all workers, which take the environment of the first process.
-if "BERTJAX_TESTS_COMPILED" not in os.environ:
-    os.environ["BERTJAX_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="bertjax-tests-")
-    atexit.register(shutil.rmtree, os.environ["BERTJAX_TESTS_COMPILED"])
-jax.config.update("jax_compilation_cache_dir", os.environ["BERTJAX_TESTS_COMPILED"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 WORDS = {
     0: "awful dreadful hated",
