@@ -60,9 +60,9 @@ def make_batch(batch_size: int, length: int, vocab_size: int) -> dict[str, np.nd
     }
 
 
-def composed_step(state, batch, key, *, model, tx, settings):
+def composed_step(state, batches, key, *, model, tx, settings):
     """The same update by optax: the task's gradient goes through `smart.smart`, then through the optimizer."""
-    cut = cut_at_embeddings(model, TASK)
+    batch, cut = batches[TASK.name], cut_at_embeddings(model, TASK)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
 
     def terms_fn(params, anchor, settings):
@@ -100,19 +100,19 @@ def main() -> None:
     model = Bert(architecture, {TASK.name: TASK.outputs})
     adamw = optim.adamw(optim.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batch = make_batch(options.batch, options.length, architecture.vocab_size)
-    key = jax.random.key(1)
+    batches, key = {TASK.name: batch}, jax.random.key(1)
 
     steps, states = {}, {}
     for name, settings in ROWS.items():
         step = partial(train_step, model=model, tasks=(TASK,), tx=adamw, settings=settings, num_steps=NUM_STEPS)
         state = init_state(jax.tree.map(jnp.copy, params), adamw, settings)
-        add(name, step, state, {TASK.name: batch}, key, steps, states)
+        add(name, step, state, batches, key, steps, states)
     for name in COMPOSED:
         tx = optax.chain(smart.smart(ROWS[name], num_steps=NUM_STEPS), adamw)
         step = partial(composed_step, model=model, tx=tx, settings=ROWS[name])
         copied = jax.tree.map(jnp.copy, params)
         state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)
-        add(f"{name}, composed", step, state, batch, key, steps, states)
+        add(f"{name}, composed", step, state, batches, key, steps, states)
     flops = {name: step.cost_analysis()["flops"] for name, step in steps.items()}
     memory = {name: peak_bytes(step) for name, step in steps.items()}
     peer_versions = peers.versions()
@@ -125,7 +125,7 @@ def main() -> None:
             start = time.perf_counter()
             # Two updates, so that a lazy row shows both of its kinds.
             for _ in range(2):
-                states[name], _ = step(states[name], batch, key)
+                states[name], _ = step(states[name], batches, key)
             jax.block_until_ready(states[name])
             seconds[name].append((time.perf_counter() - start) / 2)
         if peer_step is not None:
@@ -164,9 +164,9 @@ def main() -> None:
     options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def add(name, step, state, batch, key, steps, states) -> None:
+def add(name, step, state, batches, key, steps, states) -> None:
     """Compiles one row."""
-    steps[name] = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+    steps[name] = jax.jit(step, donate_argnums=0).lower(state, batches, key).compile()
     states[name] = state
 
 
