@@ -184,12 +184,13 @@ class Layer(nn.Module):
         self.output = dense(config.hidden_size)
         self.output_norm = norm()
 
-    def attend(self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Multi-head self-attention: [..., S, D] and mask [..., S] to [..., S, D]."""
+    def attend(self, queries: jax.Array, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Multi-head attention of queries [..., Q, D] to x [..., S, D] with its mask [..., S], to [..., Q, D]."""
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
         query, key, value = (
-            project(x).reshape(*x.shape[:-1], heads, size) for project in (self.query, self.key, self.value)
+            project(y).reshape(*y.shape[:-1], heads, size)
+            for project, y in ((self.query, queries), (self.key, x), (self.value, x))
         )
         query = query * jnp.asarray(size**-0.5, query.dtype)
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
@@ -198,13 +199,16 @@ class Layer(nn.Module):
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = dropout(weights, keys, self.first_site, self.config.attention_probs_dropout_prob)
         mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
-        return self.attention_output(mixed.reshape(x.shape))
+        return self.attention_output(mixed.reshape(queries.shape))
 
-    def __call__(self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """[..., S, D] to [..., S, D]."""
+    def __call__(
+        self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None, first: int | None = None
+    ) -> jax.Array:
+        """[..., S, D] to [..., S, D], or to [..., `first`, D], of the first positions alone."""
         rate = self.config.hidden_dropout_prob
-        attended = self.attend(x, attention_mask, keys)
-        x = self.attention_norm(x + dropout(attended, keys, self.first_site + 1, rate))
+        queries = x[..., :first, :]
+        attended = self.attend(queries, x, attention_mask, keys)
+        x = self.attention_norm(queries + dropout(attended, keys, self.first_site + 1, rate))
         y = self.output(ACTIVATIONS[self.config.hidden_act](self.intermediate(x)))
         return self.output_norm(x + dropout(y, keys, self.first_site + 2, rate))
 
@@ -275,21 +279,28 @@ class Bert(nn.Module):
         """
         return self.embeddings(input_ids, token_type_ids)
 
-    def encode(self, embeddings: jax.Array, attention_mask: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def encode(
+        self,
+        embeddings: jax.Array,
+        attention_mask: jax.Array,
+        keys: jax.Array | None = None,
+        first: int | None = None,
+    ) -> jax.Array:
         """Hidden states of the last layer.
 
         Args:
           embeddings: [..., S, D], from `embed`.
           attention_mask: bool [..., S], False on padding.
           keys: dropout keys [...], one an example; None for a deterministic pass.
+          first: of how many positions, from the first; None for all. Only the last layer's work depends on it.
 
         Returns:
-          [..., S, D] in the compute dtype.
+          [..., S, D], or [..., first, D], in the compute dtype.
         """
         x = dropout(embeddings.astype(self.dtype), keys, 0, self.config.hidden_dropout_prob)
-        for layer in self.layer:
+        for layer in self.layer[:-1]:
             x = layer(x, attention_mask, keys)
-        return x
+        return self.layer[-1](x, attention_mask, keys, first)
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The [CLS] state through a dense layer and tanh: [..., S, D] to [..., D]."""
@@ -303,7 +314,8 @@ class Bert(nn.Module):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """A head's float32 outputs [..., C] from embeddings [..., S, D]; arguments as in `encode`."""
-        return self.classify(self.pool(self.encode(embeddings, attention_mask, keys)), head, keys)
+        # Of [CLS] alone: a sixth of six layers' work is otherwise done for positions that nobody reads.
+        return self.classify(self.pool(self.encode(embeddings, attention_mask, keys, first=1)), head, keys)
 
     def classify(self, pooled: jax.Array, head: str, keys: jax.Array | None = None) -> jax.Array:
         """A head's float32 outputs [..., C] from pooled states [..., D]."""

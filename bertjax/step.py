@@ -234,6 +234,10 @@ def eval_step(params: Params, batch: Batch, *, model: Bert, task: Task) -> jax.A
 
 def pooled_step(params: Params, batch: Batch, *, model: Bert) -> jax.Array:
     """Pooled states without dropout, what a head sees of a frozen encoder: float32 [B, D]."""
-    inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
-    outputs: Any = model.apply({"params": params}, *inputs)
-    return outputs[1].astype(jnp.float32)
+
+    def run(bert: Bert) -> jax.Array:
+        embeddings = bert.embed(batch["input_ids"], batch["token_type_ids"])
+        return bert.pool(bert.encode(embeddings, batch["attention_mask"], first=1))
+
+    pooled: Any = model.apply({"params": params}, method=run)
+    return pooled.astype(jnp.float32)
