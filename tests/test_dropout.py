@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bertjax.dropout import dropout, random_bits
+from bertjax.step import example_keys
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 N = 200_001
@@ -71,6 +72,23 @@ def test_neighbours_in_a_mask_know_nothing_of_each_other(distance):
 def test_the_bits_are_fair(key):
     bits = (words(key)[:, None] >> np.arange(32, dtype=np.uint32)) & 1
     assert np.abs(bits.mean(0) - 0.5).max() < 4.5 * 0.5 / math.sqrt(N)
+
+
+@pytest.mark.parametrize("site", [0, 4, 19])
+def test_masks_of_many_examples_and_updates_are_independent(site):
+    """Keys as a run folds them: by update, then by example. Sums along each axis vary as those of fair coins."""
+    updates, examples, elements = 2000, 32, 32
+
+    def mask(update):
+        keys = example_keys(jax.random.key(0), update, jnp.arange(examples))
+        return jax.vmap(lambda key: random_bits(key, site, elements))(keys) >= jnp.uint32(2**31)
+
+    coins = np.asarray(jax.jit(jax.vmap(mask))(jnp.arange(updates))).astype(np.float64)
+    assert abs(coins.mean() - 0.5) < 4 * 0.5 / math.sqrt(coins.size)
+    for sums in (coins.sum(0), coins.sum(1), coins.sum(2), np.einsum("uee->ue", coins).sum(1)):
+        tosses = coins.size / sums.size if sums.ndim > 1 else elements
+        # The variance of n sums is known to 1 in sqrt(n / 2).
+        assert abs(np.var(sums) / (tosses / 4) - 1) < 4 * math.sqrt(2 / sums.size)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
