@@ -3,7 +3,9 @@
 import os
 import stat
 import sys
+from pathlib import Path
 
+import filelock
 import jax
 
 from bertjax.assets import cache_dir
@@ -23,16 +25,30 @@ def keep_compiled() -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            print(
+                f"warning: {folder}: expected a folder that only you can write to, found another: steps are compiled "
+                "anew; delete it, or set BERTJAX_CACHE",
+                file=sys.stderr,
+            )
+            return
+        _drop_unfinished(folder)
     except OSError as error:
         print(f"warning: {folder} cannot be used ({error.strerror}): steps are compiled anew", file=sys.stderr)
-        return
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        print(
-            f"warning: {folder}: expected a folder that only you can write to, found another: steps are compiled anew; "
-            "delete it, or set BERTJAX_CACHE",
-            file=sys.stderr,
-        )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Deletes what a kill or a full disk left half written: JAX would stumble over it at every run, and never mend it.
+
+    JAX writes an entry, then the file with the time of its last use, under a lock.
+    """
+    with filelock.FileLock(folder / ".lockfile"):
+        for entry in folder.glob("*-cache"):
+            used = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
+            if not used.exists() or used.stat().st_size != 8:
+                entry.unlink()
+                used.unlink(missing_ok=True)
