@@ -1,10 +1,11 @@
 """What a regularised update costs against plain fine-tuning, in time and in XLA's floating-point operations.
 
     python -m benchmarks.steps
+    python -m benchmarks.steps --chart        # only draws, from results that are there
 
 MiniLM-L6, AdamW, dropout on, B = S = 32; the rows take turns in one process, so that ratios of their medians hold
-on a noisy machine; so does Transformers' update on PyTorch, where both are installed. Prints a table and writes
-benchmarks/results/steps.json.
+on a noisy machine; so does Transformers' update on PyTorch, where both are installed. Prints a table, writes
+benchmarks/results/steps.json and draws docs/steps.png.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from benchmarks import peers
 from bertjax import optim, smart
@@ -32,6 +35,7 @@ from bertjax.tasks import get_task
 
 TASK = get_task("sst5")
 NUM_STEPS = 1000
+CHART = Path(__file__).parents[1] / "docs" / "steps.png"
 EXACT = smart.preset("bertjax", start="noise", num_steps=1, clean_gradient=True, every=1)
 CHEAP = dataclasses.replace(EXACT, start="task_gradient", num_steps=0, clean_gradient=False)
 ROWS = {
@@ -93,7 +97,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "steps.json")
+    parser.add_argument("--chart", action="store_true")
     options = parser.parse_args()
+    if options.chart:
+        chart(json.loads(options.out.read_text()), CHART)
+        return
 
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, {TASK.name: TASK.outputs}, jax.random.key(0))
@@ -114,6 +122,8 @@ def main() -> None:
         state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)
         add(f"{name}, composed", step, state, batches, key, steps, states)
     flops = {name: step.cost_analysis()["flops"] for name, step in steps.items()}
+    # XLA counts the dearer of a condition's branches; every other update costs what D alone does.
+    flops["smart cheap every=2"] = (flops["smart cheap"] + flops["D"]) / 2
     memory = {name: peak_bytes(step) for name, step in steps.items()}
     peer_versions = peers.versions()
     peer_step = peers.pytorch_step(architecture, TASK.outputs, batch) if peer_versions else None
@@ -162,6 +172,27 @@ def main() -> None:
     machine = {"platform": jax.default_backend(), "devices": jax.device_count(), "processor": platform.machine()}
     report = {"machine": machine, "versions": versions, "rows": rows, "peers": found}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
+    chart(report, CHART)
+
+
+def chart(report, path) -> None:
+    """Draws time, and where it is known floating-point operations, of each row against plain."""
+    rows = [*report["rows"], *report["peers"]][::-1]
+    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for offset, name, label in ((0.19, "ratio_to_plain", "time"), (-0.19, "flops_ratio_to_plain", "operations (XLA)")):
+        known = [(place + offset, row[name]) for place, row in enumerate(rows) if name in row]
+        bars = axes.barh(*zip(*known, strict=True), height=0.36, label=label)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.axvline(1, color="grey", linewidth=0.8)
+    first = report["rows"][0]
+    about = f"{first['model']}, {first['dtype']}, {first['batch']} × {first['length']} tokens"
+    axes.set(title=f"An update against plain fine-tuning: {about}", xlim=(0, 4.1))
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    figure.savefig(path, dpi=120)
 
 
 def add(name, step, state, batches, key, steps, states) -> None:
