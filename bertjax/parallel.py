@@ -40,9 +40,12 @@ class DataParallel:
 
     def check_batch_size(self, batch_size: int, micro_batches: int) -> None:
         """UserError where a batch cannot be shared out evenly, over the devices and then over micro-batches."""
-        if batch_size % (len(self.devices) * micro_batches):
-            parts = f"{len(self.devices)} devices" + f" times {micro_batches} micro_batches" * (micro_batches > 1)
-            raise UserError(f"--config.batch_size: expected a multiple of the {parts}, found {batch_size}")
+        parts = len(self.devices) * micro_batches
+        if batch_size % parts:
+            raise UserError(
+                f"--config.batch_size: expected a multiple of {parts} (devices: {len(self.devices)}, micro_batches: "
+                f"{micro_batches}), found {batch_size}"
+            )
 
     def map_train(self, step: Callable[..., Any]) -> Any:
         """Maps `step(state, batch, key, *, axis)`, which sums over the axis itself; the state is donated."""

@@ -138,7 +138,7 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
         ({"data_dir": None}, "--config.data_dir"),
         ({"data_dir": "/nowhere"}, "/nowhere"),
         ({"init_from": "/nowhere"}, "init_from"),
-        ({"batch_size": 6}, "--config.batch_size: expected a multiple of the 4 devices"),
+        ({"batch_size": 6}, "--config.batch_size: expected a multiple of 4 (devices: 4"),
         ({"task": "rated_sst"}, "--config.data_dir: rated_sst takes no files of yours"),
         ({"max_length": 64}, "--config.max_length: expected at most the model's 32 positions, found 64"),
     ],

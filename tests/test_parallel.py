@@ -35,9 +35,11 @@ def test_an_uneven_batch_is_refused():
     parallel = DataParallel(jax.devices()[:4])
     parallel.check_batch_size(8, 1)
     parallel.check_batch_size(8, 2)
-    with pytest.raises(UserError, match="--config.batch_size: expected a multiple of the 4 devices, found 6"):
+    with pytest.raises(
+        UserError, match="--config.batch_size: expected a multiple of 4 .devices: 4, micro_batches: 1., found 6"
+    ):
         parallel.check_batch_size(6, 1)
-    with pytest.raises(UserError, match="a multiple of the 4 devices times 3 micro_batches, found 16"):
+    with pytest.raises(UserError, match="a multiple of 12 .devices: 4, micro_batches: 3., found 16"):
         parallel.check_batch_size(16, 3)
 
 

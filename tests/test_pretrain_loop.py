@@ -214,7 +214,7 @@ def test_held_out_documents_without_a_pair_stop_a_run_at_once(config, tmp_path):
     [
         ({"corpus": "/nowhere"}, "--config.corpus: expected 'editorials', a folder"),
         ({"init_from": "/nowhere"}, "init_from"),
-        ({"batch_size": 6}, "--config.batch_size: expected a multiple of the 4 devices"),
+        ({"batch_size": 6}, "--config.batch_size: expected a multiple of 4 (devices: 4"),
         ({"max_length": 64}, "--config.max_length: expected at most the model's 32 positions, found 64"),
     ],
 )
