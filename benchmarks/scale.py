@@ -5,8 +5,9 @@
 MiniLM-L6. Learning rate and epochs are chosen for plain fine-tuning first; then every setting of `coarse` is tried
 on few seeds; the best three and plain are run on ten further seeds. So many settings fit only on 1% of the sentences.
 The last stage is then run again on 5%, with the same three settings, and with learning rate and epochs chosen anew
-for plain. All choices are made on a part carved from the training file; the dev file is looked at by the last stages
-alone, after the last epoch. A seed draws its own training subset, head, order and masks, the same for every setting,
+for plain. On 10%, with the same learning rate and epochs, the default preset is compared with its cheap mode. All
+choices are made on a part carved from the training file; the dev file is looked at by the last stages alone, after the
+last epoch. A seed draws its own training subset, head, order and masks, the same for every setting,
 so that differences are paired.
 
 Every run adds a line to benchmarks/results/scale.jsonl; a rerun goes on where it was cut off. Then
@@ -39,13 +40,19 @@ from bertjax.step import eval_step, init_state, train_step
 
 RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
 SENTENCES = {"plain": 85, "coarse": 85, "final": 85, "larger plain": 427, "larger final": 427}  # by stage; 1% and 5%
+SENTENCES["modes final"] = 854  # 10%
 VALIDATION_SENTENCES = 600
 BATCH_SIZE, MAX_LENGTH, EDGES = 16, 48, (24, 48)
 RATES, EPOCHS, LARGER_EPOCHS = (1e-4, 2e-4, 4e-4), (5, 10), (3, 6)
 CHOICE_SEEDS, FINAL_SEEDS = (100, 101, 102), tuple(range(10))
-COARSE_SEEDS = CHOICE_SEEDS[:2]
+COARSE_SEEDS, MODES_SEEDS = CHOICE_SEEDS[:2], FINAL_SEEDS[:5]
 NUMBERS = ("weight", "radius", "step_size", "noise", "bregman_weight", "decay")
 PLAIN = smart.preset("none")
+MODES = {
+    "plain": PLAIN,
+    "exact": smart.preset("bertjax", start="noise", num_steps=1, clean_gradient=True),
+    "cheap": smart.preset("bertjax", start="task_gradient", num_steps=0, clean_gradient=False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +244,7 @@ def main() -> None:
         larger = mean_accuracy(run_stage(plain("larger plain", LARGER_EPOCHS, COARSE_SEEDS)), "larger plain")
         (_, rate, epochs), *_ = larger
         run_stage([Trial("larger final", n, seed, rate, epochs, s) for seed in FINAL_SEEDS for n, s in chosen.items()])
+        run_stage([Trial("modes final", n, seed, rate, epochs, s) for seed in MODES_SEEDS for n, s in MODES.items()])
 
 
 if __name__ == "__main__":
