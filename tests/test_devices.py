@@ -28,7 +28,7 @@ from bertjax.parallel import DataParallel
 
 model = Bert(conftest.TINY, {toy.TASK.name: toy.TASK.outputs})
 params = init_params(jax.random.key(0), model)
-tx = optim.adamw(optim.linear_schedule(1e-3, 20, 0.1), 0.01)
+tx = optim.adamw(optim.linear_schedule(1e-4, 20, 0.1), 0.01)
 for count in (1, 2, 4, 8):
     parallel = DataParallel(jax.devices()[:count])
     step = parallel.map_train(toy.make_step(model, toy.SETTINGS["smart"], tx))
@@ -58,7 +58,7 @@ def test_any_number_of_devices_comes_to_the_same(tmp_path):
         return list(np.load(tmp_path / f"{name}.npz").values())
 
     one, log = read(1), json.loads((tmp_path / "1.json").read_text())
-    assert max(np.abs(a - b).max() for a, b in zip(one, read("before"), strict=True)) > 5e-3
+    assert max(np.abs(a - b).max() for a, b in zip(one, read("before"), strict=True)) > 5e-4
     assert len(log) == 20
     assert {"loss", "accuracy", "smoothness", "bregman", "gradient_norm"} < log[0].keys()
     for count in (2, 4, 8):
