@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import time
@@ -168,11 +169,31 @@ def main() -> None:
     columns = ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain", "peak_memory_ratio")
     print(table([{k: row[k] for k in columns if k in row} for row in [*rows, *found]]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-    machine = {"platform": jax.default_backend(), "devices": jax.device_count(), "processor": platform.machine()}
-    report = {"machine": machine, "versions": versions, "rows": rows, "peers": found}
+    report = circumstances() | {"rows": rows, "peers": found}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     chart(report, CHART)
+
+
+def circumstances() -> dict:
+    """The machine and the versions, as every results file has them."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    machine = {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    return {"machine": machine, "versions": versions}
+
+
+def _processor() -> str:
+    """Its name where Linux tells, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def chart(report, path) -> None:

@@ -159,6 +159,8 @@ class RunConfig(Config):
       batch_size: examples an update, over all devices.
       micro_batches: parts in which a device computes its share of a batch, one after another, where memory cannot hold
         it at once; the update is the same.
+      remat: whether the backward pass computes the encoder's layers again in place of keeping what they computed: less
+        memory, and a longer update, which is the same.
       learning_rate: at the end of the warm-up.
       weight_decay: AdamW's, on kernels and embedding tables.
       warmup: share of the updates.
@@ -188,6 +190,7 @@ class RunConfig(Config):
     max_steps: int | None = None
     batch_size: int = 32
     micro_batches: int = 1
+    remat: bool = False
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup: float = 0.1
@@ -256,6 +259,8 @@ class PretrainConfig(Config):
       batch_size: pairs an update, over all devices.
       micro_batches: parts in which a device computes its share of a batch, one after another, where memory cannot hold
         it at once; the update is the same.
+      remat: whether the backward pass computes the encoder's layers again in place of keeping what they computed: less
+        memory, and a longer update, which is the same.
       learning_rate: at the end of the warm-up.
       head_epochs: of a first stage that trains the heads alone, where the checkpoint lacks one.
       head_learning_rate: of that stage.
@@ -277,6 +282,7 @@ class PretrainConfig(Config):
     max_steps: int | None = None
     batch_size: int = 32
     micro_batches: int = 1
+    remat: bool = False
     learning_rate: float = 1e-4
     head_epochs: int = 5
     head_learning_rate: float = 1e-3

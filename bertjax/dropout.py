@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax.Array:
+def dropout(x: jax.Array, keys: jax.Array | None, site: int | jax.Array, rate: float) -> jax.Array:
     """Inverted dropout whose mask depends on an example's own key and on the site alone.
 
     Masks follow the example, never its place in a batch or on a device, so a batch is the vmap of its
@@ -26,7 +26,7 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax
     return jnp.where(keep, x * scale, jnp.zeros_like(x))
 
 
-def random_bits(key: jax.Array, site: int, size: int) -> jax.Array:
+def random_bits(key: jax.Array, site: int | jax.Array, size: int) -> jax.Array:
     """Random words, uint32 [size], of a key and a site.
 
     Threefry, `jax.random`'s own, took 7% of an update on a CPU, and where it stands inside a loop XLA does not merge
@@ -35,7 +35,7 @@ def random_bits(key: jax.Array, site: int, size: int) -> jax.Array:
     """
     words = jax.random.key_data(key)
     counts = jax.lax.iota(jnp.uint32, size) + words[0]
-    return _mix(_mix(counts) ^ (words[-1] + jnp.uint32(site * 0x9E3779B9 % 2**32)))
+    return _mix(_mix(counts) ^ (words[-1] + jnp.uint32(site) * jnp.uint32(0x9E3779B9)))
 
 
 def _mix(x: jax.Array) -> jax.Array:

@@ -107,7 +107,7 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
         edges = tuple(min(edge, most) for edge in bucket_edges(lengths, max_buckets=max_buckets))
         data[task.name] = TaskData(task, dataset, examples, edges)
     heads = {task.name: task.outputs for task in tasks}
-    return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype)))
+    return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype), remat=config.remat))
 
 
 def declared_tasks(config: RunConfig) -> list[Task]:

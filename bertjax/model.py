@@ -6,7 +6,7 @@ them. Softmax, LayerNorm and logits are float32 whatever the compute dtype.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -164,7 +164,7 @@ class Layer(nn.Module):
     """One post-norm Transformer encoder layer."""
 
     config: BertConfig
-    first_site: int
+    first_site: int | jax.Array
     dtype: Any
     param_dtype: Any
 
@@ -247,6 +247,7 @@ class Bert(nn.Module):
       dtype: compute dtype.
       param_dtype: dtype in which new parameters are made.
       has_mlm: whether there is a head of masked-language modelling, for further pre-training.
+      remat: whether a backward pass computes the layers again, and a forward pass so keeps their inputs alone.
     """
 
     config: BertConfig
@@ -254,14 +255,13 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     has_mlm: bool = False
+    remat: bool = False
 
     def setup(self) -> None:  # noqa: D102
         config = self.config
         kernel_init = nn.initializers.normal(config.initializer_range)
         self.embeddings = Embeddings(config, self.dtype, self.param_dtype)
-        self.layer = [
-            Layer(config, 1 + DROPOUTS * i, self.dtype, self.param_dtype) for i in range(config.num_hidden_layers)
-        ]
+        self.layer = [self.make_layer(1 + DROPOUTS * i) for i in range(config.num_hidden_layers)]
         self.pooler = nn.Dense(
             config.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=kernel_init
         )
@@ -271,6 +271,10 @@ class Bert(nn.Module):
         }
         if self.has_mlm:
             self.mlm = MlmHead(config, self.dtype, self.param_dtype)
+
+    def make_layer(self, first_site: int | jax.Array, **options: Any) -> Layer:
+        """A layer, by the number of its first dropout."""
+        return Layer(self.config, first_site, self.dtype, self.param_dtype, **options)
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
         """Embeddings after their LayerNorm and before dropout: int [..., S] twice to [..., S, D].
@@ -298,9 +302,26 @@ class Bert(nn.Module):
           [..., S, D], or [..., first, D], in the compute dtype.
         """
         x = dropout(embeddings.astype(self.dtype), keys, 0, self.config.hidden_dropout_prob)
-        for layer in self.layer[:-1]:
-            x = layer(x, attention_mask, keys)
-        return self.layer[-1](x, attention_mask, keys, first)
+        *layers, last = self.layer
+        if self.remat and layers and not self.is_initializing():
+            x = self._recomputed(layers, x, attention_mask, keys)
+        else:
+            for layer in layers:
+                x = layer(x, attention_mask, keys)
+        return last(x, attention_mask, keys, first)
+
+    def _recomputed(
+        self, layers: Sequence[Layer], x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        """Layers one after another, as a loop: out of straight-line code XLA schedules the recomputation too early."""
+
+        @partial(jax.checkpoint, prevent_cse=False)
+        def body(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[Any, None]:
+            params, site = layer
+            return self.make_layer(site, parent=None).apply({"params": params}, x, attention_mask, keys), None
+
+        params = jax.tree.map(lambda *each: jnp.stack(each), *(layer.variables["params"] for layer in layers))
+        return jax.lax.scan(body, x, (params, 1 + DROPOUTS * jnp.arange(len(layers))))[0]
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The [CLS] state through a dense layer and tanh: [..., S, D] to [..., D]."""

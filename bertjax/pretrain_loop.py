@@ -89,7 +89,7 @@ class _Run:
         self.documents: dict[str, list[TokenDocument]] = {
             split: tokenize_documents(documents, tokenizer) for split, documents in self.corpus.splits.items()
         }
-        self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype))
+        self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
         self._dev_batches()  # a split without pairs is told before any work
         self._eval_step = CompiledByShape(self.parallel.map_eval(partial(pretrain_eval_step, model=self.model)))
 

@@ -135,6 +135,28 @@ def test_micro_batches_are_the_batch(model, params, start):
         chex.assert_trees_all_close(outcome, outcomes[0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("start", ["plain", "noise", "task_gradient"])
+def test_rematerialisation_changes_memory_alone(tiny_config, start):
+    settings = SETTINGS["plain"]
+    if start != "plain":
+        settings = smart.preset("bertjax", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
+    model = Bert(dataclasses.replace(tiny_config, num_hidden_layers=6), {TASK.name: TASK.outputs})
+    params = init_params(jax.random.key(0), model)
+    batch = make_batch(rows=256)
+    outcomes, kept = [], []
+    for remat in (False, True):
+        state = init_state(jax.tree.map(jnp.copy, params), SGD, settings)
+        step = (
+            jax.jit(make_step(model.clone(remat=remat), settings, SGD)).lower(state, batch, jax.random.key(0)).compile()
+        )
+        kept.append(step.memory_analysis().temp_size_in_bytes)
+        for _ in range(2):
+            state, means = step(state, batch, jax.random.key(0))
+        outcomes.append((state.params, state.anchor, means))
+    chex.assert_trees_all_close(*outcomes, atol=1e-6, rtol=1e-5)
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_not_jitted_is_jitted(model, params):
     settings, tx, batch = SETTINGS["smart"], SGD, make_batch()
     state = init_state(params, tx, settings)
