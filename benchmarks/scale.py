@@ -50,8 +50,8 @@ NUMBERS = ("weight", "radius", "step_size", "noise", "bregman_weight", "decay")
 PLAIN = smart.preset("none")
 MODES = {
     "plain": PLAIN,
-    "exact": smart.preset("bertjax", start="noise", num_steps=1, clean_gradient=True),
-    "cheap": smart.preset("bertjax", start="task_gradient", num_steps=0, clean_gradient=False),
+    "exact": smart.preset("bertjax_exact"),
+    "cheap": smart.preset("bertjax"),
 }
 
 

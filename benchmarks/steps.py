@@ -37,8 +37,7 @@ from bertjax.tasks import get_task
 TASK = get_task("sst5")
 NUM_STEPS = 1000
 CHART = Path(__file__).parents[1] / "docs" / "steps.png"
-EXACT = smart.preset("bertjax", start="noise", num_steps=1, clean_gradient=True, every=1)
-CHEAP = dataclasses.replace(EXACT, start="task_gradient", num_steps=0, clean_gradient=False)
+EXACT, CHEAP = smart.preset("bertjax_exact"), smart.preset("bertjax")
 ROWS = {
     "plain": smart.preset("none"),
     "R_s": dataclasses.replace(EXACT, bregman_weight=0.0),
@@ -127,7 +126,7 @@ def main() -> None:
     flops["smart cheap every=2"] = (flops["smart cheap"] + flops["D"]) / 2
     memory = {name: peak_bytes(step) for name, step in steps.items()}
     peer_versions = peers.versions()
-    peer_step = peers.pytorch_step(architecture, TASK.outputs, batch) if peer_versions else None
+    peer_step = peers.pytorch_step(architecture, TASK.outputs) if peer_versions else None
 
     seconds = {name: [] for name in steps}
     peer_seconds = []
@@ -142,7 +141,7 @@ def main() -> None:
         if peer_step is not None:
             start = time.perf_counter()
             for _ in range(2):
-                peer_step()
+                peer_step(batch)
             peer_seconds.append((time.perf_counter() - start) / 2)
 
     median = {name: statistics.median(times) for name, times in seconds.items()}

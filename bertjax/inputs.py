@@ -21,7 +21,7 @@ from bertjax.pretrained import read_config as read_bert_config
 from bertjax.pretrained import resolve
 from bertjax.tasks import Task, classification, get_task, regression
 
-MAX_BUCKETS = 6
+MAX_BUCKETS = 8
 """Batch shapes of a task: each costs a compilation, and each further one saves less padding."""
 OWN = "data_file"
 

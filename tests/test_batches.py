@@ -120,6 +120,20 @@ def test_batches_of_one_bucket_do_not_stand_together():
     assert sum(a != b for a, b in itertools.pairwise(lengths)) > 20  # 3 in ascending order
 
 
+def test_early_batches_are_balanced():
+    """Where length gives the label away, and batches are of like length: over many seeds, nothing comes early."""
+    labels, shares, drifts = MANY > 30, [], []
+    for seed in range(100):
+        plan = plan_epoch(MANY, 8, MANY_EDGES, seed, 0)
+        early = np.concatenate([batch.rows for batch in plan[: len(plan) // 5]])
+        shares.append(labels[early].mean())
+        drifts.append(np.corrcoef(np.arange(len(plan)), [batch.length for batch in plan])[0, 1])
+    for values, expected in ((shares, labels.mean()), (drifts, 0)):
+        standard_error = np.std(values) / len(values) ** 0.5
+        assert abs(np.mean(values) - expected) < 3 * standard_error
+        assert standard_error < 0.03
+
+
 def test_real_token_fraction():
     # [3, 3] padded to 8, then the leftovers [3, 10] to 16.
     assert real_token_fraction([3, 3, 10, 3], 2, (8, 16)) == 19 / 48

@@ -19,7 +19,7 @@ from bertjax.surgery import pcgrad
 from bertjax.tasks import get_task
 
 SST, STS = get_task("sst5"), get_task("sts")
-PLAIN, SMART = smart.preset("none"), smart.preset("bertjax", radius=0.3)
+PLAIN, SMART = smart.preset("none"), smart.preset("bertjax_exact", radius=0.3)
 SGD = optax.sgd(0.1)
 B, S = 8, 6
 
@@ -107,7 +107,7 @@ def test_a_weight_scales_the_gradient(model, params):
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_lazy_term_comes_at_every_kth_turn_of_each_task(model, params, name):
-    lazy = smart.preset("bertjax", radius=0.3, every=2, bregman_weight=0.0)
+    lazy = smart.preset("bertjax_exact", radius=0.3, every=2, bregman_weight=0.0)
     place = list(BATCHES).index(name)
     values = []
     for turn in range(3):

@@ -109,7 +109,7 @@ def test_no_anchor_or_two_are_refused(tx):
         (lambda: smart.add_bregman_proximal(sync_period=0), "sync_period must be at least 1, found 0"),
         (lambda: smart.smart(sync_period=0), "sync_period must be at least 1, found 0"),
         (lambda: smart.smart("ours"), "preset must be one of"),
-        (lambda: smart.smart("bertjax"), "num_steps must be given"),
+        (lambda: smart.smart("bertjax_exact"), "num_steps must be given"),
         (lambda: smart.add_smoothness(radius=-0.1), "radius must be"),
     ],
 )

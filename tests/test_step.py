@@ -15,7 +15,11 @@ from bertjax.step import eval_step, init_state, train_step
 from bertjax.tasks import get_task
 
 TASK = get_task("sst5")
-SETTINGS = {"plain": smart.preset("none"), "smart": smart.preset("bertjax", radius=0.3)}
+SETTINGS = {
+    "plain": smart.preset("none"),
+    "smart": smart.preset("bertjax_exact", radius=0.3),
+    "cheap": smart.preset("bertjax", radius=0.3),
+}
 SGD = optax.sgd(0.1)
 B, S = 8, 6
 
@@ -119,7 +123,7 @@ def test_micro_batches_are_the_batch(model, params, start):
     """Dropout on, rows that only fill up in one part alone, two updates, so that the anchor counts too."""
     settings = SETTINGS["plain"]
     if start != "plain":
-        settings = smart.preset("bertjax", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
+        settings = smart.preset("bertjax_exact", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
     outcomes = []
     for micro_batches, devices in ((1, 1), (2, 1), (8, 1), (2, 2)):
         parallel = DataParallel(jax.devices()[:devices])
@@ -139,7 +143,7 @@ def test_micro_batches_are_the_batch(model, params, start):
 def test_rematerialisation_changes_memory_alone(tiny_config, start):
     settings = SETTINGS["plain"]
     if start != "plain":
-        settings = smart.preset("bertjax", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
+        settings = smart.preset("bertjax_exact", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
     model = Bert(dataclasses.replace(tiny_config, num_hidden_layers=6), {TASK.name: TASK.outputs})
     params = init_params(jax.random.key(0), model)
     batch = make_batch(rows=256)
@@ -171,7 +175,9 @@ def test_the_objective_adds_the_weighted_terms(model, params):
     anchored = jax.tree.map(lambda x: x * 0.9, params)
 
     def change(weight, bregman_weight):
-        settings = smart.preset("bertjax", radius=0.3, weight=weight, bregman_weight=bregman_weight, decay=(1.0, 1.0))
+        settings = smart.preset(
+            "bertjax_exact", radius=0.3, weight=weight, bregman_weight=bregman_weight, decay=(1.0, 1.0)
+        )
         tx = SGD
         state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
         if bregman_weight:
@@ -198,7 +204,7 @@ def test_bregman_is_zero_at_the_first_step_and_not_after(model, params):
 
 
 def test_the_anchor_follows_by_the_decay(model, params):
-    settings = smart.preset("bertjax", decay=(0.75, 0.75))
+    settings = smart.preset("bertjax_exact", decay=(0.75, 0.75))
     first, _ = run(model, params, settings, make_batch())
     chex.assert_trees_all_equal(first.anchor, params)
     expected = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, params, first.params)
@@ -214,7 +220,7 @@ def test_no_anchor_is_kept_without_the_bregman_term(model, params):
 def test_matched_dropout_measures_no_dropout(model, params):
     at_zero = {"radius": 0.0, "bregman_weight": 0.0}
     for matched in (True, False):
-        settings = smart.preset("bertjax", matched_dropout=matched, **at_zero)
+        settings = smart.preset("bertjax_exact", matched_dropout=matched, **at_zero)
         _, means = run(model, params, settings, make_batch())
         assert (float(means["smoothness"]) < 1e-12) == matched
 
@@ -241,7 +247,7 @@ def test_every_tensor_but_key_biases_has_a_gradient(model, params, name):
 
 @pytest.mark.parametrize("weight", [1.0, optax.linear_schedule(0.0, 1.0, 3)], ids=["fixed", "scheduled"])
 def test_no_second_compilation(model, params, weight):
-    settings = smart.preset("bertjax", radius=0.3, weight=weight)
+    settings = smart.preset("bertjax_exact", radius=0.3, weight=weight)
     tx = optim.adamw(optax.constant_schedule(1e-2), 0.1)
     chex.clear_trace_counter()  # it counts by name
 
@@ -258,7 +264,7 @@ def test_no_second_compilation(model, params, weight):
 
 
 def test_weights_of_zero_train_bit_for_bit_as_plain(model, params):
-    settings = smart.preset("bertjax", weight=0.0, bregman_weight=0.0)
+    settings = smart.preset("bertjax_exact", weight=0.0, bregman_weight=0.0)
     tx, outcomes = optax.sgd(0.1, momentum=0.9), []
     for each in (smart.preset("none"), settings):
         state = None
@@ -270,7 +276,7 @@ def test_weights_of_zero_train_bit_for_bit_as_plain(model, params):
 
 def test_radius_zero_at_the_anchor_is_a_plain_step(model, params):
     plain, expected = run(model, params, SETTINGS["plain"], make_batch())
-    state, means = run(model, params, smart.preset("bertjax", radius=0.0), make_batch())
+    state, means = run(model, params, smart.preset("bertjax_exact", radius=0.0), make_batch())
     chex.assert_trees_all_close(state.params, plain.params, atol=1e-6)
     chex.assert_trees_all_close(means["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
     assert float(means["smoothness"]) == 0
@@ -280,7 +286,7 @@ def test_radius_zero_at_the_anchor_is_a_plain_step(model, params):
 def test_every_second_step_is_twice_as_heavy_and_reports_so(model, params):
     # At step 0 it is a step at 2 λ, at step 1 one at λ = 0.
     def at(**changes):
-        return smart.preset("bertjax", radius=0.3, **changes)
+        return smart.preset("bertjax_exact", radius=0.3, **changes)
 
     first, means = run(model, params, at(every=2), make_batch())
     heavy, heavy_means = run(model, params, at(weight=2.0), make_batch())
@@ -304,7 +310,7 @@ def test_every_second_step_is_twice_as_heavy_and_reports_so(model, params):
 def test_cheap_starts_find_a_perturbation(model, params, changes):
     batch = make_batch()
     batch["valid"][-1] = False
-    state, means = run(model, params, smart.preset("bertjax", radius=0.3, **changes), batch)
+    state, means = run(model, params, smart.preset("bertjax_exact", radius=0.3, **changes), batch)
     chex.assert_tree_all_finite((state.params, means))
     assert float(means["smoothness"]) > 1e-4
     _, by_noise = run(model, params, smart.preset("r3f", radius=1e-3, matched_dropout=True), batch)
@@ -313,8 +319,8 @@ def test_cheap_starts_find_a_perturbation(model, params, changes):
 
 def test_a_scheduled_weight_is_its_value_at_the_step(model, params):
     state, _ = run(model, params, SETTINGS["smart"], make_batch())
-    scheduled = smart.preset("bertjax", radius=0.3, weight=optax.linear_schedule(0.0, 4.0, 2))
-    fixed = smart.preset("bertjax", radius=0.3, weight=2.0)
+    scheduled = smart.preset("bertjax_exact", radius=0.3, weight=optax.linear_schedule(0.0, 4.0, 2))
+    fixed = smart.preset("bertjax_exact", radius=0.3, weight=2.0)
     outcomes = [run(model, params, settings, make_batch(), state=state) for settings in (scheduled, fixed)]
     chex.assert_trees_all_close(*outcomes, atol=1e-6)
 
@@ -332,7 +338,7 @@ def test_the_cheap_form_runs_the_clean_backward_pass_once(tiny_config):
     config = dataclasses.replace(tiny_config, hidden_size=64, intermediate_size=256, num_hidden_layers=2)
     model = Bert(config, {TASK.name: TASK.outputs})
     params, flops = init_params(jax.random.key(0), model), {}
-    cheap = smart.preset("bertjax", start="task_gradient", num_steps=0, clean_gradient=False)
+    cheap = smart.preset("bertjax")
     for name, settings in {"plain": SETTINGS["plain"], "cheap": cheap}.items():
         step = jax.jit(make_step(model, settings, SGD))
         compiled = step.lower(init_state(params, SGD, settings), make_batch(), jax.random.key(0)).compile()

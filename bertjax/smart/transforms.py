@@ -144,7 +144,7 @@ def add_smoothness(
 
 
 def smart(
-    settings: SmartSettings | str = "bertjax",
+    settings: SmartSettings | str = "bertjax_exact",
     *,
     num_steps: int | None = None,
     sync_period: int = 1,
@@ -159,7 +159,8 @@ def smart(
     `smart_terms`.
 
     Args:
-      settings: a `SmartSettings`, or a preset's name.
+      settings: a `SmartSettings`, or a preset's name. "bertjax" wants a `terms_fn` with a `loss_fn`, whose gradient it
+        takes a second time here: the one that came in does not reach down to the embeddings.
       num_steps: updates of the whole run, where the anchor's decay is given by shares of it.
       sync_period: as for `add_bregman_proximal`.
       axis_name: of `pmap` or `shard_map`: the terms' gradient is averaged over the axis, to be chained after
@@ -187,7 +188,7 @@ def smart(
       ...         model, params, anchor, batch, keys, keys,
       ...         mask=jnp.ones((8, 3), bool), divergence=smart.symmetric_kl, settings=settings,
       ...     )
-      >>> tx = optax.chain(smart.smart("bertjax", num_steps=100), optax.sgd(0.1))
+      >>> tx = optax.chain(smart.smart("bertjax_exact", num_steps=100), optax.sgd(0.1))
       >>> params = {"w": jax.random.normal(jax.random.key(2), (4, 2))}
       >>> opt_state = tx.init(params)
       >>> gradient = jax.tree.map(jnp.zeros_like, params)

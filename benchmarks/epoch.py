@@ -1,0 +1,131 @@
+"""How few tokens are padding, and how long an epoch of gold SST-5 takes beside Transformers' usual loop.
+
+    python -m benchmarks.epoch --data_dir=FOLDER
+
+Plain fine-tuning of MiniLM-L6, batch 32. Ours: batches of examples of like length, padded to one of at most eight
+lengths. Theirs: PyTorch, eager, batches in random order, each padded to its longest example. Both take turns, a dozen
+updates each, so that their ratio holds on a noisy machine. Also how long the host works on an update before the device
+has it, which overlaps with the update before. Prints what it finds and writes benchmarks/results/epoch.json.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.steps import ROWS, circumstances
+from bertjax import optim
+from bertjax.config import RunConfig
+from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches
+from bertjax.data.text import Examples
+from bertjax.inputs import load_inputs
+from bertjax.parallel import CompiledByShape, DataParallel
+from bertjax.pretrained import STARTER, load_pretrained, with_heads
+from bertjax.report import table
+from bertjax.step import init_state, train_step
+
+BATCH_SIZE, TURN = 32, 12
+TASKS = {"sst5": 128, "quora": 128, "sts": 128, "cfimdb": 512}
+"""And the most tokens of an example: nothing is cut but CFIMDB's longest reviews."""
+
+
+def padded_to_longest(examples: Examples, seed: int):
+    """Batches as a DataLoader that shuffles and a collator that pads make them."""
+    order = np.random.default_rng(seed).permutation(len(examples.labels))
+    for rows in np.array_split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
+        part = Examples(
+            *([values[i] for i in rows] for values in (examples.ids, examples.input_ids, examples.token_type_ids)),
+            examples.labels[rows],
+        )
+        yield from eval_batches(part, batch_size=len(rows), edges=(int(part.lengths.max()),))
+
+
+def main() -> None:
+    """Counts tokens, runs both epochs and reports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", required=True)
+    options = parser.parse_args()
+    tokens, shapes = {}, {}
+    for name, max_length in TASKS.items():
+        config = RunConfig(task=name, data_dir=options.data_dir, on_bad_row="skip", max_length=max_length)
+        inputs = load_inputs(config, STARTER, ("train", "dev"))
+        part = inputs.data[name]
+        tokens[name] = round(real_token_fraction(part.examples["train"].lengths, BATCH_SIZE, part.edges), 4)
+        shapes[name] = list(part.edges)
+        if name == "sst5":
+            train, edges, model, task = part.examples["train"], part.edges, inputs.model, part.task
+    print(table([{"task": n, "real tokens": tokens[n], "lengths": ", ".join(map(str, shapes[n]))} for n in tokens]))
+
+    architecture, weights = load_pretrained(STARTER)
+    params = with_heads(weights, architecture, model.heads, jax.random.key(0))
+    num_steps = steps_per_epoch(train.lengths, BATCH_SIZE, edges)
+    tx = optim.adamw(optim.linear_schedule(1e-4, num_steps, 0.1), 0.01)
+    parallel, key = DataParallel(jax.devices()[:1]), jax.random.key(1)
+    step = CompiledByShape(
+        parallel.map_train(
+            partial(train_step, model=model, tasks=(task,), tx=tx, settings=ROWS["plain"], num_steps=num_steps)
+        )
+    )
+    state = init_state(jax.tree.map(jnp.copy, params), tx, ROWS["plain"])
+    ours = train_batches(train, batch_size=BATCH_SIZE, edges=edges, seed=0, epochs=1)
+    for batch in train_batches(train, batch_size=BATCH_SIZE, edges=edges, seed=0, epochs=1):
+        step.compile(state, {task.name: batch}, key)
+    theirs, their_step = padded_to_longest(train, 0), peers.pytorch_step(architecture, task.outputs)
+
+    seconds = {"ours": 0.0, "theirs": 0.0}
+    host, padded = [], 0
+    while turn := list(itertools.islice(theirs, TURN)):
+        start = time.perf_counter()
+        for batch in turn:
+            their_step(batch)
+        seconds["theirs"] += time.perf_counter() - start
+        padded += sum(batch["input_ids"].size for batch in turn)
+        start = time.perf_counter()
+        for _ in turn:
+            begun = time.perf_counter()
+            batch = {task.name: parallel.shard(next(ours))}
+            host.append(time.perf_counter() - begun)
+            state, _ = step(state, batch, key)
+        jax.block_until_ready(state)
+        seconds["ours"] += time.perf_counter() - start
+    real = int(train.lengths.sum())
+    rows = [
+        {
+            "name": name,
+            "batch": BATCH_SIZE,
+            "dtype": "float32",
+            "model": STARTER,
+            "epoch_seconds": round(seconds[key], 2),
+            "real_tokens_per_second": round(real / seconds[key]),
+            "real_token_fraction": fraction,
+        }
+        for name, key, fraction in (
+            ("bertjax", "ours", tokens["sst5"]),
+            ("Transformers on PyTorch, eager", "theirs", round(real / padded, 4)),
+        )
+    ]
+    print(table(rows))
+    ratio = seconds["theirs"] / seconds["ours"]
+    share = sum(host) / seconds["ours"]
+    print(
+        f"their epoch takes {ratio:.2f} times ours; batches take the host {share:.2%} of our time, and overlap with it"
+    )
+    report = circumstances() | {
+        "rows": rows[:1],
+        "tokens": tokens,
+        "lengths": shapes,
+        "host_share": round(share, 5),
+        "peers": [rows[1] | {"versions": peers.versions(), "ratio": round(ratio, 2)}],
+    }
+    (Path(__file__).parent / "results" / "epoch.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
