@@ -56,7 +56,7 @@ def test_none_is_plain():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="preset must be one of none, bertjax, paper, .*, found 'ours'"):
+    with pytest.raises(ValueError, match="preset must be one of none, bertjax, bertjax_exact, paper, .*, found 'ours'"):
         smart.preset("ours")
 
 
