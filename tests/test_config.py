@@ -80,8 +80,8 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"smart": {"radius": -0.1}}, "--config.smart.radius must be a finite number of at least 0, found -0.1"),
         (
             {"smart": {"preset": "ours"}},
-            "--config.smart.preset must be one of none, bertjax, bertjax_exact, paper, mtdnn_2020, mtdnn_head, sift, vat, r3f, rdrop, "
-            "found 'ours'",
+            "--config.smart.preset must be one of none, bertjax, bertjax_exact, paper, mtdnn_2020, mtdnn_head, sift, "
+            "vat, r3f, rdrop, found 'ours'",
         ),
         ({"smart": {"norm": "l1"}}, "--config.smart.norm must be one of l2, linf, found 'l1'"),
         ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
