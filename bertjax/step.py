@@ -29,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: updates so far, int32 []; those left out do not count.
       params: θ, float32.
       opt_state: the optimizer's.
-      anchor: θ̃ of the Bregman term, or None without one.
+      anchor: θ̃ of the Bregman term, which has moved after these parameters, or None without one.
     """
 
     step: jax.Array
@@ -99,10 +99,6 @@ def train_step(
       every k-th step and as 0 between, so that its mean over steps is right. In a run of several tasks the names are
       prefixed, "TASK/loss", and "loss" is also there.
     """
-    anchor = state.anchor
-    if anchor is not None:
-        decay = smart.value_at(smart.anchor_decay(settings, num_steps), state.step)
-        anchor = smart.update_anchor(anchor, state.params, decay)
     # Of turns of one task: with updates as the measure, tasks that take turns could each miss, or get, every k-th.
     turn = state.step // (1 if len(batches) > 1 else len(tasks))
     gradients: list[Params] = []
@@ -111,7 +107,7 @@ def train_step(
         if task.name not in batches:
             continue
         gradient, means = task_gradient(
-            state.replace(anchor=anchor),
+            state,
             batches[task.name],
             key if len(tasks) == 1 else jax.random.fold_in(key, 2 + place),
             model=model,
@@ -130,8 +126,12 @@ def train_step(
 
     def update() -> TrainState:
         updates, opt_state = tx.update(gradients if len(gradients) > 1 else gradients[0], state.opt_state, part)
-        params = state.params | optax.apply_updates(part, updates)
-        return TrainState(state.step + 1, params, opt_state, anchor)
+        params, step, anchor = state.params | optax.apply_updates(part, updates), state.step + 1, state.anchor
+        if anchor is not None:
+            # Here, and not on entering the next step, it is one pass with the optimizer's, and in place.
+            decay = smart.value_at(smart.anchor_decay(settings, num_steps), step)
+            anchor = smart.update_anchor(anchor, params, decay)
+        return TrainState(step, params, opt_state, anchor)
 
     return update_if_finite(state, update, values)
 

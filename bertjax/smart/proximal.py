@@ -16,7 +16,7 @@ def init_anchor(params: Params) -> Params:
 def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> Params:
     """θ̃ ← β θ̃ + (1 − β) θ, in a form that leaves an anchor equal to the parameters exactly as it is.
 
-    To be called on entering a step, before the gradient: that is the paper's "step, then move the anchor".
+    To be called after a step, as the paper has it, or on entering the next, before the gradient, which is the same.
     """
 
     def move(a: jax.Array, p: jax.Array) -> jax.Array:
