@@ -19,8 +19,18 @@ from bertjax.errors import UserError
 
 DROPOUTS = 3
 """Of a layer."""
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Φ(x), with the normal distribution's Φ (Hendrycks and Gimpel, 2016)."""
+    if x.dtype != jnp.float32:  # 1 + erf needs more digits than bfloat16 has
+        return jax.nn.gelu(x, approximate=False)
+    # JAX takes erfc, with branches for its tails: 3% of an update on a CPU.
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
@@ -149,15 +159,28 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to [..., D]."""
-        # Two-pass variance: the fast one cancels at BERT's eps of 1e-12.
-        norm = nn.LayerNorm(
-            epsilon=self.eps,
-            use_fast_variance=False,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="affine",
-        )
-        return norm(x.astype(jnp.float32)).astype(self.dtype)
+        return Normalize(self.eps, self.param_dtype, name="affine")(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class Normalize(nn.Module):
+    """Layer normalisation in float32, with scale and bias.
+
+    Flax's own multiplies its reciprocal deviations by the scale first, an array [..., D] more: 5% of a SMART update.
+    """
+
+    eps: float
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float32 [..., D] to the same."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+        scale, bias = (jnp.broadcast_to(y.astype(jnp.float32), x.shape) for y in (scale, bias))
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        # Two passes: the mean of squares less the square of the mean cancels at BERT's eps of 1e-12.
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
 
 
 class Layer(nn.Module):
