@@ -151,6 +151,7 @@ class RunConfig(Config):
       data_file: a tab-separated file of your own with the columns that `columns` declares, in place of a task.
       dev_file: a second one for dev; None to take a tenth of the rows for dev and one for test.
       columns: of `data_file`.
+      train_share: share of each task's training examples to train on, drawn by the seed.
       tune: all, or head, which freezes the encoder, without dropout, and trains the last linear layer alone.
       init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
       seed: of new heads, data order, dropout and noise.
@@ -183,6 +184,7 @@ class RunConfig(Config):
     data_file: str | None = None
     dev_file: str | None = None
     columns: ColumnsConfig = ColumnsConfig()
+    train_share: float = 1.0
     tune: str = "all"
     init_from: str = "minilm-l6"
     seed: int = 0
@@ -214,6 +216,10 @@ class RunConfig(Config):
             },
             shortest=3,
         )
+        if not 0 < self.train_share <= 1:
+            raise UserError(
+                f"--config.train_share: expected a share of the training examples in (0, 1], found {self.train_share}"
+            )
         self._check_tasks()
         settings = self.smart.settings()
         if self.tune == "head" and (settings.has_smoothness or settings.has_bregman):

@@ -14,6 +14,7 @@ from bertjax.data.batches import bucket_edges
 from bertjax.data.glue import GLUE, load_glue
 from bertjax.data.problems import SHOWN, Problem, gathered, refuse
 from bertjax.data.sources import SOURCES, CourseFiles, OwnFile, Source
+from bertjax.data.subset import with_train_share
 from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError
 from bertjax.model import Bert
@@ -101,7 +102,8 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
     # Steps that take a batch of every task are compiled for each combination of their shapes.
     max_buckets = 1 if config.pcgrad else MAX_BUCKETS
     data = {}
-    for task, dataset in zip(tasks, datasets, strict=True):
+    for task, whole in zip(tasks, datasets, strict=True):
+        dataset = with_train_share(whole, config.train_share, config.seed)
         examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
         lengths = np.concatenate([part.lengths for part in examples.values()])
         edges = tuple(min(edge, most) for edge in bucket_edges(lengths, max_buckets=max_buckets))

@@ -78,6 +78,8 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"dtype": "float16"}, "--config.dtype: expected float32 or bfloat16, found 'float16'"),
         ({"on_bad_row": "ignore"}, "--config.on_bad_row: expected error or skip, found 'ignore'"),
         ({"smart": {"radius": -0.1}}, "--config.smart.radius must be a finite number of at least 0, found -0.1"),
+        ({"train_share": 0.0}, "--config.train_share: expected a share of the training examples in (0, 1], found 0.0"),
+        ({"train_share": 1.5}, "--config.train_share: expected a share of the training examples in (0, 1], found 1.5"),
         (
             {"smart": {"preset": "ours"}},
             "--config.smart.preset must be one of none, bertjax, bertjax_exact, paper, mtdnn_2020, mtdnn_head, sift, "

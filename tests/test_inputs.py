@@ -28,6 +28,18 @@ def test_inputs_fit_together(config, tiny_checkpoint):
     assert data.edges == (8, 16)
 
 
+def test_a_share_of_the_training_examples(config, tiny_checkpoint):
+    examples = [
+        load_inputs(dataclasses.replace(config, train_share=0.1, seed=seed), tiny_checkpoint, ("train", "dev"))
+        .data["sst5"]
+        .examples
+        for seed in range(2)
+    ]
+    assert [len(part["train"]) for part in examples] == [6, 6]
+    assert [len(part["dev"]) for part in examples] == [23, 23]
+    assert examples[0]["train"].ids != examples[1]["train"].ids
+
+
 def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint, tmp_path):
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
