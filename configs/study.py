@@ -1,0 +1,50 @@
+"""Does further pre-training help, does SMART, and what do they cost? On gold SST-5, STS and Quora.
+
+    python -m bertjax.study --config=configs/study.py --config.data_dir=FOLDER
+
+FOLDER holds CS224N's files. Some 170 runs of MiniLM-L6, about five hours on two CPU cores; a rerun goes on. Learning
+rate and epochs are those that docs/scale.md chose for plain fine-tuning on a validation part of train. SST-5 has no
+text of its own beyond single sentences, so its domain's text is CFIMDB's reviews; that of STS and Quora, their pairs.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+MAIN = ("fine-tune", "smart", "further", "further smart")
+TASKS = ("sst5", "sts", "quora")
+
+
+def get_config():
+    config = ConfigDict()
+    config.data_dir = config_dict.placeholder(str)
+    # An epoch of evaluations is left out: dev is looked at once, after the last update.
+    config.base = {"epochs": 6, "eval_every": 10**6, "checkpoint_every": 50, "on_bad_row": "skip"}
+    config.by_task = {"cfimdb": {"epochs": 3, "batch_size": 16, "max_length": 256}}
+    config.methods = {
+        "fine-tune": {},
+        "fine-tune longer": {"epochs": 11},  # about SMART's time
+        "smart": {"smart": {"preset": "bertjax"}},
+        "smart exact": {"smart": {"preset": "bertjax_exact"}},
+        "R_s": {"smart": {"preset": "bertjax", "bregman_weight": 0.0}},
+        "D": {"smart": {"preset": "bertjax", "weight": 0.0}},
+        "further": {"init_from": "further"},
+        "further smart": {"init_from": "further", "smart": {"preset": "bertjax"}},
+        "last layer": {"tune": "head", "learning_rate": 1e-3, "epochs": 20},
+        **{name: {"smart": {"preset": name}} for name in ("paper", "mtdnn_2020", "mtdnn_head", "sift", "r3f", "rdrop")},
+    }
+    config.domains = {"sst5": "cfimdb", "sts": "sts", "quora": "quora"}
+    config.pretraining = {"epochs": 3, "learning_rate": 2e-4, "head_epochs": 1, "head_learning_rate": 2e-3}
+    config.blocks = {
+        "smart": {"tasks": ("sst5", "sts"), "shares": (0.1,), "methods": ("fine-tune", "smart"), "seeds": 10},
+        "further": {"tasks": TASKS, "shares": (0.1,), "methods": MAIN, "seeds": 5},
+        "parts": {
+            "tasks": ("sst5",),
+            "shares": (0.1,),
+            "methods": ("R_s", "D", "r3f", "paper", "mtdnn_head", "rdrop", "fine-tune longer", "smart exact"),
+            "seeds": 5,
+        },
+        "last": {"tasks": (*TASKS, "cfimdb"), "shares": (1.0,), "methods": ("last layer",), "seeds": 3},
+        "together": {"tasks": ("sst5+quora+sts",), "shares": (0.1,), "methods": ("fine-tune", "smart"), "seeds": 3},
+        "sizes": {"tasks": ("sst5", "sts"), "shares": (0.01,), "methods": ("fine-tune", "smart"), "seeds": 5},
+        "whole": {"tasks": ("sst5", "sts"), "shares": (1.0,), "methods": ("fine-tune", "smart"), "seeds": 1},
+    }
+    return config
