@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.steps import NUM_STEPS, ROWS, TASK, circumstances, make_batch, peak_bytes
+from benchmarks.steps import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import optim
 from bertjax.dropout import dropout
 from bertjax.model import DROPOUTS, Bert, BertConfig, Layer, init_params
+from bertjax.parallel import peak_bytes
 from bertjax.report import table
 from bertjax.step import eval_step, init_state, train_step
 

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from benchmarks import peers
 from bertjax import optim, smart
 from bertjax.model import Bert
+from bertjax.parallel import peak_bytes
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.report import table
 from bertjax.step import TrainState, cut_at_embeddings, init_state, train_step
@@ -219,13 +220,6 @@ def add(name, step, state, batches, key, steps, states) -> None:
     """Compiles one row."""
     steps[name] = jax.jit(step, donate_argnums=0).lower(state, batches, key).compile()
     states[name] = state
-
-
-def peak_bytes(step) -> int:
-    """What XLA sets aside for a step: state, batch and temporaries, what is overwritten counted once."""
-    found = step.memory_analysis()
-    own = found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.argument_size_in_bytes + own + found.temp_size_in_bytes
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
             "cost": {
                 "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
                 "compiled_shapes": len(run_step.compiled),
+                "peak_bytes": run_step.peak_bytes,
                 "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, outcome.state, steps, step_key),
             },
             **circumstances(config, plan.num_steps, meter, parallel),

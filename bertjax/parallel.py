@@ -118,6 +118,11 @@ class CompiledByShape:
             self.seconds += time.perf_counter() - start
         return self.compiled[shape]
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """Of the largest executable, on one device; None where none is compiled."""
+        return max(map(peak_bytes, self.compiled.values()), default=None)
+
     def knows(self, batch: Any) -> bool:
         """Whether it is compiled for these batches."""
         return _shape(batch) in self.compiled
@@ -129,6 +134,13 @@ class CompiledByShape:
     def flops(self, tree: Any, batch: Any, *rest: Any) -> float:
         """XLA's own count of floating-point operations of one step, on one device."""
         return self.compile(tree, batch, *rest).cost_analysis()["flops"]
+
+
+def peak_bytes(executable: Any) -> int:
+    """What XLA sets aside for a step on one device: state, batch and temporaries; what is overwritten counts once."""
+    found = executable.memory_analysis()
+    own: int = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + own + found.temp_size_in_bytes
 
 
 def _shape(batch: Any) -> tuple[Any, ...]:

@@ -102,15 +102,15 @@ def run_cell(cell: Cell, study: Mapping[str, Any], root: Path) -> dict[str, Any]
     """Trains, evaluates on dev at the last update, and says what a line of the results holds.
 
     Returns:
-      "tasks" (their names joined), "method", "share", "seed"; "dev", by task: all metrics with the measured smoothness,
-      the main one's name as "metric", its value as "score" and what was "predicted" for every example, a class's
-      number or a score; "steps", "cost" and "timing" of the run; "log": [epoch, training loss] of every reading; and
-      "lineage" warnings.
+      "tasks" (their names joined), "method", "share", "seed"; "dev", by task: all metrics with the measured
+      smoothness, the main one's name as "metric", its value as "score", and of every example what was "predicted" and,
+      under "labels", its label, a class's number or a score; "steps", "cost" and "timing" of the run; "log", of every
+      reading [epoch, training loss]; "warnings" of lineage; "versions" and "devices".
     """
     # Here, so that a worker has its core to itself before JAX counts them.
     from bertjax.compilation import keep_compiled
     from bertjax.evaluation import evaluate
-    from bertjax.inputs import declared_tasks
+    from bertjax.inputs import declared_tasks, load_datasets
     from bertjax.loop import train_and_evaluate
 
     keep_compiled()
@@ -120,13 +120,14 @@ def run_cell(cell: Cell, study: Mapping[str, Any], root: Path) -> dict[str, Any]
     with _log_beside(folder):
         result = train_and_evaluate(config, folder)
         summary = evaluate(folder, "dev")
+        datasets = load_datasets(declared_tasks(config), config)
     dev = {}
-    for task in declared_tasks(config):
+    for task, dataset in zip(declared_tasks(config), datasets, strict=True):
         predicted = _predicted(folder / f"predictions-{task.name}-dev.csv", task.schema.label_names)
         metrics = summary["metrics"][task.name] | {"smoothness": summary["smoothness"][task.name]["mean"]}
         rounded = {name: round(value, 6) for name, value in metrics.items()}
         dev[task.name] = rounded | {"metric": task.main_metric, "score": rounded[task.main_metric]}
-        dev[task.name]["predicted"] = predicted
+        dev[task.name] |= {"predicted": predicted, "labels": [row["label"] for row in dataset.splits["dev"]]}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     log = [[round(x["epoch"], 3), round(x["values"]["loss"], 4)] for x in lines if x["split"] == "train"]
     tasks, method, share, seed = cell.key

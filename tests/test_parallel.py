@@ -57,6 +57,14 @@ def test_flops_are_counted_by_xla():
     assert step.flops(w, batch) == pytest.approx(2 * 16 * 64 * 32, rel=0.01)
 
 
+def test_peak_bytes_are_those_of_the_largest():
+    step = CompiledByShape(jax.jit(lambda w, batch: w + batch, donate_argnums=0))
+    assert step.peak_bytes is None
+    for size in (1000, 4000, 2000):
+        step.compile(np.ones(size, np.float32), np.ones(size, np.float32))
+    assert step.peak_bytes == pytest.approx(2 * 4 * 4000, rel=0.01)  # the sum takes the place of what is donated
+
+
 def test_an_even_batch_size_is_the_next_multiple():
     assert [DataParallel(jax.devices()[:4]).up_to_even(size) for size in (1, 4, 6, 8)] == [4, 4, 8, 8]
     assert DataParallel(jax.devices()[:1]).up_to_even(7) == 7
