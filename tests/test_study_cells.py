@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from bertjax import study
+from bertjax import study_cells as study
 from bertjax.errors import UserError
 
 

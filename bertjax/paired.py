@@ -1,0 +1,89 @@
+"""Is one method better than another? Paired differences over seeds, with bootstrap intervals and a correction."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 10_000
+_CHUNK = 500
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""From weights [R, N] that add up to 1 in each row, predictions [K, N] of K seeds and labels [N], to scores [R, K]."""
+
+
+class Difference(NamedTuple):
+    """Of a method's score to another's, on the seeds that they share.
+
+    Attributes:
+      seeds: how many.
+      mean: of the differences.
+      low: of the 95% interval.
+      high: of the 95% interval.
+      p: two-sided: how often a resample's difference has the other sign, doubled; at least 2 / RESAMPLES.
+    """
+
+    seeds: int
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def accuracy(weights: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The weighted share of classes that are right."""
+    return weights @ (predicted == labels).astype(weights.dtype).T
+
+
+def pearson(weights: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The weighted correlation of scores and labels."""
+    # Centred on the whole, so that the differences of moments do not cancel.
+    x, y = predicted - predicted.mean(axis=1, keepdims=True), labels - labels.mean()
+    x, y = x.astype(weights.dtype), y.astype(weights.dtype)
+    mean_x, mean_y = weights @ x.T, (weights @ y)[:, None]
+    covariance = weights @ (x * y).T - mean_x * mean_y
+    variances = (weights @ (x * x).T - mean_x**2) * ((weights @ (y * y))[:, None] - mean_y**2)
+    return covariance / np.sqrt(variances)
+
+
+SCORES: Mapping[str, Score] = {"accuracy": accuracy, "pearson": pearson}
+
+
+def difference(
+    ours: Mapping[int, Sequence[float]],
+    theirs: Mapping[int, Sequence[float]],
+    labels: Sequence[float],
+    score: Score,
+    resamples: int = RESAMPLES,
+) -> Difference | None:
+    """Compares two methods, each with its predictions [N] for the same examples by seed; None where no seed is shared.
+
+    The interval resamples seeds and examples, both with replacement, the same for both methods: a difference within it
+    could come of other seeds, or of another evaluation set of its size.
+
+    References:
+      Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    a, b = (np.array([by_seed[seed] for seed in seeds], np.float64) for by_seed in (ours, theirs))
+    truth, rng = np.asarray(labels, np.float64), np.random.default_rng(0)
+    even = np.full((1, len(truth)), 1 / len(truth))
+    mean = float(np.mean(score(even, a, truth) - score(even, b, truth)))
+    draws = []
+    for _ in range(-(-resamples // _CHUNK)):
+        examples, runs = (rng.multinomial(n, np.full(n, 1 / n), _CHUNK) / n for n in (len(truth), len(seeds)))
+        draws.append(np.sum(runs * (score(examples, a, truth) - score(examples, b, truth)), axis=1))
+    found = np.concatenate(draws)
+    low, high = np.quantile(found, (0.025, 0.975))
+    tail = min(float(np.mean(found <= 0)), float(np.mean(found >= 0)))
+    return Difference(len(seeds), mean, float(low), float(high), min(1.0, 2 * max(tail, 1 / len(found))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in their order (Holm, Scandinavian Journal of Statistics, 1979)."""
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected

@@ -1,0 +1,183 @@
+"""The charts of a study, each for a light and a dark page."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bertjax.study_summary import BASE, Row
+
+THEMES = {"light": ("#1f2328", "#8c959f"), "dark": ("#e6edf3", "#6e7681")}
+"""Of each the colours of text and of lines; the page's own colour is behind."""
+Draw = Callable[[Figure], None]
+
+
+def figure(theme: str, size: tuple[float, float], draw: Draw) -> Figure:
+    """A figure in a theme's colours, on nothing."""
+    text, line = THEMES[theme]
+    names = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
+    style: Any = dict.fromkeys((*names, "legend.labelcolor"), text)
+    style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), line)
+    style |= {"grid.alpha": 0.35, "axes.facecolor": "none", "svg.hashsalt": "bertjax"}
+    with matplotlib.rc_context(style):
+        drawn = Figure(figsize=size, layout="constrained", facecolor="none")
+        FigureCanvasAgg(drawn)
+        draw(drawn)
+    return drawn
+
+
+def title_of(group: tuple[str, str, float]) -> str:
+    """ "sst5, 10%", or "sst5 of sst5+sts, 10%"."""
+    tasks, task, share = group
+    return f"{task if tasks == task else f'{task} of {tasks}'}, {share:.0%} of train"
+
+
+def groups_of(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
+    """Rows by what they are compared within."""
+    found: dict[tuple[str, str, float], list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.group, []).append(row)
+    return found
+
+
+def differences(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+    """Every method's difference to BASE with its interval, in points."""
+    compared = {
+        group: [row for row in members if row.difference is not None] for group, members in groups_of(rows).items()
+    }
+    entries = [(group, row) for group, members in compared.items() for row in members]
+    if not entries:
+        return None
+
+    def draw(drawn: Figure) -> None:
+        axes = drawn.subplots()
+        labels = []
+        for place, (group, row) in enumerate(reversed(entries)):
+            found = row.difference
+            assert found is not None
+            sure = row.corrected_p is not None and row.corrected_p < 0.05
+            colour = f"C{list(compared).index(group) % 10}"
+            axes.plot([100 * found.low, 100 * found.high], [place] * 2, color=colour, linewidth=2)
+            axes.plot(100 * found.mean, place, "o", color=colour, markerfacecolor=colour if sure else "none")
+            labels.append(f"{row.method} — {title_of(group)} (n = {found.seeds})")
+        axes.axvline(0, color=THEMES["light"][1], linewidth=1)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel=f"points better than {BASE}, with 95% interval; filled: significant after correction")
+        axes.grid(axis="x")
+
+    return (9.5, 1.1 + 0.27 * len(entries)), draw
+
+
+def cost(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+    """Mean score against an update's time, one panel a task and size that has at least three methods."""
+    panels = {
+        group: [row for row in members if row.time_ratio]
+        for group, members in groups_of(rows).items()
+        if sum(bool(row.time_ratio) for row in members) >= 3
+    }
+    return _panels(panels, _draw_cost)
+
+
+def _draw_cost(axes: Any, members: Sequence[Row]) -> None:
+    for row in members:
+        error = None if row.deviation is None else 100 * row.deviation
+        axes.errorbar(row.time_ratio, 100 * row.mean, yerr=error, fmt="o", capsize=2)
+        axes.annotate(row.method, (row.time_ratio, 100 * row.mean), (5, 4), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.25)
+    axes.set(xlabel=f"time of an update, {BASE} = 1", ylabel=f"{members[0].metric} on dev, %")
+
+
+def sizes(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+    """Mean score against the training-set size, one panel a task, of methods with two sizes or more."""
+    panels: dict[tuple[str, str, float], list[Row]] = {}
+    for row in rows:
+        panels.setdefault((row.tasks, row.task, 1.0), []).append(row)
+    for group, members in panels.items():
+        counts = [row.method for row in members]
+        panels[group] = [row for row in members if counts.count(row.method) > 1]
+    return _panels({group: members for group, members in panels.items() if members}, _draw_sizes, share=False)
+
+
+def _draw_sizes(axes: Any, members: Sequence[Row]) -> None:
+    for name in dict.fromkeys(row.method for row in members):
+        line = sorted((row for row in members if row.method == name), key=lambda row: row.share)
+        errors = [100 * (row.deviation or 0) for row in line]
+        axes.errorbar(
+            [100 * row.share for row in line],
+            [100 * row.mean for row in line],
+            yerr=errors,
+            fmt="o-",
+            capsize=2,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.set(xlabel="share of the training examples, %", ylabel=f"{members[0].metric} on dev, %")
+    axes.legend(frameon=False)
+
+
+def calibration(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+    """Calibration error, and local smoothness, of the methods of each classification with at least three."""
+    panels = {
+        group: members
+        for group, members in groups_of(rows).items()
+        if sum("calibration_error" in row.metrics for row in members) >= 3
+    }
+    return _panels(panels, _draw_calibration)
+
+
+def _draw_calibration(axes: Any, members: Sequence[Row]) -> None:
+    for row in members:
+        axes.plot(row.metrics["smoothness"], 100 * row.metrics["calibration_error"], "o")
+        at = (row.metrics["smoothness"], 100 * row.metrics["calibration_error"])
+        axes.annotate(row.method, at, (5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.set(xlabel="divergence at the worst 2% perturbation", ylabel="expected calibration error, %")
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[tuple[float, float], Draw] | None:
+    """Training loss over epochs, mean and range of three seeds or more, one panel a task and size."""
+    found: dict[tuple[str, str, float], dict[str, list[Any]]] = {}
+    for line in lines:
+        if line["log"]:
+            group = found.setdefault((line["tasks"], line["tasks"], line["share"]), {})
+            group.setdefault(line["method"], []).append(line["log"])
+    panels = {
+        group: {name: logs for name, logs in methods.items() if len(logs) >= 3} for group, methods in found.items()
+    }
+    return _panels({group: methods for group, methods in panels.items() if methods}, _draw_curves)
+
+
+def _draw_curves(axes: Any, methods: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
+    for name, logs in methods.items():
+        length = min(map(len, logs))
+        epochs = [point[0] for point in logs[0][:length]]
+        losses = list(zip(*([point[1] for point in log[:length]] for log in logs), strict=True))
+        (line,) = axes.plot(epochs, [statistics.mean(at) for at in losses], label=name, linewidth=1.2)
+        axes.fill_between(
+            epochs, [min(at) for at in losses], [max(at) for at in losses], color=line.get_color(), alpha=0.15
+        )
+    axes.set(xlabel="epoch", ylabel="training loss")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _panels(panels: Mapping[Any, Any], draw_one: Callable[[Any, Any], None], *, share: bool = True) -> Any:
+    if not panels:
+        return None
+
+    def draw(drawn: Figure) -> None:
+        across = min(3, len(panels))
+        down = -(-len(panels) // across)
+        every = drawn.subplots(down, across, squeeze=False).ravel()
+        for axes, (group, members) in zip(every, panels.items(), strict=False):
+            draw_one(axes, members)
+            axes.set_title(title_of(group) if share else group[1], fontsize=10)
+            axes.grid()
+        for axes in every[len(panels) :]:
+            axes.set_axis_off()
+
+    across = min(3, len(panels))
+    return (1.0 + 3.9 * across, 3.4 * -(-len(panels) // across)), draw

@@ -1,0 +1,175 @@
+"""The report of a study: Markdown with charts for a repository, and one HTML page that needs nothing else."""
+
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertjax import paired, study_charts
+from bertjax.errors import UserError
+from bertjax.study_cells import CELLS, read_cells
+from bertjax.study_summary import BASE, Row, summarise
+from bertjax.workdir import write_text
+
+CHARTS = {
+    "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
+    "cost": "Score on dev against the time of an update",
+    "sizes": "Score on dev against the size of the training set",
+    "curves": "Training loss over epochs, mean and range of the seeds",
+    "calibration": "Calibration error against local smoothness",
+}
+"""Each chart's name and what it shows, which is also its text where it cannot be seen."""
+COLUMNS = (
+    "method",
+    "seeds",
+    "score, %",
+    f"minus {BASE}, points",
+    "95% interval",
+    "p, corrected",
+    "calibration error, %",
+    "smoothness",
+    "time",
+    "operations",
+    "memory",
+)
+_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;
+padding:0 1rem;color:#1f2328;background:#fff}table{border-collapse:collapse;font-size:.85rem;display:block;
+overflow-x:auto}th,td{padding:.25rem .6rem;border-bottom:1px solid #8c959f66;text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}figure{margin:1.5rem 0}svg{max-width:100%;height:auto}.dark{display:none}
+@media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}.dark{display:block}.light{display:none}}"""
+
+
+def cells_of(row: Row) -> list[str]:
+    """A row of the table, as text, in the order of COLUMNS; empty where there is nothing to say."""
+    found, deviation = row.difference, row.deviation
+    calibration = row.metrics.get("calibration_error")
+    return [
+        row.method,
+        str(len(row.scores)),
+        f"{100 * row.mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}"),
+        "" if found is None else f"{100 * found.mean:+.2f}",
+        "" if found is None else f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
+        "" if row.corrected_p is None else f"{row.corrected_p:.3g}" + (" *" if row.corrected_p < 0.05 else ""),
+        "" if calibration is None else f"{100 * calibration:.1f}",
+        f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
+        "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
+        f"{row.flops_ratio:.2f}",
+        "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
+    ]
+
+
+def headline(rows: Sequence[Row]) -> list[str]:
+    """A sentence a task and size: which methods beat BASE beyond noise, and which lose to it."""
+    lines = []
+    for group, members in study_charts.groups_of(rows).items():
+        compared = [row for row in members if row.corrected_p is not None and row.difference is not None]
+        if not compared:
+            continue
+        sure = [row for row in compared if row.corrected_p is not None and row.corrected_p < 0.05]
+        told = {
+            sign: [f"{row.method} ({100 * row.difference.mean:+.1f})" for row in sure if row.difference.mean * sign > 0]  # type: ignore[union-attr]
+            for sign in (1, -1)
+        }
+        better = f"beyond noise better than {BASE}: {', '.join(told[1])}" if told[1] else ""
+        worse = f"beyond noise worse: {', '.join(told[-1])}" if told[-1] else ""
+        none = f"none of {len(compared)} methods is told apart from {BASE}" if not sure else ""
+        lines.append(f"{study_charts.title_of(group)}: {'; '.join(filter(None, (better, worse, none)))}.")
+    return lines
+
+
+def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
+    """How the figures came about."""
+    first = lines[0]
+    comparisons = sum(row.corrected_p is not None for row in rows)
+    text = f"""{len(lines)} runs so far; {first["devices"]["platform"]}, JAX {first["versions"]["jax"]}. A run's score
+is that of its last update on dev, which no choice was made on. A seed draws the training examples, the head, their
+order and the masks, the same for every method, so differences are paired.
+
+Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; p is corrected for all
+{comparisons} comparisons (Holm), and * marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an
+interval of five as the narrowest that it can be.
+
+Time, operations (XLA's count, against plain fine-tuning) and memory are of an update; time and memory against {BASE}.
+Runs share the machine, so times are rough; benchmarks/steps.py measures them in peace. Smoothness is the mean
+divergence at the worst perturbation of 2% of the embeddings' RMS: less is smoother."""
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+
+
+def write_report(root: Path, out: Path) -> None:
+    """Writes README.md, its charts, index.html and the cells into a folder.
+
+    Raises:
+      UserError: the study has no finished cell, or the folder cannot be written.
+    """
+    lines = read_cells(root)
+    if not lines:
+        raise UserError(f"--workdir: expected a study with finished cells in {root / CELLS}, found none")
+    rows = summarise(lines)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be made ({error.strerror})") from None
+    drawn = {
+        "differences": study_charts.differences(rows),
+        "cost": study_charts.cost(rows),
+        "sizes": study_charts.sizes(rows),
+        "curves": study_charts.curves(lines),
+        "calibration": study_charts.calibration(rows),
+    }
+    vectors = {}
+    for name, chart in drawn.items():
+        if chart is None:
+            continue
+        for theme in study_charts.THEMES:
+            size, draw = chart
+            figure = study_charts.figure(theme, size, draw)
+            figure.savefig(out / f"{name}-{theme}.png", dpi=110, transparent=True)
+            vector = io.StringIO()
+            figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
+            vectors[name, theme] = vector.getvalue()[vector.getvalue().index("<svg") :]
+    names = [name for name, chart in drawn.items() if chart]
+    write_text(out / "README.md", _markdown(lines, rows, names))
+    write_text(out / "index.html", _page(lines, rows, vectors))
+    if out.resolve() != root.resolve():
+        write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'index.html'}")
+
+
+def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:
+    parts = ["# The study", "Written by `python -m bertjax.study`.", *(f"- {line}" for line in headline(rows))]
+    parts += about(lines, rows)
+    for name in charts:
+        parts.append(
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png">'
+            f'<img src="{name}-light.png" alt="{CHARTS[name]}"></picture>'
+        )
+    for group, members in study_charts.groups_of(rows).items():
+        parts += [f"## {study_charts.title_of(group)}: {members[0].metric}"]
+        table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
+        parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
+    return "\n\n".join(parts).replace(".\n\n- ", ".\n- ") + "\n"
+
+
+def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[tuple[str, str], str]) -> str:
+    body = ["<h1>The study</h1>", "<ul>", *(f"<li>{html.escape(line)}</li>" for line in headline(rows)), "</ul>"]
+    body += [f"<p>{html.escape(line)}</p>" for line in about(lines, rows)]
+    for name in dict.fromkeys(name for name, _ in vectors):
+        both = "".join(f'<div class="{theme}">{vectors[name, theme]}</div>' for theme in study_charts.THEMES)
+        body.append(f'<figure role="img" aria-label="{html.escape(CHARTS[name])}">{both}</figure>')
+    for group, members in study_charts.groups_of(rows).items():
+        body.append(
+            f"<h2>{html.escape(study_charts.title_of(group))}: {html.escape(members[0].metric)}</h2><table><tr>"
+        )
+        body += [f"<th>{html.escape(column)}</th>" for column in COLUMNS]
+        body.append("</tr>")
+        for row in members:
+            body.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells_of(row))}</tr>")
+        body.append("</table>")
+        warnings = dict.fromkeys(line for row in members for line in row.warnings)
+        body += [f"<p>Warning: {html.escape(line)}</p>" for line in warnings]
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>bertjax: the study</title>'
+    head += f"<style>{_STYLE}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'

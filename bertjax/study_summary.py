@@ -1,0 +1,123 @@
+"""What the cells of a study say together: a row a task, training-set size and method."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bertjax import paired
+
+BASE = "fine-tune"
+"""The method that all others are compared with, at the same tasks and training-set size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One method on one task.
+
+    Attributes:
+      tasks: trained on together, their names joined by "+".
+      task: judged here.
+      share: of the training examples.
+      method: its name.
+      metric: the task's main one.
+      scores: its value on dev after the last update, by seed.
+      difference: to BASE, paired by seed, or None for BASE itself and where no seed is shared.
+      corrected_p: of the difference, for as many comparisons as the study makes (Holm), or None.
+      metrics: means over seeds of all other numbers of dev.
+      time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
+      flops_ratio: of an update to plain fine-tuning's, XLA's count.
+      memory_ratio: of the largest step to BASE's.
+      warnings: of lineage, for any of the seeds.
+    """
+
+    tasks: str
+    task: str
+    share: float
+    method: str
+    metric: str
+    scores: Mapping[int, float]
+    difference: paired.Difference | None
+    corrected_p: float | None
+    metrics: Mapping[str, float]
+    time_ratio: float | None
+    flops_ratio: float
+    memory_ratio: float | None
+    warnings: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the scores."""
+        return statistics.mean(self.scores.values())
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the scores over seeds; None for a single one."""
+        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
+
+    @property
+    def group(self) -> tuple[str, str, float]:
+        """What it is compared within."""
+        return self.tasks, self.task, self.share
+
+
+def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """All rows of a study, groups in the order of their first cell, BASE first within each, then by method's order.
+
+    Args:
+      lines: of `study_cells.CELLS`.
+    """
+    cells: dict[tuple[str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    for line in lines:
+        group = cells.setdefault((line["tasks"], line["share"]), {})
+        group.setdefault(line["method"], {})[line["seed"]] = line
+    rows = []
+    for (tasks, share), methods in cells.items():
+        base = methods.get(BASE, {})
+        ordered = [*([BASE] if base else []), *(name for name in methods if name != BASE)]
+        for task in tasks.split("+"):
+            rows += [_row(tasks, task, share, name, methods[name], base) for name in ordered]
+    compared = [place for place, row in enumerate(rows) if row.difference is not None]
+    corrected = paired.holm([rows[place].difference.p for place in compared])  # type: ignore[union-attr]
+    for place, p in zip(compared, corrected, strict=True):
+        rows[place] = dataclasses.replace(rows[place], corrected_p=p)
+    return rows
+
+
+def _row(
+    tasks: str,
+    task: str,
+    share: float,
+    method: str,
+    cells: Mapping[int, Mapping[str, Any]],
+    base: Mapping[int, Mapping[str, Any]],
+) -> Row:
+    dev = {seed: cell["dev"][task] for seed, cell in sorted(cells.items())}
+    first = next(iter(dev.values()))
+    difference = None
+    if method != BASE and base:
+        ours, theirs = ({seed: cell["dev"][task]["predicted"] for seed, cell in part.items()} for part in (cells, base))
+        difference = paired.difference(ours, theirs, first["labels"], paired.SCORES[first["metric"]])
+    numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
+    shared = sorted(cells.keys() & base.keys())
+
+    def ratio(part: str, name: str) -> float | None:
+        pairs = [(cells[seed][part].get(name), base[seed][part].get(name)) for seed in shared]
+        ratios = [a / b for a, b in pairs if a and b]
+        return statistics.median(ratios) if ratios else None
+
+    return Row(
+        tasks=tasks,
+        task=task,
+        share=share,
+        method=method,
+        metric=first["metric"],
+        scores={seed: values["score"] for seed, values in dev.items()},
+        difference=difference,
+        corrected_p=None,
+        metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
+        time_ratio=ratio("timing", "step_seconds_median"),
+        flops_ratio=statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
+        memory_ratio=ratio("cost", "peak_bytes"),
+        warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
+    )

@@ -1,0 +1,142 @@
+"""The report of a made-up study, whose answers are known."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from bertjax import study_report
+from bertjax.errors import UserError
+from bertjax.study_summary import summarise
+
+LABELS = np.random.default_rng(0).integers(0, 5, 400)
+SCORES = np.random.default_rng(1).uniform(0, 5, 60)
+
+
+def line(tasks, method, share, seed, right, steps=0.2, peak=100):
+    """A cell of which about a share of the classes is right, and scores correlate by as much."""
+    rng = np.random.default_rng((seed, round(1000 * right)))
+    dev = {}
+    for task in tasks.split("+"):
+        if task == "sts":
+            predicted = np.round(SCORES * right + rng.normal(size=60) * (1 - right), 3)
+            name, score, labels = "pearson", np.corrcoef(predicted, SCORES)[0, 1], np.round(SCORES, 3)
+            numbers = {"pearson": float(score), "smoothness": 0.5}
+        else:
+            predicted = np.where(rng.random(400) < right, LABELS, (LABELS + 1) % 5)
+            name, score, labels = "accuracy", np.mean(predicted == LABELS), LABELS
+            numbers = {"accuracy": float(score), "calibration_error": 0.1 * right, "smoothness": right}
+        dev[task] = numbers | {"metric": name, "score": float(score)}
+        dev[task] |= {"predicted": predicted.tolist(), "labels": labels.tolist()}
+    return {
+        "tasks": tasks,
+        "method": method,
+        "share": share,
+        "seed": seed,
+        "dev": dev,
+        "steps": 3,
+        "cost": {"flops_ratio": 1.0 if method == "fine-tune" else 2.5, "peak_bytes": peak},
+        "timing": {"step_seconds_median": steps},
+        "log": [[1.0, 1.5 - right], [2.0, 1.2 - right]],
+        "warnings": ["seen <before>"] if method == "smart" else [],
+        "versions": {"jax": "1.2.3"},
+        "devices": {"platform": "cpu"},
+    }
+
+
+LINES = [
+    line(tasks, method, share, seed, right, steps, peak)
+    for tasks in ("sst5", "sst5+sts")
+    for share in (0.1, 1.0)
+    for method, right, steps, peak in (
+        ("smart", 0.75, 0.4, 150),
+        ("fine-tune", 0.5, 0.2, 100),
+        ("R_s", 0.5, 0.3, 120),
+        ("bad", 0.3, 0.2, 100),
+    )
+    for seed in range(3)
+]
+
+
+def test_a_summary_by_hand():
+    rows = summarise(LINES)
+    assert [row.method for row in rows[:4]] == ["fine-tune", "smart", "R_s", "bad"]
+    assert [row.group for row in rows[::4]] == [
+        ("sst5", "sst5", 0.1),
+        ("sst5", "sst5", 1.0),
+        ("sst5+sts", "sst5", 0.1),
+        ("sst5+sts", "sts", 0.1),
+        ("sst5+sts", "sst5", 1.0),
+        ("sst5+sts", "sts", 1.0),
+    ]
+    base, ours, _, bad = rows[:4]
+    by_seed = {x["seed"]: x["dev"]["sst5"]["accuracy"] for x in LINES if x["method"] == "smart" and x["share"] == 0.1}
+    assert ours.scores == by_seed
+    assert ours.mean == pytest.approx(np.mean(list(by_seed.values())))
+    assert ours.deviation == pytest.approx(np.std(list(by_seed.values()), ddof=1))
+    assert base.difference is None
+    assert ours.difference.mean == pytest.approx(ours.mean - base.mean)
+    assert ours.corrected_p < 0.05
+    assert bad.difference.high < 0
+    assert (ours.time_ratio, ours.flops_ratio, ours.memory_ratio) == pytest.approx((2.0, 2.5, 1.5))
+    assert ours.metrics["calibration_error"] == pytest.approx(0.075)
+    compared = [row for row in rows if row.difference is not None]
+    assert all(row.corrected_p >= row.difference.p for row in compared)
+
+
+def test_the_headline_says_what_is_beyond_noise():
+    first, *_ = study_report.headline(summarise(LINES))
+    better, worse = first.split("; ")
+    assert re.fullmatch(r"sst5, 10% of train: beyond noise better than fine-tune: smart \(\+2\d\.\d\)", better)
+    assert re.fullmatch(r"beyond noise worse: bad \(-\d+\.\d\)\.", worse)
+    alike = [x for x in LINES if x["method"] in ("fine-tune", "R_s") and x["tasks"] == "sst5" and x["share"] == 1.0]
+    alike += [line("sst5", "R_s", 1.0, seed, 0.5) for seed in range(3)]
+    assert study_report.headline(summarise(alike)) == [
+        "sst5, 100% of train: none of 1 methods is told apart from fine-tune."
+    ]
+
+
+class Page(HTMLParser):
+    """Counts tags, and sees that they close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.counts = [], {}
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_whole(tmp_path):
+    root, out = tmp_path / "study", tmp_path / "out"
+    root.mkdir()
+    (root / "cells.jsonl").write_text("".join(json.dumps(x) + "\n" for x in LINES))
+    study_report.write_report(root, out)
+    text = (out / "README.md").read_text()
+    for name in re.findall(r"[\w-]+\.png", text):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert len(set(re.findall(r"[\w-]+\.png", text))) == 2 * len(study_report.CHARTS)
+    assert text.count("\n| smart | 3 |") == 6
+    page = Page()
+    page.feed((out / "index.html").read_text())
+    assert not page.open
+    assert page.counts["svg"] == page.counts["figure"] * 2 == 2 * len(study_report.CHARTS)
+    assert page.counts["table"] == 6
+    assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|<rdf:RDF.*?</rdf:RDF>', "", text)
+    assert "seen &lt;before&gt;" in (out / "index.html").read_text()
+    assert (out / "cells.jsonl").read_text() == (root / "cells.jsonl").read_text()
+
+
+def test_nothing_finished_is_told(tmp_path):
+    with pytest.raises(UserError, match="--workdir: expected a study with finished cells in .*, found none"):
+        study_report.write_report(tmp_path, tmp_path / "out")
