@@ -1,7 +1,8 @@
 """Evaluates a finished run, or predicts with it for lines of text.
 
 `python eval.py --workdir=runs/sst_smart --split=dev`, or
-`python eval.py --workdir=runs/sst_smart --input=FILE > predictions.tsv`.
+`python eval.py --workdir=runs/sst_smart --input=FILE > predictions.tsv`, or
+`python eval.py --workdir=runs/sst_smart --input=FILE --explain=PAGE.html --beside=runs/sst`.
 """
 
 import sys
@@ -17,6 +18,8 @@ CHECKPOINT = flags.DEFINE_enum("checkpoint", "final", ["final", "best"], "Which 
 SPLIT = flags.DEFINE_enum("split", "dev", ["train", "dev", "test"], "Split to evaluate on.")
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "course"], "Of the predictions: bertjax's own, or CS224N's.")
 RADIUS = flags.DEFINE_float("radius", 0.02, "Relative radius at which smoothness is measured; 0 leaves it out.")
+EXPLAIN = flags.DEFINE_string("explain", None, "With --input, HTML page of which tokens the adversary moves.")
+BESIDE = flags.DEFINE_string("beside", None, "With --explain, folder of a second run, say one without SMART.")
 INPUT = flags.DEFINE_string("input", None, "File of raw lines to predict for, or - for stdin; in place of a split.")
 TASK = flags.DEFINE_string("task", None, "With --input, which task of a run of several.")
 
@@ -24,9 +27,13 @@ TASK = flags.DEFINE_string("task", None, "With --input, which task of a run of s
 def main() -> None:
     """Evaluates the run's checkpoint on the split, or predicts for lines."""
     if INPUT.value is None:
-        _refuse("it goes with --input, found none", TASK)
+        _refuse("it goes with --input, found none", TASK, EXPLAIN)
     else:
-        _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT, RADIUS)
+        _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT)
+    if EXPLAIN.value is None:
+        _refuse("it goes with --explain, found none", BESIDE)
+        if INPUT.value is not None:
+            _refuse("it does not go with --input but with --explain; drop it", RADIUS)
     # Only once the flags are right: it takes seconds.
     from bertjax.compilation import keep_compiled
     from bertjax.evaluation import evaluate
@@ -35,6 +42,21 @@ def main() -> None:
     keep_compiled()
     if INPUT.value is None:
         evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value)
+        return
+    if EXPLAIN.value is not None:
+        from bertjax.explain import write_page
+
+        beside = None if BESIDE.value is None else Path(BESIDE.value)
+        write_page(
+            Path(WORKDIR.value),
+            INPUT.value,
+            Path(EXPLAIN.value),
+            beside=beside,
+            task=TASK.value,
+            checkpoint=CHECKPOINT.value,
+            radius=RADIUS.value,
+        )
+        print(f"page in {EXPLAIN.value}", file=sys.stderr)
         return
     for line in predict_lines(Path(WORKDIR.value), INPUT.value, TASK.value, CHECKPOINT.value):
         sys.stdout.buffer.write(f"{line}\n".encode())

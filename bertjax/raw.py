@@ -1,15 +1,18 @@
 """Predictions for raw lines of text, without the data that a run was trained on."""
 
+import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import Tokenizer
 
-from bertjax.data.text import load_tokenizer, tokenize
+from bertjax.config import RunConfig
+from bertjax.data.text import Examples, load_tokenizer, tokenize
 from bertjax.errors import UserError, nearest
 from bertjax.evaluation import Predictor
 from bertjax.finished import open_run
@@ -18,12 +21,51 @@ from bertjax.metrics import log_softmax
 from bertjax.model import Bert
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import read_config as read_bert_config
-from bertjax.step import eval_step
+from bertjax.step import Params, eval_step
 from bertjax.tasks import Task
 
 STDIN = "-"
 _AT_ONCE = 4096
 _BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class LineModel:
+    """A finished run, ready for texts that are not its data.
+
+    Attributes:
+      task: the one that is asked for.
+      config: the run's.
+      model: with heads of all its tasks.
+      restore: reads the parameters of the checkpoint that is asked for, which takes a while.
+      tokenizer: its own.
+      pad_id: token id of padding.
+    """
+
+    task: Task
+    config: RunConfig
+    model: Bert
+    restore: Callable[[], Params]
+    tokenizer: Tokenizer
+    pad_id: int
+
+    def tokenize(self, lines: Sequence[str]) -> Examples:
+        """Lines as `read_lines` gives them, without labels."""
+        rows = (dict(zip(("text", "text_pair"), line.split("\t"), strict=False)) for line in lines)
+        return tokenize(
+            ({"id": "", "label": 0} | row for row in rows), self.tokenizer, max_length=self.config.max_length
+        )
+
+
+def open_line_model(workdir: Path, task: str | None, checkpoint: str) -> LineModel:
+    """Opens a finished run; arguments and errors as of `predict_lines`."""
+    run = open_run(workdir)
+    tasks = declared_tasks(run.config)
+    chosen = _choose(tasks, task)
+    architecture = read_bert_config(run.encoder)
+    model = Bert(architecture, {t.name: t.outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
+    restore = partial(run.restore, run.step(chosen.name, checkpoint), model)
+    return LineModel(chosen, run.config, model, restore, load_tokenizer(run.encoder), architecture.pad_token_id)
 
 
 def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoint: str = "final") -> Iterator[str]:
@@ -44,25 +86,18 @@ def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoin
       UserError: no finished run there, no such task, or a line that is blank, has another number of columns or is not
         UTF-8.
     """
-    run = open_run(workdir)
-    tasks = declared_tasks(run.config)
-    chosen = _choose(tasks, task)
-    lines = read_lines(source, len(chosen.schema.texts))
+    run = open_line_model(workdir, task, checkpoint)
+    lines = read_lines(source, len(run.task.schema.texts))
     parallel = DataParallel(jax.devices())
-    architecture = read_bert_config(run.encoder)
-    model = Bert(architecture, {t.name: t.outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
-    tokenizer = load_tokenizer(run.encoder)
-    params = parallel.replicate(run.restore(run.step(chosen.name, checkpoint), model))
-    predictor = Predictor(partial(eval_step, model=model, task=chosen), parallel, architecture.pad_token_id)
+    params = parallel.replicate(run.restore())
+    predictor = Predictor(partial(eval_step, model=run.model, task=run.task), parallel, run.pad_id)
     edges = _edges(run.config.max_length)
     for start in range(0, len(lines), _AT_ONCE):
         part = lines[start : start + _AT_ONCE]
-        rows = [dict(zip(("text", "text_pair"), line.split("\t"), strict=False)) for line in part]
-        examples = tokenize(({"id": "", "label": 0} | row for row in rows), tokenizer, max_length=run.config.max_length)
         outputs = predictor.predict(
-            params, examples, batch_size=parallel.up_to_even(run.config.batch_size), edges=edges
+            params, run.tokenize(part), batch_size=parallel.up_to_even(run.config.batch_size), edges=edges
         )
-        for line, (value, probability) in zip(part, _columns(chosen, outputs), strict=True):
+        for line, (value, probability) in zip(part, _columns(run.task, outputs), strict=True):
             yield f"{value}\t{probability}\t{line}"
 
 
