@@ -55,6 +55,11 @@ def test_a_run_gives_its_final_parameters_vocabulary_and_lineage(run, part):
     assert lineage(source) == LINEAGE
 
 
+def test_a_relative_folder_is_one_too(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    chex.assert_trees_all_equal(load_pretrained("run")[1], jax.tree.map(jnp.asarray, FINAL))
+
+
 @pytest.mark.parametrize("read", [resolve, load_pretrained, lineage])
 def test_an_unfinished_run(run, read):
     (run / "result.json").unlink()

@@ -30,7 +30,7 @@ def read(folder: Path, config: BertConfig) -> Parameters:
 
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        described = handler.metadata(folder).tree
+        described = handler.metadata(folder.absolute()).tree
         # Before anything is read: what is stored may unpack to far more.
         found = {"/".join(path): tuple(leaf.shape) for path, leaf in _flat(described).items()}
         expected = {"/".join(path): shape for path, shape in _expected(_flat(described), config).items()}
@@ -38,7 +38,7 @@ def read(folder: Path, config: BertConfig) -> Parameters:
             raise UserError(f"{folder}: parameters do not fit config.json: {problem}")
         # As NumPy arrays: a run's own devices may not be here.
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described)
-        tree = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+        tree = handler.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except UserError:
         raise
     except Exception as error:  # Orbax's and TensorStore's, without a common base
