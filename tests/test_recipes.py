@@ -100,6 +100,7 @@ def test_every_recipe_is_here():
     assert {path.stem for path in (ROOT / "configs").glob("*.py")} == {
         *(name for name, _ in RECIPES),
         "pretrain_editorials",  # in test_pretrain_loop.py
+        "study",  # in test_study_cells.py
     }
 
 
