@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.scale import subset
 from benchmarks.steps import ROWS, circumstances
 from bertjax import optim
 from bertjax.config import RunConfig
@@ -40,10 +41,7 @@ def padded_to_longest(examples: Examples, seed: int):
     """Batches as a DataLoader that shuffles and a collator that pads make them."""
     order = np.random.default_rng(seed).permutation(len(examples.labels))
     for rows in np.array_split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
-        part = Examples(
-            *([values[i] for i in rows] for values in (examples.ids, examples.input_ids, examples.token_type_ids)),
-            examples.labels[rows],
-        )
+        part = subset(examples, rows)
         yield from eval_batches(part, batch_size=len(rows), edges=(int(part.lengths.max()),))
 
 

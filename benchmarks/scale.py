@@ -39,8 +39,8 @@ from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.step import eval_step, init_state, train_step
 
 RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
-SENTENCES = {"plain": 85, "coarse": 85, "final": 85, "larger plain": 427, "larger final": 427}  # by stage; 1% and 5%
-SENTENCES["modes final"] = 854  # 10%
+SENTENCES = {"plain": 85, "coarse": 85, "final": 85, "larger plain": 427, "larger final": 427, "modes final": 854}
+"""By stage: 1%, 5% and 10% of the training file."""
 VALIDATION_SENTENCES = 600
 BATCH_SIZE, MAX_LENGTH, EDGES = 16, 48, (24, 48)
 RATES, EPOCHS, LARGER_EPOCHS = (1e-4, 2e-4, 4e-4), (5, 10), (3, 6)
@@ -113,7 +113,8 @@ def _setting_up(data_dir: str):
     return inputs, inputs.data["sst5"].examples, architecture, weights, order, predictor
 
 
-def _subset(examples: Examples, rows: np.ndarray) -> Examples:
+def subset(examples: Examples, rows: np.ndarray) -> Examples:
+    """The examples at some places, in their order."""
     pick = lambda values: [values[i] for i in rows]  # noqa: E731
     return Examples(pick(examples.ids), pick(examples.input_ids), pick(examples.token_type_ids), examples.labels[rows])
 
@@ -143,7 +144,7 @@ def run(trial: Trial, data_dir: str) -> dict:
     start = time.perf_counter()
     inputs, examples, architecture, weights, order, predictor = _setting_up(data_dir)
     pool = order[VALIDATION_SENTENCES:]
-    train = _subset(
+    train = subset(
         examples["train"], np.random.default_rng((trial.seed, 1)).permutation(pool)[: SENTENCES[trial.stage]]
     )
     num_steps = trial.epochs * steps_per_epoch(train.lengths, BATCH_SIZE, EDGES)
@@ -171,7 +172,7 @@ def run(trial: Trial, data_dir: str) -> dict:
         log.append({name: float(value) for name, value in means.items()})
     is_final = trial.stage.endswith("final")
     rows = order[:VALIDATION_SENTENCES]
-    judged = examples["dev"] if is_final else _subset(examples["train"], rows)
+    judged = examples["dev"] if is_final else subset(examples["train"], rows)
     logits = predictor.predict(state.params, judged, batch_size=64, edges=EDGES)
     scores = inputs.tasks[0].metrics(logits, judged.labels)
     last = log[-len(log) // 4 :]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,8 @@ import numpy as np
 from bertjax import smart
 from bertjax.data.batches import eval_batches
 from bertjax.errors import UserError
+from bertjax.html_page import html_page
+from bertjax.metrics import log_softmax
 from bertjax.raw import LineModel, open_line_model, read_lines
 from bertjax.step import Params, cut_at_embeddings
 from bertjax.workdir import write_text
@@ -88,7 +89,7 @@ def explain_lines(run: LineModel, lines: Sequence[str], radius: float) -> list[E
             index = int(batch["index"][place])
             tokens = [str(run.tokenizer.id_to_token(int(i))) for i in examples.input_ids[index]]
             if not run.task.schema.is_score:
-                clean, moved = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (clean, moved))
+                clean, moved = (np.exp(log_softmax(x)) for x in (clean, moved))
             found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence))
     return [found[index] for index in range(len(lines))]
 
@@ -128,15 +129,13 @@ def write_page(
         f"Each token is as dark as the worst perturbation, {radius:.2g} of the embeddings' RMS, moves it; hover for "
         "its share. The divergence is what that reaches: less is smoother."
     )
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>bertjax: explained</title>'
     text = f"<h1>Explained</h1><p>{html.escape(about)}</p>{''.join(body)}"
-    head += f"<style>{_STYLE}</style>"
-    write_text(page, f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{text}</body></html>\n')
+    write_text(page, html_page("bertjax: explained", _STYLE, text))
 
 
 def _card(name: str, run: LineModel, found: Explanation) -> str:
     most = max(float(found.moved.max()), 1e-12)
-    spans: list[Any] = []
+    spans = []
     for token, moved in zip(found.tokens, found.moved, strict=True):
         joined = token.startswith("##")
         shade = 0.75 * float(moved) / most

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from bertjax import cli
-from bertjax.study_cells import key_of, plan, read_cells, run_study
+from bertjax.study_cells import plan, remaining, run_study
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/study.py; --config.KEY=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/study", "Folder of the study.")
@@ -31,8 +31,8 @@ def main() -> None:
     study, root = cli.recipe(CONFIG).to_dict(), Path(WORKDIR.value)
     cells = plan(study)
     if not REPORT_ONLY.value:
-        left = {cell.key for cell in cells} - {key_of(line) for line in read_cells(root)}
-        with tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell", file=sys.stderr, desc="study") as bar:
+        done = len(cells) - len(remaining(study, root))
+        with tqdm(total=len(cells), initial=done, unit="cell", file=sys.stderr, desc="study") as bar:
             for cell, line in run_study(study, root, WORKERS.value or _default_workers()):
                 scores = ", ".join(f"{task} {values['score']:.4f}" for task, values in line["dev"].items())
                 seconds = f"{line['timing']['seconds']:.0f} s"

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -61,27 +62,34 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
     """
     cells: dict[Any, Cell] = {}
     for name, block in study["blocks"].items():
-        for seed in range(block["seeds"]):
-            for share in block["shares"]:
-                for joined in block["tasks"]:
-                    for method in block["methods"]:
-                        if method not in study["methods"]:
-                            known = study["methods"]
-                            raise UserError(f"--config.blocks.{name}: no method {method!r}{nearest(method, known)}")
-                        tasks = tuple(joined.split("+"))
-                        values = default_config().to_dict()
-                        changes = [study["base"], study["by_task"].get(joined, {}), study["methods"][method]]
-                        for change in changes:
-                            values = _changed(values, change)
-                        values |= {"data_dir": study["data_dir"], "train_share": share, "seed": seed}
-                        values |= {"task": tasks[0]} if len(tasks) == 1 else {"tasks": tasks}
-                        cell = Cell(tasks, method, share, seed, read_config(values))
-                        cells.setdefault(cell.key, cell)
+        for method in block["methods"]:
+            if method not in study["methods"]:
+                raise UserError(f"--config.blocks.{name}: no method {method!r}{nearest(method, study['methods'])}")
+        axes = range(block["seeds"]), block["shares"], block["tasks"], block["methods"]
+        for seed, share, joined, method in itertools.product(*axes):
+            cell = _cell(study, joined, method, share, seed)
+            cells.setdefault(cell.key, cell)
     return list(cells.values())
 
 
+def _cell(study: Mapping[str, Any], joined: str, method: str, share: float, seed: int) -> Cell:
+    tasks = tuple(joined.split("+"))
+    values = default_config().to_dict()
+    for changes in (study["base"], study["by_task"].get(joined, {}), study["methods"][method]):
+        values = _changed(values, changes)
+    values |= {"data_dir": study["data_dir"], "train_share": share, "seed": seed}
+    values |= {"task": tasks[0]} if len(tasks) == 1 else {"tasks": tasks}
+    return Cell(tasks, method, share, seed, read_config(values))
+
+
+def remaining(study: Mapping[str, Any], root: Path) -> list[Cell]:
+    """The cells of the plan that have no line in the results yet."""
+    done = {key_of(line) for line in read_cells(root)}
+    return [cell for cell in plan(study) if cell.key not in done]
+
+
 def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {key: _changed(values[key], x) for key, x in changes.items() if isinstance(x, Mapping)}
+    nested = {key: _changed(values.get(key, {}), x) for key, x in changes.items() if isinstance(x, Mapping)}
     return {**values, **changes, **nested}
 
 
@@ -199,8 +207,7 @@ def key_of(line: Mapping[str, Any]) -> tuple[str, str, float, int]:
 
 def run_study(study: Mapping[str, Any], root: Path, workers: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Runs what is left of a study; gives each cell and its line as it is done and written."""
-    done = {key_of(line) for line in read_cells(root)}
-    todo = [cell for cell in plan(study) if cell.key not in done]
+    todo = remaining(study, root)
     root.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, _start_worker, (context.Value("i", 0), workers)) as pool:

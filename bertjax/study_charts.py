@@ -130,8 +130,8 @@ def calibration(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
 
 def _draw_calibration(axes: Any, members: Sequence[Row]) -> None:
     for row in members:
-        axes.plot(row.metrics["smoothness"], 100 * row.metrics["calibration_error"], "o")
-        at = (row.metrics["smoothness"], 100 * row.metrics["calibration_error"])
+        at = row.metrics["smoothness"], 100 * row.metrics["calibration_error"]
+        axes.plot(*at, "o")
         axes.annotate(row.method, at, (5, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.25)
@@ -168,9 +168,10 @@ def _panels(panels: Mapping[Any, Any], draw_one: Callable[[Any, Any], None], *, 
     if not panels:
         return None
 
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+
     def draw(drawn: Figure) -> None:
-        across = min(3, len(panels))
-        down = -(-len(panels) // across)
         every = drawn.subplots(down, across, squeeze=False).ravel()
         for axes, (group, members) in zip(every, panels.items(), strict=False):
             draw_one(axes, members)
@@ -179,5 +180,4 @@ def _panels(panels: Mapping[Any, Any], draw_one: Callable[[Any, Any], None], *, 
         for axes in every[len(panels) :]:
             axes.set_axis_off()
 
-    across = min(3, len(panels))
-    return (1.0 + 3.9 * across, 3.4 * -(-len(panels) // across)), draw
+    return (1.0 + 3.9 * across, 3.4 * down), draw

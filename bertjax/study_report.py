@@ -9,6 +9,7 @@ from typing import Any
 
 from bertjax import paired, study_charts
 from bertjax.errors import UserError
+from bertjax.html_page import html_page
 from bertjax.study_cells import CELLS, read_cells
 from bertjax.study_summary import BASE, Row, summarise
 from bertjax.workdir import write_text
@@ -138,8 +139,8 @@ def write_report(root: Path, out: Path) -> None:
 
 
 def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:
-    parts = ["# The study", "Written by `python -m bertjax.study`.", *(f"- {line}" for line in headline(rows))]
-    parts += about(lines, rows)
+    findings = "\n".join(f"- {line}" for line in headline(rows))
+    parts = ["# The study", "Written by `python -m bertjax.study`.", *filter(None, [findings]), *about(lines, rows)]
     for name in charts:
         parts.append(
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png">'
@@ -150,7 +151,7 @@ def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: S
         table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
         parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
-    return "\n\n".join(parts).replace(".\n\n- ", ".\n- ") + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[tuple[str, str], str]) -> str:
@@ -170,6 +171,4 @@ def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapp
         body.append("</table>")
         warnings = dict.fromkeys(line for row in members for line in row.warnings)
         body += [f"<p>Warning: {html.escape(line)}</p>" for line in warnings]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>bertjax: the study</title>'
-    head += f"<style>{_STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+    return html_page("bertjax: the study", _STYLE, "".join(body))

@@ -2,9 +2,10 @@
 
     python -m bertjax.study --config=configs/study.py --config.data_dir=FOLDER
 
-FOLDER holds CS224N's files. Some 170 runs of MiniLM-L6, about five hours on two CPU cores; a rerun goes on. Learning
-rate and epochs are those that docs/scale.md chose for plain fine-tuning on a validation part of train. SST-5 has no
-text of its own beyond single sentences, so its domain's text is CFIMDB's reviews; that of STS and Quora, their pairs.
+FOLDER holds CS224N's files. 162 runs of MiniLM-L6, five hours on two CPU cores by an estimate; a rerun goes on.
+Learning rate and epochs are those that docs/scale.md chose for plain fine-tuning on a validation part of train. SST-5
+has no text of its own beyond single sentences, so its domain's text is CFIMDB's reviews; that of STS and Quora, their
+pairs.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -53,6 +53,10 @@ def test_mistakes_in_a_recipe_are_told(recipe):
     wrong["blocks"]["main"]["methods"] = ["smrat"]
     with pytest.raises(UserError, match="--config.blocks.main: no method 'smrat'; did you mean 'smart'?"):
         study.plan(wrong)
+    wrong = copy.deepcopy(recipe)
+    wrong["by_task"]["sst5"] = {"smrat": {"weight": 1.0}}
+    with pytest.raises(UserError, match="--config.smrat: no such key; did you mean 'smart'?"):
+        study.plan(wrong)
     recipe["methods"]["smart"]["smart"]["raduis"] = 1.0
     with pytest.raises(UserError, match="raduis: no such key; did you mean 'radius'?"):
         study.plan(recipe)
