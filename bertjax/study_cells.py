@@ -13,6 +13,7 @@ from typing import Any
 
 from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
 from bertjax.errors import UserError, nearest
+from bertjax.workdir import write_text
 
 CELLS = "cells.jsonl"
 FURTHER = "further"
@@ -213,8 +214,9 @@ def run_study(study: Mapping[str, Any], root: Path, workers: int) -> Iterator[tu
     with context.Pool(workers, _start_worker, (context.Value("i", 0), workers)) as pool:
         jobs = ((cell, study, root) for cell in todo)
         for cell, line in pool.imap_unordered(_job, jobs):
-            with (root / CELLS).open("a") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            path = root / CELLS
+            so_far = path.read_text() if path.exists() else ""
+            write_text(path, so_far + json.dumps(line, ensure_ascii=False) + "\n")  # whole or not at all
             yield cell, line
 
 
@@ -227,6 +229,5 @@ def _start_worker(count: Any, workers: int) -> None:
         place = count.value
         count.value += 1
     os.nice(10)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if 1 < workers <= len(cores):
+    if hasattr(os, "sched_getaffinity") and 1 < workers <= len(cores := sorted(os.sched_getaffinity(0))):
         os.sched_setaffinity(0, cores[place::workers])  # XLA then starts as many threads
