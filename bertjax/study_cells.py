@@ -51,7 +51,7 @@ class Cell:
 
 
 def plan(study: Mapping[str, Any]) -> list[Cell]:
-    """All cells of a study, in the order in which they are run: block after block, seed after seed.
+    """All cells of a study, in the order in which they are run: blocks by name, seed after seed.
 
     Args:
       study: of a recipe: `data_dir`; `base`, changes to a run's config for all cells; `by_task`, further ones by the
@@ -62,12 +62,13 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
       UserError: an unknown method, or a value that a run's config does not take.
     """
     cells: dict[Any, Cell] = {}
-    for name, block in study["blocks"].items():
+    for name, block in sorted(study["blocks"].items()):
         for method in block["methods"]:
             if method not in study["methods"]:
                 raise UserError(f"--config.blocks.{name}: no method {method!r}{nearest(method, study['methods'])}")
-        axes = range(block["seeds"]), block["shares"], block["tasks"], block["methods"]
-        for seed, share, joined, method in itertools.product(*axes):
+        # Tasks last: neighbours are run at once, and those of one task would wait for the same further pre-training.
+        axes = range(block["seeds"]), block["shares"], block["methods"], block["tasks"]
+        for seed, share, method, joined in itertools.product(*axes):
             cell = _cell(study, joined, method, share, seed)
             cells.setdefault(cell.key, cell)
     return list(cells.values())

@@ -38,11 +38,11 @@ def get_config():
     config.domains = {"sst5": "cfimdb", "sts": "sts", "quora": "quora"}
     config.pretraining = {"epochs": 3, "learning_rate": 2e-4, "head_epochs": 1, "head_learning_rate": 2e-3}
     config.blocks = {
-        "smart": {"tasks": ("sst5", "sts"), "shares": (0.1,), "methods": SMART, "seeds": 5},
-        "further": {"tasks": TASKS, "shares": (0.1,), "methods": MAIN, "seeds": 5},
-        "last": {"tasks": (*TASKS, "cfimdb"), "shares": (1.0,), "methods": ("last layer",), "seeds": 3},
-        "together": {"tasks": ("sst5+quora+sts",), "shares": (0.1,), "methods": ("fine-tune", "smart"), "seeds": 3},
-        "parts": {
+        "1 smart": {"tasks": ("sst5", "sts"), "shares": (0.1,), "methods": SMART, "seeds": 5},
+        "2 further": {"tasks": TASKS, "shares": (0.1,), "methods": MAIN, "seeds": 5},
+        "3 last": {"tasks": (*TASKS, "cfimdb"), "shares": (1.0,), "methods": ("last layer",), "seeds": 3},
+        "4 together": {"tasks": ("sst5+quora+sts",), "shares": (0.1,), "methods": ("fine-tune", "smart"), "seeds": 3},
+        "5 parts": {
             "tasks": ("sst5",),
             "shares": (0.1,),
             "methods": (
@@ -58,9 +58,9 @@ def get_config():
             ),
             "seeds": 5,
         },
-        "more seeds": {"tasks": ("sst5", "sts"), "shares": (0.1,), "methods": SMART, "seeds": 10},
-        "sizes": {"tasks": ("sst5", "sts"), "shares": (0.01,), "methods": SMART, "seeds": 5},
-        "presets": {"tasks": ("sst5",), "shares": (0.1,), "methods": ("mtdnn_2020", "sift"), "seeds": 3},
-        "whole": {"tasks": ("sst5", "sts"), "shares": (1.0,), "methods": ("fine-tune", "smart"), "seeds": 1},
+        "6 more seeds": {"tasks": ("sst5", "sts"), "shares": (0.1,), "methods": SMART, "seeds": 10},
+        "7 sizes": {"tasks": ("sst5", "sts"), "shares": (0.01,), "methods": SMART, "seeds": 5},
+        "8 presets": {"tasks": ("sst5",), "shares": (0.1,), "methods": ("mtdnn_2020", "sift"), "seeds": 3},
+        "9 whole": {"tasks": ("sst5", "sts"), "shares": (1.0,), "methods": ("fine-tune", "smart"), "seeds": 1},
     }
     return config
