@@ -33,7 +33,7 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
       A transformation whose `update` takes a sequence of gradient trees, one a task, in place of one tree, and
       returns a single tree: the first of a chain.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp, optax
       >>> from bertjax.surgery import pcgrad
       >>> tx = optax.chain(pcgrad(), optax.sgd(1.0))
