@@ -5,7 +5,7 @@
 
 Finished cells are lines of `cells.jsonl` in the study's folder. A rerun goes on: with the next cell, and within one
 that was cut off. On CPUs every core takes a cell of its own; elsewhere one cell has all devices. At the end comes the
-report: README.md with its charts, and index.html.
+report: README.md with its charts, and report.html.
 """
 
 import os

@@ -99,7 +99,7 @@ divergence at the worst perturbation of 2% of the embeddings' RMS: less is smoot
 
 
 def write_report(root: Path, out: Path) -> None:
-    """Writes README.md, its charts, index.html and the cells into a folder.
+    """Writes README.md, its charts, report.html and the cells into a folder.
 
     Raises:
       UserError: the study has no finished cell, or the folder cannot be written.
@@ -132,10 +132,10 @@ def write_report(root: Path, out: Path) -> None:
             vectors[name, theme] = vector.getvalue()[vector.getvalue().index("<svg") :]
     names = [name for name, chart in drawn.items() if chart]
     write_text(out / "README.md", _markdown(lines, rows, names))
-    write_text(out / "index.html", _page(lines, rows, vectors))
+    write_text(out / "report.html", _page(lines, rows, vectors))
     if out.resolve() != root.resolve():
         write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'index.html'}")
+    print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'report.html'}")
 
 
 def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:

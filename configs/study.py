@@ -59,7 +59,7 @@ def get_config():
             ),
             "seeds": 5,
         },
-        "5 parts, scores": {
+        "1 smart, scores apart": {
             "tasks": ("sts",),
             "shares": (0.1,),
             "methods": ("fine-tune longer", "fine-tune faster", "R_s", "D"),

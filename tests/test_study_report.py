@@ -128,12 +128,12 @@ def test_the_report_is_whole(tmp_path):
     assert len(set(re.findall(r"[\w-]+\.png", text))) == 2 * len(study_report.CHARTS)
     assert text.count("\n| smart | 3 |") == 6
     page = Page()
-    page.feed((out / "index.html").read_text())
+    page.feed((out / "report.html").read_text())
     assert not page.open
     assert page.counts["svg"] == page.counts["figure"] * 2 == 2 * len(study_report.CHARTS)
     assert page.counts["table"] == 6
     assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|<rdf:RDF.*?</rdf:RDF>', "", text)
-    assert "seen &lt;before&gt;" in (out / "index.html").read_text()
+    assert "seen &lt;before&gt;" in (out / "report.html").read_text()
     assert (out / "cells.jsonl").read_text() == (root / "cells.jsonl").read_text()
 
 
