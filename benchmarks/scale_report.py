@@ -144,6 +144,7 @@ MiniLM-L6 on gold SST-5 (five classes). Each run trains on {scale.SENTENCES["pla
 The dev file is looked at by the three last stages alone, once a run, after the last epoch. A seed draws its own
 training sentences, head, order and masks. They are the same for every setting, so differences are paired.
 
+<!-- not run: it takes hours, and CS224N's files -->
 ```bash
 python -m benchmarks.scale --data_dir=FOLDER  # ids-sst-train.csv and ids-sst-dev.csv; a rerun goes on
 python -m benchmarks.scale_report

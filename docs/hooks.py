@@ -25,7 +25,7 @@ def every_message():
         if found.texts:
             title = (ast.get_docstring(tree) or "").splitlines()[0].rstrip(".:")
             name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-            parts.append(f"### {title}\n\n`{name}`\n\n" + "\n".join(f"- `` {text} ``" for text in found.texts))
+            parts.append(f"**{title}** (`{name}`)\n\n" + "\n".join(f"- `` {text} ``" for text in found.texts))
     return "\n\n".join(parts)
 
 
