@@ -17,6 +17,7 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first o
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 flags.mark_flag_as_required("config")
+__doc__ += f"\n{cli.recipes(Path(__file__).with_name('configs'))}\n"
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
 """What `train.py` and `eval.py` share: flags in, one line on stderr for what a user can put right."""
 
+import ast
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import ml_collections
 from absl import app, flags, logging
 
 from bertjax.errors import UserError
 from bertjax.interruption import EXIT_STATUS, Interrupted
+
+_HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "?")}
 
 
 def run(main: Callable[[], object]) -> None:
@@ -30,6 +34,10 @@ def run(main: Callable[[], object]) -> None:
         app.run(run_main, flags_parser=_parse)
     except UserError as error:
         sys.exit(_report(error))
+    except SystemExit as stopped:
+        sys.exit(
+            0 if stopped.code == 1 and _HELP & set(sys.argv[1:]) else stopped.code
+        )  # absl's own status for it is 1
     except Interrupted as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_STATUS)
@@ -49,6 +57,15 @@ def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
     except OSError as error:  # kept by ml_collections until something is asked of the config
         raise UserError(f"--config: the recipe cannot be read: {_last_line(error)}") from None
     return holder.value
+
+
+def recipes(folder: Path) -> str:
+    """For `--help`: a line for each recipe of a folder, its path and the first of its docstring."""
+    lines = []
+    for path in sorted(folder.glob("*.py")):
+        about = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        lines.append(f"  {folder.name}/{path.name}: {about}")
+    return "\n".join(["recipes, each of which tells its variants, cost and scores:", *lines])
 
 
 def _report(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""One task with gold labels, from a folder of CS224N files: full fine-tuning, or the last linear layer alone.
+"""One task with gold labels, fully fine-tuned or the last linear layer alone.
 
     python train.py --config=configs/gold.py:sts --config.data_dir=FOLDER
     python train.py --config=configs/gold.py:sst5-head --config.data_dir=FOLDER

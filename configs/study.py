@@ -1,11 +1,12 @@
-"""Does further pre-training help, does SMART, and what do they cost? On gold SST-5, STS and Quora.
+"""For bertjax.study: does further pre-training help, does SMART, and what do they cost?
 
     python -m bertjax.study --config=configs/study.py --config.data_dir=FOLDER
 
-FOLDER holds CS224N's files. 223 runs of MiniLM-L6, some nine hours on two CPU cores; a rerun goes on. Learning rate
-and epochs are those that docs/scale.md chose for plain fine-tuning on a validation part of train; on it, too, R_s did
-best at radius 0.1 and D with a horizon that is a share of the run: "smart wide" here. SST-5 has no text of its own
-beyond single sentences, so its domain's text is CFIMDB's reviews; that of STS and Quora, their pairs.
+On gold SST-5, STS and Quora, from a folder of CS224N's files. 223 runs of MiniLM-L6, nine hours on two CPU cores; a
+rerun goes on. Learning rate and epochs are those that docs/scale.md chose for plain fine-tuning on a validation part of
+train; on it, too, R_s did best at radius 0.1 and D with a horizon that is a share of the run: "smart wide" here. SST-5
+has no text of its own beyond single sentences, so its domain's text is CFIMDB's reviews; that of STS and Quora, their
+pairs.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -69,3 +69,12 @@ def test_a_reader_who_has_enough_is_no_traceback(tmp_path):
     assert writer.stderr.read() == ""
     writer.stderr.close()
     assert writer.wait(60) == 141
+
+
+def test_help_fits_a_screen_and_lists_the_recipes(tmp_path):
+    done = run("train.py", "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) <= 40
+    for recipe in (ROOT / "configs").glob("*.py"):
+        assert f"  configs/{recipe.name}: " in done.stdout
