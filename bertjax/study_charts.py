@@ -71,6 +71,13 @@ def differences(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
     return (9.5, 1.1 + 0.27 * len(entries)), draw
 
 
+def recurring(rows: Sequence[Row]) -> list[Row]:
+    """The rows of methods that were compared with BASE more than once, on two seeds or more each time."""
+    sure = [row for row in rows if row.difference is not None and row.difference.seeds > 1]
+    methods = [row.method for row in sure]
+    return [row for row in sure if methods.count(row.method) > 1]
+
+
 def cost(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
     """Mean score against an update's time, one panel a task and size that has at least three methods."""
     panels = {

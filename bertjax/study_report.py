@@ -15,6 +15,7 @@ from bertjax.study_summary import BASE, Row, summarise
 from bertjax.workdir import write_text
 
 CHARTS = {
+    "headline": f"Points by which the methods tried on several tasks or sizes beat {BASE} on dev, with 95% intervals",
     "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
     "cost": "Score on dev against the time of an update",
     "sizes": "Score on dev against the size of the training set",
@@ -113,6 +114,7 @@ def write_report(root: Path, out: Path) -> None:
     except OSError as error:
         raise UserError(f"--out: {out} cannot be made ({error.strerror})") from None
     drawn = {
+        "headline": study_charts.differences(study_charts.recurring(rows)),
         "differences": study_charts.differences(rows),
         "cost": study_charts.cost(rows),
         "sizes": study_charts.sizes(rows),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 TESTS = Path(__file__).parent
 PROGRAM = """
@@ -47,6 +48,7 @@ np.savez(f"{sys.argv[1]}/before.npz", *jax.tree.leaves((params, params)))
 """
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_comes_to_the_same(tmp_path):
     environment = os.environ | {
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=8"),

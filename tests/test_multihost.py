@@ -83,6 +83,7 @@ def test_two_processes_are_one_and_stop_together(tmp_path):
     assert_same_log(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_train_on_two_hosts_is_train_on_one(tiny_checkpoint, sst_folder, tmp_path):
     changes = {"batch_size": 8, "max_length": 16, "max_steps": 4, "data_dir": sst_folder, "init_from": tiny_checkpoint}
     flags = [

@@ -46,6 +46,7 @@ def test_smart_in_your_loop(tmp_path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 def test_colab_tpu(tmp_path, tiny_checkpoint, sst_folder):
     parameters = f"""
 RUN, INIT_FROM, TASK, DATA_DIR = "run", {str(tiny_checkpoint)!r}, "sst5", {str(sst_folder)!r}

@@ -67,7 +67,9 @@ def cut(monkeypatch, moment, how):
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if "lazily" not in kind else []) for kind in KINDS]
+)
 def test_a_cut_run_comes_to_the_same_end(make_config, tmp_path, monkeypatch, kind):
     config = make_config(**KINDS[kind])
     loop.train_and_evaluate(config, tmp_path / "whole")
@@ -81,7 +83,7 @@ def test_a_cut_run_comes_to_the_same_end(make_config, tmp_path, monkeypatch, kin
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("moments", [(3, 2), (7, 3, 2)], ids=["heads", "all"])
+@pytest.mark.parametrize("moments", [pytest.param((3, 2), id="heads", marks=pytest.mark.slow), (7, 3, 2)])
 def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_path, monkeypatch, moments):
     blocks = [f"the film\na {word} story\nwith this director" for word in ("good", "warm", "awful", "weak")]
     (tmp_path / "corpus").mkdir()

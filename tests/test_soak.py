@@ -14,6 +14,7 @@ def flags(tiny_checkpoint, sst_folder):
     ]
 
 
+@pytest.mark.slow
 def test_three_kills_leave_the_end_as_it_is(flags, tmp_path, capsys):
     assert all(soak.soak(flags, tmp_path, kills=3))
     assert capsys.readouterr().out.count("kill ") == 3

@@ -62,6 +62,7 @@ def test_mistakes_in_a_recipe_are_told(recipe):
         study.plan(recipe)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_cut_off(recipe, tmp_path):
     root = tmp_path / "study"
     cells = study.plan(recipe)

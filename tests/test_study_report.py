@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -140,3 +143,41 @@ def test_the_report_is_whole(tmp_path):
 def test_nothing_finished_is_told(tmp_path):
     with pytest.raises(UserError, match="--workdir: expected a study with finished cells in .*, found none"):
         study_report.write_report(tmp_path, tmp_path / "out")
+
+
+# Says, in the page's own title, how large each chart is that can be seen, and how many shapes it holds.
+MEASURE = """<script>document.title = JSON.stringify([...document.querySelectorAll("svg")]
+.filter(x => x.getClientRects().length).map(x => [x.getBoundingClientRect().width, x.getBoundingClientRect().height,
+x.querySelectorAll("path, use").length]))</script></body>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_every_chart(tmp_path, theme):
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(x) + "\n" for x in LINES))
+    study_report.write_report(tmp_path, tmp_path)
+    page = tmp_path / "measured.html"
+    page.write_text((tmp_path / "report.html").read_text().replace("</body>", MEASURE))
+    done = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--enable-logging=stderr", "--window-size=1200,6000", f"--screenshot={tmp_path / 'page.png'}"),
+            *(f"--blink-settings=preferredColorScheme={['dark', 'light'].index(theme)}", "--dump-dom", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+    charts = json.loads(re.search("<title>(.*?)</title>", done.stdout)[1])
+    assert len(charts) == len(study_report.CHARTS)
+    for width, height, shapes in charts:
+        assert width > 300
+        assert height > 100
+        assert shapes > 20
+    picture = matplotlib.image.imread(tmp_path / "page.png")[..., :3]
+    background = picture[0, 0]
+    assert (background.mean() > 0.9) == (theme == "light")
+    inked = np.abs(picture - background).max(axis=-1) > 0.3
+    assert 0.01 < inked.mean() < 0.5
