@@ -36,7 +36,7 @@ COLUMNS = (
     "operations",
     "memory",
 )
-_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;
+_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:78rem;margin:2rem auto;
 padding:0 1rem;color:#1f2328;background:#fff}table{border-collapse:collapse;font-size:.85rem;display:block;
 overflow-x:auto}th,td{padding:.25rem .6rem;border-bottom:1px solid #8c959f66;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}figure{margin:1.5rem 0}svg{max-width:100%;height:auto}.dark{display:none}
@@ -148,6 +148,7 @@ def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: S
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png">'
             f'<img src="{name}-light.png" alt="{CHARTS[name]}"></picture>'
         )
+        parts.append(f"{CHARTS[name]}.")
     for group, members in study_charts.groups_of(rows).items():
         parts += [f"## {study_charts.title_of(group)}: {members[0].metric}"]
         table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
@@ -161,7 +162,10 @@ def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapp
     body += [f"<p>{html.escape(line)}</p>" for line in about(lines, rows)]
     for name in dict.fromkeys(name for name, _ in vectors):
         both = "".join(f'<div class="{theme}">{vectors[name, theme]}</div>' for theme in study_charts.THEMES)
-        body.append(f'<figure role="img" aria-label="{html.escape(CHARTS[name])}">{both}</figure>')
+        told = html.escape(CHARTS[name])
+        body.append(
+            f'<figure><div role="img" aria-label="{told}">{both}</div><figcaption>{told}.</figcaption></figure>'
+        )
     for group, members in study_charts.groups_of(rows).items():
         body.append(
             f"<h2>{html.escape(study_charts.title_of(group))}: {html.escape(members[0].metric)}</h2><table><tr>"

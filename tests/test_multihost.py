@@ -70,6 +70,7 @@ def assert_same_log(ours, theirs):
         assert here["values"] == pytest.approx(there["values"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_and_stop_together(tmp_path):
     toy.run(tmp_path / "one", devices=4)
     for moment, status in ((5, 75), (99, 0)):

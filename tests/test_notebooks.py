@@ -40,6 +40,7 @@ def test_outputs_are_stripped(path):
         assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
+@pytest.mark.slow
 def test_smart_in_your_loop(tmp_path):
     text, outputs = printed(run("smart_in_your_loop.ipynb", "NUM_STEPS = 20", tmp_path))
     assert "SMART: on 2,000 other sentences accuracy 0." in text

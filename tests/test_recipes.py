@@ -119,6 +119,7 @@ def test_an_unknown_variant_names_the_known(name):
         recipe(name, "x")
 
 
+@pytest.mark.slow
 def test_surgery_to_the_end(data, tiny_checkpoint, tmp_path):
     config = recipe("mtl_smart")
     config.tasks = config.tasks[:2]

@@ -83,7 +83,9 @@ def test_a_cut_run_comes_to_the_same_end(make_config, tmp_path, monkeypatch, kin
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("moments", [pytest.param((3, 2), id="heads", marks=pytest.mark.slow), (7, 3, 2)])
+@pytest.mark.parametrize(
+    "moments", [pytest.param((3, 2), id="heads"), pytest.param((7, 3, 2), id="all", marks=pytest.mark.slow)]
+)
 def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_path, monkeypatch, moments):
     blocks = [f"the film\na {word} story\nwith this director" for word in ("good", "warm", "awful", "weak")]
     (tmp_path / "corpus").mkdir()
@@ -104,6 +106,7 @@ def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_the_device_count_may_change(make_config, tmp_path, monkeypatch):
     config = make_config(**KINDS["several tasks, annealed"])
     four = jax.devices()

@@ -381,7 +381,7 @@ def fused_is_composed(model, params, devices):
     return float(optax.tree.norm(apart) / optax.tree.norm(fused))
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_fused_is_composed(tiny_config, devices):
     model = Bert(tiny_config, {"sst5": 5})
     assert fused_is_composed(model, init_params(jax.random.key(0), model), devices) < 1e-5
