@@ -1,15 +1,14 @@
 """Every test runs on four CPU devices, with strict promotion, and no network."""
 
 import atexit
-import importlib.metadata
 import json
 import os
 import random
 import shutil
 import signal
 import tempfile
+from importlib.metadata import version
 
-JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [
@@ -18,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Tests compile far longer than they run: these two cut compilation to 40%.
         "--xla_backend_optimization_level=0",
         # XLA ends the process over a flag that it no longer knows.
-        "--xla_cpu_use_fusion_emitters=false" if JAXLIB < (0, 11) else "",
+        "--xla_cpu_use_fusion_emitters=false" if [*map(int, version("jaxlib").split(".")[:2])] < [0, 11] else "",
     ]
 )
 
