@@ -72,10 +72,10 @@ def differences(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
 
 
 def recurring(rows: Sequence[Row]) -> list[Row]:
-    """The rows of methods that were compared with BASE more than once, on two seeds or more each time."""
-    sure = [row for row in rows if row.difference is not None and row.difference.seeds > 1]
-    methods = [row.method for row in sure]
-    return [row for row in sure if methods.count(row.method) > 1]
+    """The rows of methods that were tested against BASE more than once."""
+    tested = [row for row in rows if row.corrected_p is not None]
+    methods = [row.method for row in tested]
+    return [row for row in tested if methods.count(row.method) > 1]
 
 
 def cost(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:

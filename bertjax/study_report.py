@@ -11,7 +11,7 @@ from bertjax import paired, study_charts
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
 from bertjax.study_cells import CELLS, read_cells
-from bertjax.study_summary import BASE, Row, summarise
+from bertjax.study_summary import BASE, FEWEST_SEEDS, Row, summarise
 from bertjax.workdir import write_text
 
 CHARTS = {
@@ -89,8 +89,8 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
 is that of its last update on dev, which no choice was made on. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired.
 
-Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; p is corrected for all
-{comparisons} comparisons (Holm), and * marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an
+Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; p is given
+for {FEWEST_SEEDS} seeds or more and corrected for all {comparisons} comparisons (Holm); * marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an
 interval of five as the narrowest that it can be.
 
 Time, operations (XLA's count, against plain fine-tuning) and memory are of an update; time and memory against {BASE}.

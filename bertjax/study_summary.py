@@ -11,6 +11,10 @@ BASE = "fine-tune"
 """The method that all others are compared with, at the same tasks and training-set size."""
 
 
+FEWEST_SEEDS = 3
+"""For a test: with fewer, the bootstrap knows next to nothing of how much seeds differ."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One method on one task.
@@ -23,7 +27,8 @@ class Row:
       metric: the task's main one.
       scores: its value on dev after the last update, by seed.
       difference: to BASE, paired by seed, or None for BASE itself and where no seed is shared.
-      corrected_p: of the difference, for as many comparisons as the study makes (Holm), or None.
+      corrected_p: of the difference, for as many comparisons as the study makes (Holm), or None without one or with
+        fewer than FEWEST_SEEDS.
       metrics: means over seeds of all other numbers of dev.
       time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
       flops_ratio: of an update to plain fine-tuning's, XLA's count.
@@ -77,7 +82,7 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
         ordered = [*([BASE] if base else []), *(name for name in methods if name != BASE)]
         for task in tasks.split("+"):
             rows += [_row(tasks, task, share, name, methods[name], base) for name in ordered]
-    compared = [place for place, row in enumerate(rows) if row.difference is not None]
+    compared = [place for place, row in enumerate(rows) if row.difference and row.difference.seeds >= FEWEST_SEEDS]
     corrected = paired.holm([rows[place].difference.p for place in compared])  # type: ignore[union-attr]
     for place, p in zip(compared, corrected, strict=True):
         rows[place] = dataclasses.replace(rows[place], corrected_p=p)

@@ -86,6 +86,9 @@ def test_a_summary_by_hand():
     assert (ours.time_ratio, ours.flops_ratio, ours.memory_ratio) == pytest.approx((2.0, 2.5, 1.5))
     assert ours.metrics["calibration_error"] == pytest.approx(0.075)
     compared = [row for row in rows if row.difference is not None]
+    few = summarise([x for x in LINES if x["seed"] < 2])
+    assert all(row.difference.seeds == 2 for row in few if row.difference is not None)
+    assert all(row.corrected_p is None for row in few)
     assert all(row.corrected_p >= row.difference.p for row in compared)
 
 
