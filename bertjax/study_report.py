@@ -89,9 +89,9 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
 is that of its last update on dev, which no choice was made on. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired.
 
-Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; p is given
-for {FEWEST_SEEDS} seeds or more and corrected for all {comparisons} comparisons (Holm); * marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an
-interval of five as the narrowest that it can be.
+Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; p is given for
+{FEWEST_SEEDS} seeds or more and corrected for all {comparisons} comparisons (Holm); * marks those below 0.05. A
+bootstrap of few seeds is too sure of itself: read an interval of five as the narrowest that it can be.
 
 Time, operations (XLA's count, against plain fine-tuning) and memory are of an update; time and memory against {BASE}.
 Runs share the machine, so times are rough; benchmarks/steps.py measures them in peace. Smoothness is the mean
