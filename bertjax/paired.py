@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 10_000
 _CHUNK = 500
@@ -19,7 +20,8 @@ class Difference(NamedTuple):
       mean: of the differences.
       low: of the 95% interval.
       high: of the 95% interval.
-      p: two-sided: how often a resample's difference has the other sign, doubled; at least 2 / RESAMPLES.
+      p: two-sided: how often a resample's difference has the other sign, doubled, at least 2 / RESAMPLES; and no less
+        than that of a paired t-test over the seeds, as few of them seldom differ in sign.
     """
 
     seeds: int
@@ -42,7 +44,8 @@ def pearson(weights: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> n
     mean_x, mean_y = weights @ x.T, (weights @ y)[:, None]
     covariance = weights @ (x * y).T - mean_x * mean_y
     variances = (weights @ (x * x).T - mean_x**2) * ((weights @ (y * y))[:, None] - mean_y**2)
-    return covariance / np.sqrt(variances)
+    # A constant correlates with nothing.
+    return np.where(variances > 1e-12, covariance / np.sqrt(np.maximum(variances, 1e-12)), 0.0)
 
 
 SCORES: Mapping[str, Score] = {"accuracy": accuracy, "pearson": pearson}
@@ -66,18 +69,21 @@ def difference(
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
-    a, b = (np.array([by_seed[seed] for seed in seeds], np.float64) for by_seed in (ours, theirs))
+    a, b = (np.array([runs[seed] for seed in seeds], np.float64) for runs in (ours, theirs))
     truth, rng = np.asarray(labels, np.float64), np.random.default_rng(0)
     even = np.full((1, len(truth)), 1 / len(truth))
-    mean = float(np.mean(score(even, a, truth) - score(even, b, truth)))
+    by_seed = (score(even, a, truth) - score(even, b, truth))[0]
     draws = []
     for _ in range(-(-resamples // _CHUNK)):
-        examples, runs = (rng.multinomial(n, np.full(n, 1 / n), _CHUNK) / n for n in (len(truth), len(seeds)))
-        draws.append(np.sum(runs * (score(examples, a, truth) - score(examples, b, truth)), axis=1))
+        examples, picked = (rng.multinomial(n, np.full(n, 1 / n), _CHUNK) / n for n in (len(truth), len(seeds)))
+        draws.append(np.sum(picked * (score(examples, a, truth) - score(examples, b, truth)), axis=1))
     found = np.concatenate(draws)
     low, high = np.quantile(found, (0.025, 0.975))
     tail = min(float(np.mean(found <= 0)), float(np.mean(found >= 0)))
-    return Difference(len(seeds), mean, float(low), float(high), min(1.0, 2 * max(tail, 1 / len(found))))
+    p = min(1.0, 2 * max(tail, 1 / len(found)))
+    if np.ptp(by_seed) > 0:
+        p = max(p, float(stats.ttest_1samp(by_seed, 0).pvalue))
+    return Difference(len(seeds), float(by_seed.mean()), float(low), float(high), p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -46,7 +46,7 @@ def groups_of(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
 def differences(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
     """Every method's difference to BASE with its interval, in points."""
     compared = {
-        group: [row for row in members if row.difference is not None] for group, members in groups_of(rows).items()
+        group: [row for row in members if row.corrected_p is not None] for group, members in groups_of(rows).items()
     }
     entries = [(group, row) for group, members in compared.items() for row in members]
     if not entries:

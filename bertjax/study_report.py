@@ -52,7 +52,7 @@ def cells_of(row: Row) -> list[str]:
         str(len(row.scores)),
         f"{100 * row.mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}"),
         "" if found is None else f"{100 * found.mean:+.2f}",
-        "" if found is None else f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
+        "" if found is None or row.corrected_p is None else f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
         "" if row.corrected_p is None else f"{row.corrected_p:.3g}" + (" *" if row.corrected_p < 0.05 else ""),
         "" if calibration is None else f"{100 * calibration:.1f}",
         f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
@@ -76,7 +76,7 @@ def headline(rows: Sequence[Row]) -> list[str]:
         }
         better = f"beyond noise better than {BASE}: {', '.join(told[1])}" if told[1] else ""
         worse = f"beyond noise worse: {', '.join(told[-1])}" if told[-1] else ""
-        none = f"none of {len(compared)} methods is told apart from {BASE}" if not sure else ""
+        none = f"not told apart from {BASE}: {', '.join(row.method for row in compared)}" if not sure else ""
         lines.append(f"{study_charts.title_of(group)}: {'; '.join(filter(None, (better, worse, none)))}.")
     return lines
 
@@ -87,11 +87,13 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     comparisons = sum(row.corrected_p is not None for row in rows)
     text = f"""{len(lines)} runs so far; {first["devices"]["platform"]}, JAX {first["versions"]["jax"]}. A run's score
 is that of its last update on dev, which no choice was made on. A seed draws the training examples, the head, their
-order and the masks, the same for every method, so differences are paired.
+order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
+from one further pre-training on all of the domain's text, whose time is not counted.
 
-Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; p is given for
-{FEWEST_SEEDS} seeds or more and corrected for all {comparisons} comparisons (Holm); * marks those below 0.05. A
-bootstrap of few seeds is too sure of itself: read an interval of five as the narrowest that it can be.
+Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; both are given for
+{FEWEST_SEEDS} seeds or more, p no less than a paired t-test's and corrected for all {comparisons} comparisons (Holm); *
+marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an interval of five as the narrowest that
+it can be.
 
 Time, operations (XLA's count, against plain fine-tuning) and memory are of an update; time and memory against {BASE}.
 Runs share the machine, so times are rough; benchmarks/steps.py measures them in peace. Smoothness is the mean

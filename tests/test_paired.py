@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from bertjax import paired
 
@@ -36,7 +37,10 @@ def test_a_real_difference_is_seen_and_none_is_not():
     expected = np.mean([np.mean(good[s] == LABELS) - np.mean(bad[s] == LABELS) for s in range(5)])
     assert found.mean == pytest.approx(expected)
     assert found.low < found.mean < found.high
-    assert (found.seeds, found.low > 0.1, found.p) == (5, True, 2 / paired.RESAMPLES)
+    apart = [np.mean(good[s] == LABELS) - np.mean(bad[s] == LABELS) for s in range(5)]
+    assert (found.seeds, found.low > 0.1) == (5, True)
+    assert found.p == pytest.approx(max(2 / paired.RESAMPLES, ttest_1samp(apart, 0).pvalue))
+    assert found.p < 0.01
     mirrored = paired.difference(bad, good, LABELS, paired.accuracy)
     assert (mirrored.mean, mirrored.low, mirrored.high) == pytest.approx((-found.mean, -found.high, -found.low))
     none = paired.difference(good, same, LABELS, paired.accuracy)
@@ -52,6 +56,24 @@ def test_the_interval_covers_as_often_as_it_says():
         found = paired.difference(a, b, LABELS, paired.accuracy, resamples=500)
         within += found.low <= 0 <= found.high
     assert within >= 184  # of a binomial of 0.95: one in a thousand falls below
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_few_seeds_that_differ_much_are_no_finding(seeds):
+    rng, found = np.random.default_rng(4), 0
+    for _ in range(200):
+        ours, theirs = ({s: runs(rng.uniform(0.5, 0.8), [s], rng)[s] for s in range(seeds)} for _ in range(2))
+        found += paired.difference(ours, theirs, LABELS, paired.accuracy, resamples=500).p < 0.05
+    assert found <= 21  # of a binomial of 0.05: one in a thousand lies above
+
+
+def test_constant_scores_correlate_with_nothing():
+    labels = RNG.normal(size=40)
+    found = paired.difference(
+        {s: np.ones(40) for s in range(3)}, {s: labels + RNG.normal(size=40) for s in range(3)}, labels, paired.pearson
+    )
+    assert found.high < 0
+    assert found.p < 0.05
 
 
 def test_only_shared_seeds_count():

@@ -47,6 +47,10 @@ class BadData(UserError):
         self.problems = tuple(dict.fromkeys(problems))
         super().__init__(*_lines(self.problems))
 
+    def __reduce__(self) -> tuple[type["BadData"], tuple[tuple[Problem, ...]]]:
+        # From another process an exception comes pickled, by default as its message.
+        return BadData, (self.problems,)
+
 
 @contextlib.contextmanager
 def gathered(problems: list[Problem]) -> Iterator[None]:
