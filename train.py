@@ -35,8 +35,7 @@ def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     run = pretrain if is_pretraining(config) else train_and_evaluate
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
-    run(config, WORKDIR.value or f"runs/{name}")
+    run(config, WORKDIR.value or cli.default_workdir())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ml_collections
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from bertjax.errors import UserError
 from bertjax.interruption import EXIT_STATUS, Interrupted
@@ -57,6 +58,12 @@ def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
     except OSError as error:  # kept by ml_collections until something is asked of the config
         raise UserError(f"--config: the recipe cannot be read: {_last_line(error)}") from None
     return holder.value
+
+
+def default_workdir() -> str:
+    """Where a recipe's results go unless told: runs/RECIPE."""
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    return f"runs/{Path(path.partition(':')[0]).stem}"
 
 
 def recipes(folder: Path) -> str:

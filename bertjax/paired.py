@@ -48,7 +48,8 @@ def pearson(weights: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> n
     return np.where(variances > 1e-12, covariance / np.sqrt(np.maximum(variances, 1e-12)), 0.0)
 
 
-SCORES: Mapping[str, Score] = {"accuracy": accuracy, "pearson": pearson}
+# Matthews' correlation is Pearson's of two classes.
+SCORES: Mapping[str, Score] = {"accuracy": accuracy, "pearson": pearson, "matthews": pearson}
 
 
 def difference(

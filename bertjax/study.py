@@ -4,11 +4,13 @@
     python -m bertjax.study --config=configs/study.py --report_only      # of what is finished
 
 Finished cells are lines of `cells.jsonl` in the study's folder. A rerun goes on: with the next cell, and within one
-that was cut off. On CPUs every core takes a cell of its own; elsewhere one cell has all devices. At the end comes the
-report: README.md with its charts, and report.html.
+that was cut off. A cell that fails is told, and tried again by a rerun. On CPUs every core takes a cell of its own;
+elsewhere one cell has all devices. At the end comes the report: README.md with its charts, and report.html.
 """
 
+import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from bertjax import cli
-from bertjax.study_cells import plan, remaining, run_study
+from bertjax.errors import UserError
+from bertjax.study_cells import run_cell
+from bertjax.study_plan import described, plan
+from bertjax.study_pool import each
+from bertjax.study_results import add_line, key_of, read_lines
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/study.py; --config.KEY=VALUE.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/study", "Folder of the study.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; runs/RECIPE if not given.")
 WORKERS = flags.DEFINE_integer("workers", None, "Cells at once; on CPUs as many as cores, elsewhere 1.", lower_bound=1)
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Write the report of what is finished, and run nothing.")
 OUT = flags.DEFINE_string("out", None, "Folder of the report; the study's own if not given.")
@@ -28,25 +34,38 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; the study's own if
 
 def main() -> None:
     """Runs what is left of the study, and reports."""
-    study, root = cli.recipe(CONFIG).to_dict(), Path(WORKDIR.value)
-    cells = plan(study)
+    cells, root = plan(cli.recipe(CONFIG).to_dict()), Path(WORKDIR.value or cli.default_workdir())
+    lines = read_lines(root, cells)
+    failed = []
     if not REPORT_ONLY.value:
-        done = len(cells) - len(remaining(study, root))
-        with tqdm(total=len(cells), initial=done, unit="cell", file=sys.stderr, desc="study") as bar:
-            for cell, line in run_study(study, root, WORKERS.value or _default_workers()):
-                scores = ", ".join(f"{task} {values['score']:.4f}" for task, values in line["dev"].items())
-                seconds = f"{line['timing']['seconds']:.0f} s"
-                bar.write(f"{' '.join(map(str, cell.key))}: {scores}, {seconds}", file=sys.stderr)
+        done = {key_of(line) for line in lines}
+        todo = [cell for cell in cells if cell.key not in done]
+        with tqdm(total=len(cells), initial=len(lines), unit="cell", file=sys.stderr, desc="study") as bar:
+            run = functools.partial(run_cell, root=root)
+            for cell, line in each(run, todo, WORKERS.value or _default_workers()):
+                if isinstance(line, UserError):
+                    failed.append(f"{described(cell)}: {line}")
+                    told = failed[-1]
+                else:
+                    add_line(root, line)
+                    lines.append(line)
+                    scores = ", ".join(f"{task} {values['score']:.4f}" for task, values in line["dev"].items())
+                    told = f"{described(cell)}: {scores}, {line['timing']['seconds']:.0f} s"
+                bar.write(told, file=sys.stderr)
                 bar.update()
-    from bertjax.study_report import write_report
+    if lines or not failed:
+        from bertjax.study_report import write_report
 
-    write_report(root, Path(OUT.value or root))
+        write_report(lines, root, Path(OUT.value or root))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:", *failed)
 
 
 def _default_workers() -> int:
-    import jax
-
-    if jax.default_backend() != "cpu":
+    # Asked elsewhere: who asks JAX for its devices holds them, and the cells need them.
+    code = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    if done.stdout.strip() != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,7 +1,9 @@
 """The charts of a study, each for a light and a dark page."""
 
+import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,27 +14,33 @@ from bertjax.study_summary import BASE, Row
 
 THEMES = {"light": ("#1f2328", "#8c959f"), "dark": ("#e6edf3", "#6e7681")}
 """Of each the colours of text and of lines; the page's own colour is behind."""
-Draw = Callable[[Figure], None]
+Chart = tuple[tuple[float, float], Callable[[Figure], None]]
+"""Width and height in inches, and what draws it."""
 
 
-def figure(theme: str, size: tuple[float, float], draw: Draw) -> Figure:
-    """A figure in a theme's colours, on nothing."""
+def save(name: str, theme: str, chart: Chart, folder: Path) -> str:
+    """Draws a chart in a theme's colours, on nothing, as NAME-THEME.png; returns the same as SVG."""
     text, line = THEMES[theme]
     names = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
     style: Any = dict.fromkeys((*names, "legend.labelcolor"), text)
     style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), line)
-    style |= {"grid.alpha": 0.35, "axes.facecolor": "none", "svg.hashsalt": "bertjax"}
+    # The salt makes the names of an SVG's parts, which are to differ within a page and not from one call to the next.
+    style |= {"grid.alpha": 0.35, "axes.facecolor": "none", "svg.hashsalt": f"{name}-{theme}"}
+    size, draw = chart
+    vector = io.StringIO()
     with matplotlib.rc_context(style):
         drawn = Figure(figsize=size, layout="constrained", facecolor="none")
         FigureCanvasAgg(drawn)
         draw(drawn)
-    return drawn
+        drawn.savefig(folder / f"{name}-{theme}.png", dpi=110, transparent=True)
+        drawn.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
+    return vector.getvalue()[vector.getvalue().index("<svg") :]
 
 
 def title_of(group: tuple[str, str, float]) -> str:
     """ "sst5, 10%", or "sst5 of sst5+sts, 10%"."""
     tasks, task, share = group
-    return f"{task if tasks == task else f'{task} of {tasks}'}, {share:.0%} of train"
+    return f"{task if tasks == task else f'{task} of {tasks}'}, {100 * share:g}% of train"
 
 
 def groups_of(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
@@ -43,7 +51,7 @@ def groups_of(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
     return found
 
 
-def differences(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+def differences(rows: Sequence[Row]) -> Chart | None:
     """Every method's difference to BASE with its interval, in points."""
     compared = {
         group: [row for row in members if row.corrected_p is not None] for group, members in groups_of(rows).items()
@@ -78,12 +86,12 @@ def recurring(rows: Sequence[Row]) -> list[Row]:
     return [row for row in tested if methods.count(row.method) > 1]
 
 
-def cost(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
-    """Mean score against an update's time, one panel a task and size that has at least three methods."""
+def cost(rows: Sequence[Row]) -> Chart | None:
+    """Mean score against a run's time, one panel a task and size that has at least three methods."""
     panels = {
-        group: [row for row in members if row.time_ratio]
+        group: [row for row in members if row.run_ratio]
         for group, members in groups_of(rows).items()
-        if sum(bool(row.time_ratio) for row in members) >= 3
+        if sum(bool(row.run_ratio) for row in members) >= 3
     }
     return _panels(panels, _draw_cost)
 
@@ -91,13 +99,16 @@ def cost(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
 def _draw_cost(axes: Any, members: Sequence[Row]) -> None:
     for row in members:
         error = None if row.deviation is None else 100 * row.deviation
-        axes.errorbar(row.time_ratio, 100 * row.mean, yerr=error, fmt="o", capsize=2)
-        axes.annotate(row.method, (row.time_ratio, 100 * row.mean), (5, 4), textcoords="offset points", fontsize=8)
+        axes.errorbar(row.run_ratio, 100 * row.mean, yerr=error, fmt="o", capsize=2)
+        axes.annotate(row.method, (row.run_ratio, 100 * row.mean), (5, 4), textcoords="offset points", fontsize=8)
     axes.margins(x=0.25)
-    axes.set(xlabel=f"time of an update, {BASE} = 1", ylabel=f"{members[0].metric} on dev, %")
+    axes.set(
+        xlabel=f"time of all updates, further pre-training's with them; {BASE} = 1",
+        ylabel=f"{members[0].metric} on dev, %",
+    )
 
 
-def sizes(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+def sizes(rows: Sequence[Row]) -> Chart | None:
     """Mean score against the training-set size, one panel a task, of methods with two sizes or more."""
     panels: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
@@ -125,7 +136,7 @@ def _draw_sizes(axes: Any, members: Sequence[Row]) -> None:
     axes.legend(frameon=False)
 
 
-def calibration(rows: Sequence[Row]) -> tuple[tuple[float, float], Draw] | None:
+def calibration(rows: Sequence[Row]) -> Chart | None:
     """Calibration error, and local smoothness, of the methods of each classification with at least three."""
     panels = {
         group: members
@@ -145,7 +156,7 @@ def _draw_calibration(axes: Any, members: Sequence[Row]) -> None:
     axes.set(xlabel="divergence at the worst 2% perturbation", ylabel="expected calibration error, %")
 
 
-def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[tuple[float, float], Draw] | None:
+def curves(lines: Sequence[Mapping[str, Any]]) -> Chart | None:
     """Training loss over epochs, mean and range of three seeds or more, one panel a task and size."""
     found: dict[tuple[str, str, float], dict[str, list[Any]]] = {}
     for line in lines:
@@ -171,7 +182,7 @@ def _draw_curves(axes: Any, methods: Mapping[str, Sequence[Sequence[tuple[float,
     axes.legend(frameon=False, fontsize=8)
 
 
-def _panels(panels: Mapping[Any, Any], draw_one: Callable[[Any, Any], None], *, share: bool = True) -> Any:
+def _panels(panels: Mapping[Any, Any], draw_one: Callable[[Any, Any], None], *, share: bool = True) -> Chart | None:
     if not panels:
         return None
 

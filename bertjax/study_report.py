@@ -1,7 +1,6 @@
 """The report of a study: Markdown with charts for a repository, and one HTML page that needs nothing else."""
 
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 from bertjax import paired, study_charts
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
-from bertjax.study_cells import CELLS, read_cells
+from bertjax.study_results import CELLS
 from bertjax.study_summary import BASE, FEWEST_SEEDS, Row, summarise
 from bertjax.workdir import write_text
 
 CHARTS = {
     "headline": f"Points by which the methods tried on several tasks or sizes beat {BASE} on dev, with 95% intervals",
     "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
-    "cost": "Score on dev against the time of an update",
+    "cost": "Score on dev against the time of a run",
     "sizes": "Score on dev against the size of the training set",
     "curves": "Training loss over epochs, mean and range of the seeds",
     "calibration": "Calibration error against local smoothness",
@@ -32,7 +31,8 @@ COLUMNS = (
     "p, corrected",
     "calibration error, %",
     "smoothness",
-    "time",
+    "time of an update",
+    "of a run",
     "operations",
     "memory",
 )
@@ -57,6 +57,7 @@ def cells_of(row: Row) -> list[str]:
         "" if calibration is None else f"{100 * calibration:.1f}",
         f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
         "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
+        "" if row.run_ratio is None else f"{row.run_ratio:.2f}",
         f"{row.flops_ratio:.2f}",
         "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
     ]
@@ -86,28 +87,33 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     first = lines[0]
     comparisons = sum(row.corrected_p is not None for row in rows)
     text = f"""{len(lines)} runs so far; {first["devices"]["platform"]}, JAX {first["versions"]["jax"]}. A run's score
-is that of its last update on dev, which no choice was made on. A seed draws the training examples, the head, their
+is that of its last update on dev. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
-from one further pre-training on all of the domain's text, whose time is not counted.
+from one further pre-training on all of the domain's text, for all seeds.
 
 Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; both are given for
 {FEWEST_SEEDS} seeds or more, p no less than a paired t-test's and corrected for all {comparisons} comparisons (Holm); *
 marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an interval of five as the narrowest that
 it can be.
 
-Time, operations (XLA's count, against plain fine-tuning) and memory are of an update; time and memory against {BASE}.
-Runs share the machine, so times are rough; benchmarks/steps.py measures them in peace. Smoothness is the mean
-divergence at the worst perturbation of 2% of the embeddings' RMS: less is smoother."""
+Times and memory are against {BASE}'s: an update's, and a run's, which is of all its updates, further pre-training's
+with them. Operations (XLA's count) are an update's, against plain fine-tuning. Runs share the machine, so times are
+rough; benchmarks/steps.py measures them in peace. Smoothness is the mean divergence at the worst perturbation of 2% of
+the embeddings' RMS: less is smoother."""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
 
-def write_report(root: Path, out: Path) -> None:
+def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> None:
     """Writes README.md, its charts, report.html and the cells into a folder.
+
+    Args:
+      lines: of the finished cells, as of `study_results.read_lines`.
+      root: folder of the study.
+      out: folder of the report.
 
     Raises:
       UserError: the study has no finished cell, or the folder cannot be written.
     """
-    lines = read_cells(root)
     if not lines:
         raise UserError(f"--workdir: expected a study with finished cells in {root / CELLS}, found none")
     rows = summarise(lines)
@@ -123,17 +129,12 @@ def write_report(root: Path, out: Path) -> None:
         "curves": study_charts.curves(lines),
         "calibration": study_charts.calibration(rows),
     }
-    vectors = {}
-    for name, chart in drawn.items():
-        if chart is None:
-            continue
-        for theme in study_charts.THEMES:
-            size, draw = chart
-            figure = study_charts.figure(theme, size, draw)
-            figure.savefig(out / f"{name}-{theme}.png", dpi=110, transparent=True)
-            vector = io.StringIO()
-            figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
-            vectors[name, theme] = vector.getvalue()[vector.getvalue().index("<svg") :]
+    vectors = {
+        (name, theme): study_charts.save(name, theme, chart, out)
+        for name, chart in drawn.items()
+        if chart is not None
+        for theme in study_charts.THEMES
+    }
     names = [name for name, chart in drawn.items() if chart]
     write_text(out / "README.md", _markdown(lines, rows, names))
     write_text(out / "report.html", _page(lines, rows, vectors))
@@ -154,9 +155,13 @@ def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: S
     for group, members in study_charts.groups_of(rows).items():
         parts += [f"## {study_charts.title_of(group)}: {members[0].metric}"]
         table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
-        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
+        parts.append("\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in table))
         parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
     return "\n\n".join(parts) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
 
 
 def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[tuple[str, str], str]) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bertjax import paired
@@ -31,6 +31,7 @@ class Row:
         fewer than FEWEST_SEEDS.
       metrics: means over seeds of all other numbers of dev.
       time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
+      run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
       flops_ratio: of an update to plain fine-tuning's, XLA's count.
       memory_ratio: of the largest step to BASE's.
       warnings: of lineage, for any of the seeds.
@@ -46,6 +47,7 @@ class Row:
     corrected_p: float | None
     metrics: Mapping[str, float]
     time_ratio: float | None
+    run_ratio: float | None
     flops_ratio: float
     memory_ratio: float | None
     warnings: tuple[str, ...]
@@ -70,7 +72,7 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     """All rows of a study, groups in the order of their first cell, BASE first within each, then by method's order.
 
     Args:
-      lines: of `study_cells.CELLS`.
+      lines: as of `study_results.read_lines`.
     """
     cells: dict[tuple[str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
     for line in lines:
@@ -106,8 +108,8 @@ def _row(
     numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
     shared = sorted(cells.keys() & base.keys())
 
-    def ratio(part: str, name: str) -> float | None:
-        pairs = [(cells[seed][part].get(name), base[seed][part].get(name)) for seed in shared]
+    def ratio(of: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+        pairs = [(of(cells[seed]), of(base[seed])) for seed in shared]
         ratios = [a / b for a, b in pairs if a and b]
         return statistics.median(ratios) if ratios else None
 
@@ -121,8 +123,14 @@ def _row(
         difference=difference,
         corrected_p=None,
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
-        time_ratio=ratio("timing", "step_seconds_median"),
+        time_ratio=ratio(_update_seconds),
+        run_ratio=ratio(lambda cell: cell["steps"] * _update_seconds(cell) + cell["further_seconds"]),
         flops_ratio=statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
-        memory_ratio=ratio("cost", "peak_bytes"),
+        memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes")),
         warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
     )
+
+
+def _update_seconds(cell: Mapping[str, Any]) -> float:
+    seconds: float = cell["timing"]["step_seconds_median"]
+    return seconds

@@ -6,7 +6,7 @@ import pytest
 
 from bertjax.config import PretrainConfig, RunConfig, SmartConfig, default_config, is_pretraining, read_config
 from bertjax.errors import UserError
-from bertjax.study_cells import plan
+from bertjax.study_plan import plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

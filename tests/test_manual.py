@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bertjax.config import PretrainConfig, RunConfig, is_pretraining, read_config
-from bertjax.study_cells import plan
+from bertjax.study_plan import plan
 from tests.manual import ROOT, blocks, pages
 
 LIBRARY = ROOT / "docs" / "library.md"

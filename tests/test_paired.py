@@ -13,21 +13,33 @@ def runs(share, seeds, rng):
     return {seed: np.where(rng.random(300) < share, LABELS, (LABELS + 1) % 3) for seed in seeds}
 
 
+def matthews_correlation(predicted, labels):
+    """From the four counts, as Matthews (1975) has it."""
+    (tn, fn), (fp, tp) = ([np.sum((predicted == p) & (labels == y)) for y in (0, 1)] for p in (0, 1))
+    return (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+
+
+ORACLES = {
+    "accuracy": lambda predicted, labels: np.mean(predicted == labels),
+    "pearson": lambda predicted, labels: np.corrcoef(predicted, labels)[0, 1],
+    "matthews": matthews_correlation,
+}
+
+
 @pytest.mark.parametrize("score", paired.SCORES)
 def test_weighted_scores_are_those_of_repeated_examples(score):
-    labels = RNG.normal(size=40) if score == "pearson" else RNG.integers(0, 3, 40)
-    predicted = np.stack([labels + RNG.normal(size=40), RNG.normal(size=40)]) if score == "pearson" else None
-    predicted = RNG.integers(0, 3, (2, 40)) if predicted is None else predicted
+    if score == "pearson":
+        labels = RNG.normal(size=40)
+        predicted = np.stack([labels + RNG.normal(size=40), RNG.normal(size=40)])
+    else:
+        classes = 2 if score == "matthews" else 3
+        labels, predicted = RNG.integers(0, classes, 40), RNG.integers(0, classes, (2, 40))
     counts = RNG.multinomial(40, np.full(40, 1 / 40), 5)
     found = paired.SCORES[score](counts / 40, predicted, labels)
     for row, count in zip(found, counts, strict=True):
         picked = np.repeat(np.arange(40), count)
         for value, run in zip(row, predicted, strict=True):
-            if score == "pearson":
-                expected = np.corrcoef(run[picked], labels[picked])[0, 1]
-            else:
-                expected = np.mean(run[picked] == labels[picked])
-            assert value == pytest.approx(expected, abs=1e-9)
+            assert value == pytest.approx(ORACLES[score](run[picked], labels[picked]), abs=1e-9)
 
 
 def test_a_real_difference_is_seen_and_none_is_not():

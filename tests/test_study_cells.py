@@ -1,86 +1,88 @@
-import copy
+"""A whole study of tiny runs, by its command."""
+
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from bertjax import study_cells as study
-from bertjax.errors import UserError
+from bertjax.study_plan import plan
+from bertjax.study_results import read_lines
+from tests.manual import ROOT
+
+RECIPE = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config():
+    config = ConfigDict()
+    config.data_dir = config_dict.placeholder(str)
+    config.base = {base}
+    config.methods = {{
+        "fine-tune": {{}},
+        "smart": {{"smart": {{"preset": "bertjax"}}}},
+        "diverging": {{"learning_rate": 1e30}},
+        "further": {{"init_from": "further"}},
+    }}
+    config.domains = {{"sst5": "sst5"}}
+    config.pretraining = {pretraining}
+    config.blocks = {{
+        "1": {{"tasks": ("sst5",), "shares": (0.5,), "methods": ("fine-tune", "smart", "diverging"), "seeds": 2}},
+        "2": {{"tasks": ("sst5",), "shares": (0.5,), "methods": ("further",), "seeds": 1}},
+    }}
+    return config
+"""
 
 
-@pytest.fixture
-def recipe(tiny_checkpoint, sst_folder):
-    return {
-        "data_dir": str(sst_folder),
-        "base": {"init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16, "epochs": 1, "eval_every": 100},
-        "by_task": {"sst5": {"learning_rate": 0.01}},
-        "methods": {"fine-tune": {}, "smart": {"smart": {"preset": "bertjax"}}, "longer": {"epochs": 2}},
-        "domains": {"sst5": "sst5"},
-        "pretraining": {},
-        "blocks": {
-            "main": {"tasks": ["sst5"], "shares": [0.5], "methods": ["fine-tune", "smart"], "seeds": 2},
-            "more": {"tasks": ["sst5"], "shares": [0.5, 1.0], "methods": ["fine-tune", "longer"], "seeds": 1},
-        },
-    }
-
-
-def test_the_plan_goes_block_by_block_and_seed_by_seed_each_cell_once(recipe):
-    cells = study.plan(recipe)
-    assert [(cell.method, cell.share, cell.seed) for cell in cells] == [
-        ("fine-tune", 0.5, 0),
-        ("smart", 0.5, 0),
-        ("fine-tune", 0.5, 1),
-        ("smart", 0.5, 1),
-        ("longer", 0.5, 0),
-        ("fine-tune", 1.0, 0),
-        ("longer", 1.0, 0),
-    ]
-    config = cells[3].config
-    assert (config.smart.preset, config.train_share, config.seed, config.learning_rate) == ("bertjax", 0.5, 1, 0.01)
-    assert (cells[4].config.epochs, cells[5].config.train_share) == (2, 1.0)
-    assert len({cell.folder for cell in cells}) == len(cells)
-
-
-def test_tasks_that_are_joined_are_trained_together(recipe):
-    recipe["blocks"] = {"both": {"tasks": ["sst5+sts"], "shares": [1.0], "methods": ["fine-tune"], "seeds": 1}}
-    (cell,) = study.plan(recipe)
-    assert cell.config.tasks == ("sst5", "sts")
-    assert cell.key == ("sst5+sts", "fine-tune", 1.0, 0)
-
-
-def test_mistakes_in_a_recipe_are_told(recipe):
-    wrong = copy.deepcopy(recipe)
-    wrong["blocks"]["main"]["methods"] = ["smrat"]
-    with pytest.raises(UserError, match="--config.blocks.main: no method 'smrat'; did you mean 'smart'?"):
-        study.plan(wrong)
-    wrong = copy.deepcopy(recipe)
-    wrong["by_task"]["sst5"] = {"smrat": {"weight": 1.0}}
-    with pytest.raises(UserError, match="--config.smrat: no such key; did you mean 'smart'?"):
-        study.plan(wrong)
-    recipe["methods"]["smart"]["smart"]["raduis"] = 1.0
-    with pytest.raises(UserError, match="raduis: no such key; did you mean 'radius'?"):
-        study.plan(recipe)
+def run(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bertjax.study", f"--config={folder / 'tiny.py'}", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was_cut_off(recipe, tmp_path):
-    root = tmp_path / "study"
-    cells = study.plan(recipe)
-    running = study.run_study(recipe, root, 1)
-    first, line = next(running)
-    running.close()  # as a cut would: the pool is gone
-    assert first == cells[0]
-    assert study.read_cells(root)[0] == line
-    rest = [cell for cell, _ in study.run_study(recipe, root, 1)]
-    lines = study.read_cells(root)
-    assert [study.key_of(line) for line in lines] == [cell.key for cell in cells]
-    assert cells[0] not in rest
-    dev = lines[1]["dev"]["sst5"]
+def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
+    small = {"init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16, "epochs": 1}
+    recipe = RECIPE.format(base=small | {"eval_every": 100}, pretraining=small)
+    (tmp_path / "tiny.py").write_text(recipe)
+    flags = f"--config.data_dir={sst_folder}", "--workers=2"
+    done = run(tmp_path, *flags)
+    assert done.returncode == 2, done.stderr
+    *_, title, first, second = done.stderr.splitlines()
+    assert title == "error: 2 of 7 cells failed; the same command tries them again:"
+    for seed, failed in enumerate(sorted([first, second])):
+        assert failed.startswith(f"sst5 diverging 0.5 {seed}: training diverged")
+    assert "Traceback" not in done.stderr
+
+    root = tmp_path / "runs" / "tiny"
+    namespace = {}
+    exec(recipe, namespace)
+    lines = read_lines(root, plan(namespace["get_config"]().to_dict()))
+    assert len(lines) == 5
+    found = {(line["method"], line["seed"]): line for line in lines}
+    dev = found["smart", 0]["dev"]["sst5"]
     assert dev["metric"] == "accuracy"
     assert dev["score"] == dev["accuracy"]
     assert len(dev["predicted"]) == len(dev["labels"]) == 23
     assert dev["score"] == pytest.approx(np.mean(np.equal(dev["predicted"], dev["labels"])), abs=1e-6)
-    result = json.loads((root / cells[1].folder / "result.json").read_text())
+    result = json.loads((root / "runs/sst5/smart/0.5/0/result.json").read_text())
     assert result["datasets"]["sst5"]["rows"] == {"train": 30, "dev": 23}
     assert dev["score"] == pytest.approx(result["dev"]["sst5"]["final"]["accuracy"], abs=1e-6)
-    assert list(study.run_study(recipe, root, 1)) == []
+    assert found["fine-tune", 1]["further_seconds"] == 0 < found["further", 0]["further_seconds"]
+    report = (root / "README.md").read_text()
+    assert report.count("\n| smart | 2 |") == 1
+    assert report.count("\n| further | 1 |") == 1
+
+    # What is done is not done again: only the failed ones are tried.
+    again = run(tmp_path, *flags)
+    assert again.returncode == 2
+    assert "sst5 smart" not in again.stderr
+    assert len((root / "cells.jsonl").read_text().splitlines()) == 5
+    changed = run(tmp_path, *flags, "--config.base.epochs=2", "--report_only")
+    assert changed.stderr.count("\n") == 1
+    assert "was run with other settings than the recipe's: epochs was 1, is 2" in changed.stderr

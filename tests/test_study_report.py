@@ -42,6 +42,7 @@ def line(tasks, method, share, seed, right, steps=0.2, peak=100):
         "steps": 3,
         "cost": {"flops_ratio": 1.0 if method == "fine-tune" else 2.5, "peak_bytes": peak},
         "timing": {"step_seconds_median": steps},
+        "further_seconds": 1.2 if method == "bad" else 0.0,
         "log": [[1.0, 1.5 - right], [2.0, 1.2 - right]],
         "warnings": ["seen <before>"] if method == "smart" else [],
         "versions": {"jax": "1.2.3"},
@@ -84,6 +85,7 @@ def test_a_summary_by_hand():
     assert ours.corrected_p < 0.05
     assert bad.difference.high < 0
     assert (ours.time_ratio, ours.flops_ratio, ours.memory_ratio) == pytest.approx((2.0, 2.5, 1.5))
+    assert (ours.run_ratio, bad.run_ratio) == pytest.approx((2.0, 3.0))  # of 3 updates of 0.2 s, and 1.2 s before
     assert ours.metrics["calibration_error"] == pytest.approx(0.075)
     compared = [row for row in rows if row.difference is not None]
     few = summarise([x for x in LINES if x["seed"] < 2])
@@ -125,7 +127,7 @@ def test_the_report_is_whole(tmp_path):
     root, out = tmp_path / "study", tmp_path / "out"
     root.mkdir()
     (root / "cells.jsonl").write_text("".join(json.dumps(x) + "\n" for x in LINES))
-    study_report.write_report(root, out)
+    study_report.write_report(LINES, root, out)
     text = (out / "README.md").read_text()
     for name in re.findall(r"[\w-]+\.png", text):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
@@ -139,11 +141,15 @@ def test_the_report_is_whole(tmp_path):
     assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|<rdf:RDF.*?</rdf:RDF>', "", text)
     assert "seen &lt;before&gt;" in (out / "report.html").read_text()
     assert (out / "cells.jsonl").read_text() == (root / "cells.jsonl").read_text()
+    assert not re.findall(r'id="(\w+)".*id="\1"', text)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    study_report.write_report(LINES, root, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_nothing_finished_is_told(tmp_path):
     with pytest.raises(UserError, match="--workdir: expected a study with finished cells in .*, found none"):
-        study_report.write_report(tmp_path, tmp_path / "out")
+        study_report.write_report([], tmp_path, tmp_path / "out")
 
 
 # Says, in the page's own title, how large each chart is that can be seen, and how many shapes it holds.
@@ -156,7 +162,7 @@ x.querySelectorAll("path, use").length]))</script></body>"""
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_browser_shows_every_chart(tmp_path, theme):
     (tmp_path / "cells.jsonl").write_text("".join(json.dumps(x) + "\n" for x in LINES))
-    study_report.write_report(tmp_path, tmp_path)
+    study_report.write_report(LINES, tmp_path, tmp_path)
     page = tmp_path / "measured.html"
     page.write_text((tmp_path / "report.html").read_text().replace("</body>", MEASURE))
     done = subprocess.run(

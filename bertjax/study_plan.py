@@ -1,0 +1,174 @@
+"""The plan of a study: which cells its recipe asks for."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
+from bertjax.errors import UserError, nearest, shown
+from bertjax.inputs import OWN
+from bertjax.tasks import TASKS
+
+FURTHER = "further"
+"""As `init_from` of a method: the study's own further pre-training on the task's domain."""
+_KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "blocks")
+_BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
+_OF_THE_KEY = ("data_dir", "task", "tasks", "train_share", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Further:
+    """Further pre-training, before the run of a cell.
+
+    Attributes:
+      domain: the task whose training texts it is on.
+      texts: a config that names them, all of them.
+      config: of the run, but for its corpus.
+    """
+
+    domain: str
+    texts: RunConfig
+    config: PretrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+      tasks: trained on together.
+      method: its name in the study.
+      share: of each task's training examples.
+      seed: of the run.
+      config: of the run; its `init_from` is FURTHER where `further` is given.
+      further: what it starts from, if not from the config's checkpoint.
+    """
+
+    tasks: tuple[str, ...]
+    method: str
+    share: float
+    seed: int
+    config: RunConfig
+    further: Further | None = None
+
+    @property
+    def key(self) -> tuple[str, str, float, int]:
+        """What tells it from all others."""
+        return "+".join(self.tasks), self.method, self.share, self.seed
+
+    @property
+    def folder(self) -> Path:
+        """Of its run, within the study's."""
+        tasks, method, share, seed = self.key
+        return Path("runs", tasks, method.replace(" ", "_"), f"{share:g}", str(seed))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that it changes of the defaults, beyond its key: what its results were got with."""
+        changed = _differing(dataclasses.asdict(self.config), default_config().to_dict())
+        settings = {name: value for name, value in changed.items() if name not in _OF_THE_KEY}
+        if self.further is not None:
+            defaults = default_config(PretrainConfig).to_dict()
+            settings["further"] = {"domain": self.further.domain}
+            settings["further"] |= _differing(dataclasses.asdict(self.further.config), defaults)
+        found: dict[str, Any] = json.loads(json.dumps(settings))  # as read back from a file
+        return found
+
+
+def plan(study: Mapping[str, Any]) -> list[Cell]:
+    """All cells of a study, in the order in which they are run: blocks by name, seed after seed.
+
+    Args:
+      study: of a recipe: `data_dir`; `base`, changes to a run's config for all cells; `by_task`, further ones by the
+        name of a task or of several joined by "+"; `methods`, the last ones, by the method's name; `domains`, by task
+        the one whose texts further pre-training is on, and `pretraining`, changes to its config; `blocks` by name, each
+        with `tasks` (of bertjax.tasks, or "data_file" for that of `base`), `methods`, `shares`, the number of `seeds`
+        and, if it likes, `changes` that go before the method's.
+
+    Raises:
+      UserError: a key, task or method that there is not, one that is wanting, a value that a config does not take, or
+        two blocks that run a cell with different settings.
+    """
+    _check_keys("--config", study, _KEYS, ("methods", "blocks"))
+    for name in ("by_task", "domains"):
+        for joined in study.get(name, {}):
+            _check_tasks(f"--config.{name}", joined)
+    cells: dict[Any, Cell] = {}
+    for name, block in sorted(study["blocks"].items()):
+        where = f"--config.blocks.{name}"
+        _check_keys(where, block, _BLOCK_KEYS, ("tasks", "methods", "shares", "seeds"))
+        # Tasks last: neighbours are run at once, and those of one task would wait for the same further pre-training.
+        axes = range(block["seeds"]), block["shares"], block["methods"], block["tasks"]
+        for seed, share, method, joined in itertools.product(*axes):
+            if method not in study["methods"]:
+                raise UserError(f"{where}: no method {method!r}{nearest(method, study['methods'])}")
+            _check_tasks(where, joined)
+            cell = _cell(where, study, block.get("changes", {}), joined, method, share, seed)
+            if cells.setdefault(cell.key, cell) != cell:
+                raise UserError(
+                    f"{where}: {described(cell)} has other settings in an earlier block; give the method another name"
+                )
+    return list(cells.values())
+
+
+def described(cell: Cell) -> str:
+    """ "sts smart 0.1 0"."""
+    return " ".join(map(str, cell.key))
+
+
+def _check_keys(where: str, values: Any, known: Collection[str], needed: Collection[str]) -> None:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected keys and values, found {shown(values)}")
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise UserError(f"{where}: expected a study's, as in configs/study.py, with {', '.join(missing)}; found none")
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}.{name}: no such key{nearest(name, known)}")
+
+
+def _check_tasks(where: str, joined: str) -> None:
+    for task in joined.split("+"):
+        if task not in TASKS and joined != OWN:
+            raise UserError(f"{where}: no task {task!r}{nearest(task, TASKS)}")
+
+
+def _cell(
+    where: str, study: Mapping[str, Any], block: Mapping[str, Any], joined: str, method: str, share: float, seed: int
+) -> Cell:
+    tasks = tuple(joined.split("+"))
+    values = default_config().to_dict()
+    for changes in (study.get("base", {}), study.get("by_task", {}).get(joined, {}), block, study["methods"][method]):
+        values = _changed(values, changes)
+    named: dict[str, Any] = {"task": joined} if len(tasks) == 1 else {"tasks": tasks}
+    values |= {"data_dir": study.get("data_dir"), "seed": seed}
+    config = read_config(values | {"train_share": share} | ({} if joined == OWN else named))
+    if config.init_from != FURTHER:
+        return Cell(tasks, method, share, seed, config)
+    domain = study.get("domains", {}).get(joined)
+    if domain not in (*TASKS, OWN):
+        raise UserError(
+            f"{where}: {method!r} starts from further pre-training; expected config.domains to name a task with texts "
+            f"for {joined}, found {shown(domain)}"
+        )
+    texts = read_config(values | ({} if domain == OWN else {"task": domain}))
+    pretraining = read_config(
+        _changed(default_config(PretrainConfig).to_dict(), study.get("pretraining", {})), PretrainConfig
+    )
+    return Cell(tasks, method, share, seed, config, Further(domain, texts, pretraining))
+
+
+def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {key: _changed(values.get(key) or {}, x) for key, x in changes.items() if isinstance(x, Mapping)}
+    return {**values, **changes, **nested}
+
+
+def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _differing(value, defaults[name]) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value != defaults[name]
+    }

@@ -1,0 +1,59 @@
+"""The results of a study so far: a file of one JSON line a finished cell."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError, shown
+from bertjax.study_plan import Cell, described
+from bertjax.workdir import write_text
+
+CELLS = "cells.jsonl"
+
+
+def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The lines of the cells of a plan that are finished, in the file's order.
+
+    Raises:
+      UserError: a cell was run with other settings than it has in the plan.
+    """
+    planned = {cell.key: cell for cell in cells}
+    lines = []
+    for line in map(json.loads, _text(root).splitlines()):
+        cell = planned.get(key_of(line))
+        if cell is None:
+            continue
+        if line["settings"] != cell.settings:
+            raise UserError(
+                f"{root / CELLS}: {described(cell)} was run with other settings than the recipe's: "
+                f"{_first_difference(line['settings'], cell.settings)}; give another --workdir, or the method another "
+                "name"
+            )
+        lines.append(line)
+    return lines
+
+
+def add_line(root: Path, line: Mapping[str, Any]) -> None:
+    """Adds a finished cell, whole or not at all."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(root / CELLS, _text(root) + json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def key_of(line: Mapping[str, Any]) -> tuple[str, str, float, int]:
+    """The key of the cell that a line is of."""
+    return line["tasks"], line["method"], line["share"], line["seed"]
+
+
+def _text(root: Path) -> str:
+    path = root / CELLS
+    return path.read_text() if path.exists() else ""
+
+
+def _first_difference(found: Any, planned: Any, where: str = "") -> str:
+    if isinstance(found, Mapping) and isinstance(planned, Mapping):
+        for name in sorted(found.keys() | planned.keys()):
+            if found.get(name) != planned.get(name):
+                return _first_difference(found.get(name), planned.get(name), f"{where}.{name}")
+    told = ["the default" if value is None else shown(value) for value in (found, planned)]
+    return f"{where.lstrip('.')} was {told[0]}, is {told[1]}"

@@ -1,0 +1,141 @@
+import copy
+import json
+
+import pytest
+
+from bertjax import paired
+from bertjax import study_plan as study
+from bertjax.errors import UserError
+from bertjax.tasks import TASKS
+
+RECIPE = {
+    "data_dir": "data",
+    "base": {"batch_size": 8, "max_length": 16, "epochs": 1, "eval_every": 100},
+    "by_task": {"sst5": {"learning_rate": 0.01}},
+    "methods": {
+        "fine-tune": {},
+        "smart": {"smart": {"preset": "bertjax"}},
+        "longer": {"epochs": 2},
+        "further": {"init_from": "further"},
+    },
+    "domains": {"sst5": "cfimdb"},
+    "pretraining": {"head_epochs": 1},
+    "blocks": {
+        "main": {"tasks": ["sst5"], "shares": [0.5], "methods": ["fine-tune", "smart"], "seeds": 2},
+        "more": {"tasks": ["sst5"], "shares": [0.5, 1.0], "methods": ["fine-tune", "longer"], "seeds": 1},
+    },
+}
+
+
+@pytest.fixture
+def recipe():
+    return copy.deepcopy(RECIPE)
+
+
+def block(tasks="sst5", method="fine-tune", **others):
+    return {"tasks": [tasks], "shares": [1.0], "methods": [method], "seeds": 1} | others
+
+
+def test_the_plan_goes_block_by_block_and_seed_by_seed_each_cell_once(recipe):
+    cells = study.plan(recipe)
+    assert [(cell.method, cell.share, cell.seed) for cell in cells] == [
+        ("fine-tune", 0.5, 0),
+        ("smart", 0.5, 0),
+        ("fine-tune", 0.5, 1),
+        ("smart", 0.5, 1),
+        ("longer", 0.5, 0),
+        ("fine-tune", 1.0, 0),
+        ("longer", 1.0, 0),
+    ]
+    config = cells[3].config
+    assert (config.smart.preset, config.train_share, config.seed, config.learning_rate) == ("bertjax", 0.5, 1, 0.01)
+    assert (cells[4].config.epochs, cells[5].config.train_share) == (2, 1.0)
+    assert len({cell.folder for cell in cells}) == len(cells)
+
+
+def test_tasks_that_are_joined_are_trained_together(recipe):
+    recipe["blocks"] = {"both": block("sst5+sts")}
+    (cell,) = study.plan(recipe)
+    assert cell.config.tasks == ("sst5", "sts")
+    assert cell.key == ("sst5+sts", "fine-tune", 1.0, 0)
+
+
+def test_a_file_of_ones_own_is_a_task(recipe):
+    columns = {"text": "review", "label": "stars", "classes": ("bad", "good")}
+    recipe["base"] |= {"data_file": "reviews.tsv", "columns": columns}
+    recipe["domains"] = {"data_file": "data_file"}
+    recipe["blocks"] = {"own": block("data_file", "further")}
+    (cell,) = study.plan(recipe)
+    assert cell.key == ("data_file", "further", 1.0, 0)
+    assert (cell.config.data_file, cell.config.columns.classes) == ("reviews.tsv", ("bad", "good"))
+    assert cell.further.texts.data_file == "reviews.tsv"
+
+
+def test_further_pretraining_is_on_all_of_the_domain(recipe):
+    recipe["blocks"] = {"further": block(method="further", shares=[0.1])}
+    (cell,) = study.plan(recipe)
+    assert cell.config.train_share == 0.1
+    assert (cell.further.domain, cell.further.texts.task, cell.further.texts.train_share) == ("cfimdb", "cfimdb", 1.0)
+    assert cell.further.config.head_epochs == 1
+
+
+def test_the_last_change_holds(recipe):
+    recipe["blocks"] = {
+        "1": block(changes={"learning_rate": 0.02, "epochs": 3}),
+        "2": block(method="longer", changes={"epochs": 3}),
+    }
+    changed, longer = (cell.config for cell in study.plan(recipe))
+    assert (changed.learning_rate, changed.epochs) == (0.02, 3)
+    assert (longer.learning_rate, longer.epochs) == (0.01, 2)
+
+
+def test_settings_are_what_is_not_the_default(recipe):
+    recipe["blocks"] = {"1": block(method="smart"), "2": block(method="further")}
+    smart, further = (cell.settings for cell in study.plan(recipe))
+    shared = {"batch_size": 8, "max_length": 16, "epochs": 1, "eval_every": 100, "learning_rate": 0.01}
+    assert smart == shared | {"smart": {"preset": "bertjax"}}
+    assert further == shared | {"init_from": "further", "further": {"domain": "cfimdb", "head_epochs": 1}}
+    assert json.loads(json.dumps(further)) == further
+
+
+def without(name):
+    return lambda recipe: recipe.pop(name)
+
+
+def with_block(**others):
+    return lambda recipe: recipe["blocks"].update(main=block(**others))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (without("blocks"), "--config: expected a study's, as in configs/study.py, with blocks; found none"),
+        (lambda r: r.update(by_tsak={}), "--config.by_tsak: no such key; did you mean 'by_task'?"),
+        (lambda r: r["by_task"].update(sts5={}), "--config.by_task: no task 'sts5'; did you mean 'sts'?"),
+        (lambda r: r["blocks"].update(main=3), "--config.blocks.main: expected keys and values, found 3"),
+        (
+            lambda r: r["blocks"]["main"].pop("seeds"),
+            "--config.blocks.main: expected a study's, .* seeds; found none",
+        ),
+        (with_block(sede=1), "--config.blocks.main.sede: no such key; did you mean 'seeds'?"),
+        (with_block(method="smrat"), "--config.blocks.main: no method 'smrat'; did you mean 'smart'?"),
+        (with_block(tasks="sts5"), "--config.blocks.main: no task 'sts5'; did you mean 'sts'?"),
+        (with_block(tasks="sst5+data_file"), "--config.blocks.main: no task 'data_file'"),
+        (with_block(tasks="sts", method="further"), "expected config.domains to name a task .* for sts, found None"),
+        (with_block(changes={"epohcs": 1}), "--config.epohcs: no such key; did you mean 'epochs'?"),
+        (
+            lambda r: r["blocks"].update(other=block(shares=[0.5], changes={"epochs": 9})),
+            "--config.blocks.other: sst5 fine-tune 0.5 0 has other settings in an earlier block; give the method",
+        ),
+        (lambda r: r["by_task"].update(sst5={"smrat": {"weight": 1.0}}), "--config.smrat: no such key; did you mean"),
+        (lambda r: r["methods"]["smart"]["smart"].update(raduis=1.0), "raduis: no such key; did you mean 'radius'?"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_told(recipe, break_it, message):
+    break_it(recipe)
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        study.plan(recipe)
+
+
+def test_every_task_can_be_compared():
+    assert {task.main_metric for task in TASKS.values()} <= paired.SCORES.keys()

@@ -1,0 +1,120 @@
+"""Jobs that do no work: what becomes of them is under test."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bertjax.data.problems import BadData, Problem
+from bertjax.errors import UserError
+from bertjax.study_pool import each
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def job(number):
+    if number == 3:
+        raise UserError("three is no good")
+    if number == 4:
+        raise BadData([Problem("a.csv", 1, "first"), Problem("a.csv", 2, "second")])
+    return number, os.getpid(), sorted(os.sched_getaffinity(0)), os.nice(0)
+
+
+def killed(number):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def broken(number):
+    return 1 // number
+
+
+def met(number, folder):
+    """Done only once the other one has begun, too."""
+    (folder / str(number)).touch()
+    while not (folder / str(1 - number)).exists():
+        time.sleep(0.01)
+    return job(number)
+
+
+def test_every_job_is_done_once_and_a_failing_one_is_given_as_its_error():
+    found = dict(each(job, range(6), 1))
+    assert list(found) == list(range(6))
+    assert str(found.pop(3)) == "three is no good"
+    assert [problem.what for problem in found.pop(4).problems] == ["first", "second"]
+    assert [number for number, *_ in found.values()] == list(found)
+    _, pid, cores, niceness = found[0]
+    assert pid != os.getpid()
+    assert cores == sorted(os.sched_getaffinity(0))
+    assert niceness == min(19, os.nice(0) + 10)
+    assert list(each(job, [], 2)) == []
+
+
+@pytest.mark.skipif(CORES < 2, reason="one core")
+def test_two_at_once_share_the_cores(tmp_path):
+    found = dict(each(functools.partial(met, folder=tmp_path), [0, 1], 2))
+    (_, first, ours, _), (_, second, theirs, _) = found.values()
+    assert first != second
+    assert sorted([*ours, *theirs]) == sorted(os.sched_getaffinity(0))
+
+
+def test_a_killed_worker_is_told():
+    jobs = each(killed, range(4), 1)
+    assert [next(jobs), next(jobs)] == [(0, 0), (1, 1)]
+    with pytest.raises(UserError, match="a worker process was killed, most likely for want of memory; the same"):
+        next(jobs)
+
+
+def test_a_mistake_in_the_code_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        list(each(broken, [0], 1))
+
+
+LONG = """
+import os, sys, time
+from bertjax.interruption import Interrupted, Interruption
+from bertjax.study_pool import each
+
+def long(number):
+    with Interruption() as asked:
+        print("begun", flush=True)
+        while asked.name is None:
+            time.sleep(0.01)
+    print("saved", flush=True)
+    raise Interrupted(asked.name)
+
+if __name__ == "__main__":
+    try:
+        list(each(long, range(3), 1))
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+"""
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["SIGINT", "SIGTERM"])
+def test_asked_to_stop_the_workers_save_first(tmp_path, to_all):
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    with process:
+        assert process.stdout.readline() == "begun\n"
+        if to_all:  # as a terminal's Ctrl-C
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+    name = "SIGINT" if to_all else "SIGTERM"
+    assert rest == f"saved\n{name}: what was finished is saved\n"
+    assert process.returncode == 0

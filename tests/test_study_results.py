@@ -1,0 +1,55 @@
+import dataclasses
+import json
+
+import pytest
+
+from bertjax import study_results
+from bertjax.config import RunConfig
+from bertjax.errors import UserError
+from bertjax.study_plan import Cell
+
+CELLS = [Cell(("sst5",), "fine-tune", 0.1, seed, RunConfig(seed=seed, epochs=4)) for seed in range(3)]
+
+
+def line(cell):
+    tasks, method, share, seed = cell.key
+    return {"tasks": tasks, "method": method, "share": share, "seed": seed, "settings": cell.settings}
+
+
+def test_lines_are_read_as_they_were_added(tmp_path):
+    root = tmp_path / "study"
+    assert study_results.read_lines(root, CELLS) == []
+    for cell in CELLS[1:]:
+        study_results.add_line(root, line(cell))
+    found = study_results.read_lines(root, CELLS)
+    assert found == [line(cell) for cell in CELLS[1:]]
+    assert [study_results.key_of(each) for each in found] == [cell.key for cell in CELLS[1:]]
+    assert study_results.read_lines(root, CELLS[:2]) == [line(CELLS[1])]  # what the recipe no longer has
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (RunConfig(seed=1, epochs=5), "epochs was 4, is 5"),
+        (RunConfig(seed=1), "epochs was 4, is the default"),
+        (
+            RunConfig(seed=1, epochs=4, smart=dataclasses.replace(RunConfig().smart, preset="r3f")),
+            "smart was the default, is {'preset': 'r3f'}",
+        ),
+    ],
+)
+def test_other_settings_are_told(tmp_path, config, told):
+    study_results.add_line(tmp_path, line(CELLS[1]))
+    with pytest.raises(UserError) as raised:
+        study_results.read_lines(tmp_path, [dataclasses.replace(CELLS[1], config=config)])
+    assert str(raised.value) == (
+        f"{tmp_path / 'cells.jsonl'}: sst5 fine-tune 0.1 1 was run with other settings than the recipe's: {told}; give "
+        "another --workdir, or the method another name"
+    )
+
+
+def test_data_elsewhere_are_no_other_settings(tmp_path):
+    study_results.add_line(tmp_path, line(CELLS[1]))
+    moved = dataclasses.replace(CELLS[1], config=dataclasses.replace(CELLS[1].config, data_dir="elsewhere"))
+    assert len(study_results.read_lines(tmp_path, [moved])) == 1
+    assert json.loads((tmp_path / "cells.jsonl").read_text())["settings"] == {"epochs": 4}
