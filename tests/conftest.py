@@ -103,6 +103,17 @@ def write_sst(folder):
         (folder / f"ids-sst-{split}.csv").write_text("\n".join(lines) + "\n")
 
 
+def write_sts(folder):
+    """sts' files: 16 pairs of train, 9 of dev, 9 of test."""
+    rng = random.Random(1)
+    for split, rows in (("train", 16), ("dev", 9), ("test", 9)):
+        lines = ["\tid\tsentence1\tsentence2\tsimilarity"]
+        for i in range(rows):
+            texts = [" ".join(rng.choices(FILLER, k=rng.randint(1, 9))) for _ in range(2)]
+            lines.append(f"{i}\tpair{i}\t{texts[0]}\t{texts[1]}\t{i % 6}.0")
+        (folder / f"sts-{split}.csv").write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture
 def sst_folder(tmp_path, monkeypatch):
     """The files of `write_sst`, and a cache of their own."""
@@ -121,13 +132,7 @@ def gold_run(tmp_path_factory, tiny_checkpoint):
     sentences = (folder / "ids-sst-dev.csv").read_text().splitlines()[1:7]
     unlabelled = ["\tid\tsentence", *(line.rpartition("\t")[0] for line in sentences)]
     (folder / "ids-sst-test-student.csv").write_text("\n".join(unlabelled) + "\n")
-    rng = random.Random(1)
-    for split, rows in (("train", 16), ("dev", 9), ("test", 9)):
-        lines = ["\tid\tsentence1\tsentence2\tsimilarity"]
-        for i in range(rows):
-            texts = [" ".join(rng.choices(FILLER, k=rng.randint(1, 9))) for _ in range(2)]
-            lines.append(f"{i}\tpair{i}\t{texts[0]}\t{texts[1]}\t{i % 6}.0")
-        (folder / f"sts-{split}.csv").write_text("\n".join(lines) + "\n")
+    write_sts(folder)
     config = RunConfig(
         tasks=("sst5", "sts"),
         data_dir=str(folder),
