@@ -10,7 +10,7 @@ from bertjax import paired, study_charts
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
 from bertjax.study_results import CELLS
-from bertjax.study_summary import BASE, FEWEST_SEEDS, Row, summarise
+from bertjax.study_summary import BASE, FEWEST_SEEDS, LONGER, Row, summarise
 from bertjax.workdir import write_text
 
 CHARTS = {
@@ -82,10 +82,21 @@ def headline(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def at_equal_time(members: Sequence[Row]) -> list[str]:
+    """A sentence on how the methods of a task and size compare with plain fine-tuning for as long; none without it."""
+    told = [
+        f"{row.method} {100 * row.longer.mean:+.2f} ({100 * row.longer.low:+.2f} to {100 * row.longer.high:+.2f}, "
+        f"p {row.longer_p:.3g})"
+        for row in members
+        if row.longer is not None and row.longer_p is not None
+    ]
+    return [f"Minus {LONGER}, points: {'; '.join(told)}."] if told else []
+
+
 def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
     first = lines[0]
-    comparisons = sum(row.corrected_p is not None for row in rows)
+    comparisons = sum(p is not None for row in rows for p in (row.corrected_p, row.longer_p))
     text = f"""{len(lines)} runs so far; {first["devices"]["platform"]}, JAX {first["versions"]["jax"]}. A run's score
 is that of its last update on dev. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
@@ -156,6 +167,7 @@ def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: S
         parts += [f"## {study_charts.title_of(group)}: {members[0].metric}"]
         table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
         parts.append("\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in table))
+        parts += at_equal_time(members)
         parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
     return "\n\n".join(parts) + "\n"
 
@@ -182,6 +194,7 @@ def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapp
         for row in members:
             body.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells_of(row))}</tr>")
         body.append("</table>")
+        body += [f"<p>{html.escape(line)}</p>" for line in at_equal_time(members)]
         warnings = dict.fromkeys(line for row in members for line in row.warnings)
         body += [f"<p>Warning: {html.escape(line)}</p>" for line in warnings]
     return html_page("bertjax: the study", _STYLE, "".join(body))

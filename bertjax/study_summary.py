@@ -7,10 +7,12 @@ from typing import Any
 
 from bertjax import paired
 
+Cells = Mapping[int, Mapping[str, Any]]
+"""Of a method, by seed."""
 BASE = "fine-tune"
 """The method that all others are compared with, at the same tasks and training-set size."""
-
-
+LONGER = "fine-tune longer"
+"""Plain fine-tuning for about as long as SMART takes: where a study has it, all others are compared with it, too."""
 FEWEST_SEEDS = 3
 """For a test: with fewer, the bootstrap knows next to nothing of how much seeds differ."""
 
@@ -29,6 +31,8 @@ class Row:
       difference: to BASE, paired by seed, or None for BASE itself and where no seed is shared.
       corrected_p: of the difference, for as many comparisons as the study makes (Holm), or None without one or with
         fewer than FEWEST_SEEDS.
+      longer: the difference to LONGER, likewise.
+      longer_p: of that, corrected likewise.
       metrics: means over seeds of all other numbers of dev.
       time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
@@ -45,6 +49,8 @@ class Row:
     scores: Mapping[int, float]
     difference: paired.Difference | None
     corrected_p: float | None
+    longer: paired.Difference | None
+    longer_p: float | None
     metrics: Mapping[str, float]
     time_ratio: float | None
     run_ratio: float | None
@@ -74,37 +80,43 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     Args:
       lines: as of `study_results.read_lines`.
     """
-    cells: dict[tuple[str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    grouped: dict[tuple[str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
     for line in lines:
-        group = cells.setdefault((line["tasks"], line["share"]), {})
+        group = grouped.setdefault((line["tasks"], line["share"]), {})
         group.setdefault(line["method"], {})[line["seed"]] = line
     rows = []
-    for (tasks, share), methods in cells.items():
+    for (tasks, share), methods in grouped.items():
         base = methods.get(BASE, {})
         ordered = [*([BASE] if base else []), *(name for name in methods if name != BASE)]
         for task in tasks.split("+"):
-            rows += [_row(tasks, task, share, name, methods[name], base) for name in ordered]
-    compared = [place for place, row in enumerate(rows) if row.difference and row.difference.seeds >= FEWEST_SEEDS]
-    corrected = paired.holm([rows[place].difference.p for place in compared])  # type: ignore[union-attr]
-    for place, p in zip(compared, corrected, strict=True):
-        rows[place] = dataclasses.replace(rows[place], corrected_p=p)
+            rows += [_row(tasks, task, share, name, methods) for name in ordered]
+    compared = [
+        (place, found.p, is_longer)
+        for place, row in enumerate(rows)
+        for found, is_longer in ((row.difference, False), (row.longer, True))
+        if found is not None and found.seeds >= FEWEST_SEEDS
+    ]
+    corrected = paired.holm([p for _, p, _ in compared])
+    for (place, _, is_longer), p in zip(compared, corrected, strict=True):
+        row = rows[place]
+        rows[place] = dataclasses.replace(row, longer_p=p) if is_longer else dataclasses.replace(row, corrected_p=p)
     return rows
 
 
-def _row(
-    tasks: str,
-    task: str,
-    share: float,
-    method: str,
-    cells: Mapping[int, Mapping[str, Any]],
-    base: Mapping[int, Mapping[str, Any]],
-) -> Row:
+def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str, Cells]) -> Row:
+    cells, base = methods[method], methods.get(BASE, {})
     dev = {seed: cell["dev"][task] for seed, cell in sorted(cells.items())}
     first = next(iter(dev.values()))
-    difference = None
-    if method != BASE and base:
-        ours, theirs = ({seed: cell["dev"][task]["predicted"] for seed, cell in part.items()} for part in (cells, base))
-        difference = paired.difference(ours, theirs, first["labels"], paired.SCORES[first["metric"]])
+
+    def minus(name: str) -> paired.Difference | None:
+        if method in (BASE, name):
+            return None
+        ours, theirs = (
+            {seed: cell["dev"][task]["predicted"] for seed, cell in part.items()}
+            for part in (cells, methods.get(name, {}))
+        )
+        return paired.difference(ours, theirs, first["labels"], paired.SCORES[first["metric"]])
+
     numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
     shared = sorted(cells.keys() & base.keys())
 
@@ -120,8 +132,10 @@ def _row(
         method=method,
         metric=first["metric"],
         scores={seed: values["score"] for seed, values in dev.items()},
-        difference=difference,
+        difference=minus(BASE),
         corrected_p=None,
+        longer=minus(LONGER),
+        longer_p=None,
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
         time_ratio=ratio(_update_seconds),
         run_ratio=ratio(lambda cell: cell["steps"] * _update_seconds(cell) + cell["further_seconds"]),

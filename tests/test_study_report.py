@@ -104,6 +104,23 @@ def test_the_headline_says_what_is_beyond_noise():
     assert study_report.headline(summarise(alike)) == ["sst5, 100% of train: not told apart from fine-tune: R_s."]
 
 
+def test_plain_finetuning_for_as_long_is_a_comparison_of_its_own():
+    part = [x for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0]
+    rows = summarise([*part, *(line("sst5", "fine-tune longer", 1.0, seed, 0.74) for seed in range(3))])
+    found = {row.method: row for row in rows}
+    assert found["fine-tune"].longer is found["fine-tune longer"].longer is None
+    smart, longer = found["smart"], found["fine-tune longer"]
+    assert longer.difference.mean == pytest.approx(longer.mean - found["fine-tune"].mean)
+    assert smart.longer.mean == pytest.approx(smart.mean - longer.mean)
+    p = [x for row in rows for x in (row.corrected_p, row.longer_p) if x is not None]
+    assert len(p) == 7
+    assert smart.corrected_p > 3 * smart.difference.p  # Holm, for seven, of which few are as sure
+    (told,) = study_report.at_equal_time(rows)
+    assert told.startswith(f"Minus fine-tune longer, points: smart {100 * smart.longer.mean:+.2f} (")
+    assert told.count("p ") == 3
+    assert study_report.at_equal_time(summarise(part)) == []
+
+
 class Page(HTMLParser):
     """Counts tags, and sees that they close in order."""
 
