@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -65,6 +66,14 @@ def _start_worker(count: Any, workers: int) -> None:
     with count.get_lock():
         place = count.value
         count.value += 1
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(10)
     if hasattr(os, "sched_getaffinity") and 1 < workers <= len(cores := sorted(os.sched_getaffinity(0))):
         os.sched_setaffinity(0, cores[place::workers])  # XLA then starts as many threads
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # killed, it could not ask; what the last checkpoint lacks is done again

@@ -96,8 +96,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("to_all", [True, False], ids=["SIGINT", "SIGTERM"])
-def test_asked_to_stop_the_workers_save_first(tmp_path, to_all):
+@pytest.fixture
+def running(tmp_path):
+    """A process with a job that goes on until it is asked to stop."""
     script = tmp_path / "long.py"
     script.write_text(LONG)
     process = subprocess.Popen(
@@ -110,11 +111,22 @@ def test_asked_to_stop_the_workers_save_first(tmp_path, to_all):
     )
     with process:
         assert process.stdout.readline() == "begun\n"
-        if to_all:  # as a terminal's Ctrl-C
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=60)
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["SIGINT", "SIGTERM"])
+def test_asked_to_stop_the_workers_save_first(running, to_all):
+    if to_all:  # as a terminal's Ctrl-C
+        os.killpg(running.pid, signal.SIGINT)
+    else:
+        running.send_signal(signal.SIGTERM)
+    rest, _ = running.communicate(timeout=60)
     name = "SIGINT" if to_all else "SIGTERM"
     assert rest == f"saved\n{name}: what was finished is saved\n"
-    assert process.returncode == 0
+    assert running.returncode == 0
+
+
+def test_workers_end_with_who_started_them(running):
+    running.kill()
+    assert running.communicate(timeout=60)[0] == ""  # once the worker, too, has closed its end
