@@ -76,7 +76,7 @@ def difference(
     by_seed = (score(even, a, truth) - score(even, b, truth))[0]
     draws = []
     for _ in range(-(-resamples // _CHUNK)):
-        examples, picked = (rng.multinomial(n, np.full(n, 1 / n), _CHUNK) / n for n in (len(truth), len(seeds)))
+        examples, picked = (_resampled(n, rng) for n in (len(truth), len(seeds)))
         draws.append(np.sum(picked * (score(examples, a, truth) - score(examples, b, truth)), axis=1))
     found = np.concatenate(draws)
     low, high = np.quantile(found, (0.025, 0.975))
@@ -85,6 +85,12 @@ def difference(
     if np.ptp(by_seed) > 0:
         p = max(p, float(stats.ttest_1samp(by_seed, 0).pvalue))
     return Difference(len(seeds), float(by_seed.mean()), float(low), float(high), p)
+
+
+def _resampled(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights [_CHUNK, n] of how often each of n is drawn in n draws with replacement; those of a row sum to 1."""
+    drawn = rng.integers(0, n, (_CHUNK, n)) + n * np.arange(_CHUNK)[:, None]
+    return np.bincount(drawn.ravel(), minlength=_CHUNK * n).reshape(_CHUNK, n) / n
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,6 +1,7 @@
 """The charts of a study, each for a light and a dark page."""
 
 import io
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,7 @@ def save(name: str, theme: str, chart: Chart, folder: Path) -> str:
     names = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
     style: Any = dict.fromkeys((*names, "legend.labelcolor"), text)
     style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), line)
-    # The salt makes the names of an SVG's parts, which are to differ within a page and not from one call to the next.
-    style |= {"grid.alpha": 0.35, "axes.facecolor": "none", "svg.hashsalt": f"{name}-{theme}"}
+    style |= {"grid.alpha": 0.35, "axes.facecolor": "none", "svg.hashsalt": "bertjax"}
     size, draw = chart
     vector = io.StringIO()
     with matplotlib.rc_context(style):
@@ -34,7 +34,9 @@ def save(name: str, theme: str, chart: Chart, folder: Path) -> str:
         draw(drawn)
         drawn.savefig(folder / f"{name}-{theme}.png", dpi=110, transparent=True)
         drawn.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
-    return vector.getvalue()[vector.getvalue().index("<svg") :]
+    # The names of an SVG's parts are to differ within a page.
+    text = vector.getvalue()
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-{theme}-", text[text.index("<svg") :])
 
 
 def title_of(group: tuple[str, str, float]) -> str:

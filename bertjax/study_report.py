@@ -147,14 +147,15 @@ def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> N
         for theme in study_charts.THEMES
     }
     names = [name for name, chart in drawn.items() if chart]
-    write_text(out / "README.md", _markdown(lines, rows, names))
+    write_text(out / "README.md", markdown(lines, rows, names))
     write_text(out / "report.html", _page(lines, rows, vectors))
     if out.resolve() != root.resolve():
         write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'report.html'}")
 
 
-def _markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:
+def markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:
+    """The report for a repository, with the charts of these names beside it."""
     findings = "\n".join(f"- {line}" for line in headline(rows))
     parts = ["# The study", "Written by `python -m bertjax.study`.", *filter(None, [findings]), *about(lines, rows)]
     for name in charts:
