@@ -12,6 +12,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -21,9 +22,10 @@ from tqdm import tqdm
 from bertjax import cli
 from bertjax.errors import UserError
 from bertjax.study_cells import run_cell
-from bertjax.study_plan import described, plan
+from bertjax.study_plan import Cell, described, plan
 from bertjax.study_pool import each
 from bertjax.study_results import add_line, key_of, read_lines
+from bertjax.workdir import held
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/study.py; --config.KEY=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; runs/RECIPE if not given.")
@@ -35,30 +37,36 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; the study's own if
 def main() -> None:
     """Runs what is left of the study, and reports."""
     cells, root = plan(cli.recipe(CONFIG).to_dict()), Path(WORKDIR.value or cli.default_workdir())
-    lines = read_lines(root, cells)
     failed = []
     if not REPORT_ONLY.value:
-        done = {key_of(line) for line in lines}
-        todo = [cell for cell in cells if cell.key not in done]
-        with tqdm(total=len(cells), initial=len(lines), unit="cell", file=sys.stderr, desc="study") as bar:
-            run = functools.partial(run_cell, root=root)
-            for cell, line in each(run, todo, WORKERS.value or _default_workers()):
-                if isinstance(line, UserError):
-                    failed.append(f"{described(cell)}: {line}")
-                    told = failed[-1]
-                else:
-                    add_line(root, line)
-                    lines.append(line)
-                    scores = ", ".join(f"{task} {values['score']:.4f}" for task, values in line["dev"].items())
-                    told = f"{described(cell)}: {scores}, {line['timing']['seconds']:.0f} s"
-                bar.write(told, file=sys.stderr)
-                bar.update()
+        with held(root):
+            failed = _run(cells, root)
+    lines = read_lines(root, cells)
     if lines or not failed:
         from bertjax.study_report import write_report
 
         write_report(lines, root, Path(OUT.value or root))
     if failed:
         raise UserError(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:", *failed)
+
+
+def _run(cells: Sequence[Cell], root: Path) -> list[str]:
+    """Runs the cells that have no results yet; returns what is to be told of those that failed."""
+    done, failed = {key_of(line) for line in read_lines(root, cells)}, []
+    todo = [cell for cell in cells if cell.key not in done]
+    with tqdm(total=len(cells), initial=len(done), unit="cell", file=sys.stderr, desc="study") as bar:
+        run = functools.partial(run_cell, root=root)
+        for cell, line in each(run, todo, WORKERS.value or _default_workers()):
+            if isinstance(line, UserError):
+                told = f"{described(cell)}: {line}"
+                failed.append(told)
+            else:
+                add_line(root, line)
+                scores = ", ".join(f"{task} {values['score']:.4f}" for task, values in line["dev"].items())
+                told = f"{described(cell)}: {scores}, {line['timing']['seconds']:.0f} s"
+            bar.write(told, file=sys.stderr)
+            bar.update()
+    return failed
 
 
 def _default_workers() -> int:

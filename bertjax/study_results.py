@@ -16,12 +16,20 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The lines of the cells of a plan that are finished, in the file's order.
 
     Raises:
-      UserError: a cell was run with other settings than it has in the plan.
+      UserError: a line is no cell's, or a cell was run with other settings than it has in the plan.
     """
     planned = {cell.key: cell for cell in cells}
     lines = []
-    for line in map(json.loads, _text(root).splitlines()):
-        cell = planned.get(key_of(line))
+    for number, text in enumerate(_text(root).splitlines(), 1):
+        try:
+            line = json.loads(text)
+            cell = planned.get(key_of(line))
+            line["settings"], line["dev"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{root / CELLS}:{number}: expected the results of a cell as JSON, found {shown(text)}; remove the "
+                "line, and the same command runs that cell again"
+            ) from None
         if cell is None:
             continue
         if line["settings"] != cell.settings:

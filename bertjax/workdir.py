@@ -99,11 +99,23 @@ def begin(workdir: Path, config: Config) -> Iterator[None]:
     """Makes a run's folder, if it is not there, and holds it, alone, until the end; on several hosts, the first does.
 
     Raises:
-      UserError: it cannot be written, or another process holds it.
+      UserError: as of `held`.
     """
     if not is_first_host():
         yield
         return
+    with held(workdir):
+        write_json(workdir / "config.json", config.to_dict())
+        yield
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Makes a folder, if it is not there, and keeps other processes that ask out of it.
+
+    Raises:
+      UserError: it cannot be written, or another process holds it.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+", encoding="utf-8")
@@ -123,7 +135,6 @@ def begin(workdir: Path, config: Config) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        write_json(workdir / "config.json", config.to_dict())
         yield
 
 

@@ -13,7 +13,7 @@ CELLS = [Cell(("sst5",), "fine-tune", 0.1, seed, RunConfig(seed=seed, epochs=4))
 
 def line(cell):
     tasks, method, share, seed = cell.key
-    return {"tasks": tasks, "method": method, "share": share, "seed": seed, "settings": cell.settings}
+    return {"tasks": tasks, "method": method, "share": share, "seed": seed, "settings": cell.settings, "dev": {}}
 
 
 def test_lines_are_read_as_they_were_added(tmp_path):
@@ -53,3 +53,16 @@ def test_data_elsewhere_are_no_other_settings(tmp_path):
     moved = dataclasses.replace(CELLS[1], config=dataclasses.replace(CELLS[1].config, data_dir="elsewhere"))
     assert len(study_results.read_lines(tmp_path, [moved])) == 1
     assert json.loads((tmp_path / "cells.jsonl").read_text())["settings"] == {"epochs": 4}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "3", '{"tasks": "sst5"}', '{"tasks": "a", "method": "b", "share": 1, "seed": 0}']
+)
+def test_a_line_of_something_else_is_told(tmp_path, text):
+    study_results.add_line(tmp_path, line(CELLS[0]))
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write(text)
+    with pytest.raises(
+        UserError, match=r"cells.jsonl:2: expected the results of a cell as JSON, found '.*'; remove the line"
+    ):
+        study_results.read_lines(tmp_path, CELLS)
