@@ -23,8 +23,7 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for number, text in enumerate(_text(root).splitlines(), 1):
         try:
             line = json.loads(text)
-            cell = planned.get(key_of(line))
-            line["settings"], line["dev"]
+            cell, settings, _ = planned.get(key_of(line)), line["settings"], line["dev"]
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{root / CELLS}:{number}: expected the results of a cell as JSON, found {shown(text)}; remove the "
@@ -32,10 +31,10 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
             ) from None
         if cell is None:
             continue
-        if line["settings"] != cell.settings:
+        if settings != cell.settings:
             raise UserError(
                 f"{root / CELLS}: {described(cell)} was run with other settings than the recipe's: "
-                f"{_first_difference(line['settings'], cell.settings)}; give another --workdir, or the method another "
+                f"{_first_difference(settings, cell.settings)}; give another --workdir, or the method another "
                 "name"
             )
         lines.append(line)
