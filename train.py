@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from bertjax import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/sst_smart.py; --config.KEY=VALUE.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE if not given.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE or runs/RECIPE-VARIANT if not given.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts, as a TPU pod or SLURM tells it.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several hosts, if nothing tells.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.")

@@ -61,9 +61,9 @@ def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
 
 
 def default_workdir() -> str:
-    """Where a recipe's results go unless told: runs/RECIPE."""
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    return f"runs/{Path(path.partition(':')[0]).stem}"
+    """Where a recipe's results go unless told: runs/RECIPE, or runs/RECIPE-VARIANT."""
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return f"runs/{'-'.join(filter(None, (Path(path).stem, variant)))}"
 
 
 def recipes(folder: Path) -> str:

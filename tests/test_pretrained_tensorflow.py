@@ -130,7 +130,7 @@ def test_without_tensorflow(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     message = refusal(folder)
     assert message.startswith(f"{folder / 'bert_model.ckpt'}: expected TensorFlow, to read a checkpoint of Google's")
-    assert message.endswith('; pip install "bertjax[tensorflow]"')
+    assert message.endswith('; pip install "tensorflow>=2.20"')
 
 
 def test_a_tensor_that_cannot_be_read(folder, use):

@@ -99,6 +99,7 @@ def test_a_shrunken_recipe_runs_to_its_end(name, variant, data, tiny_checkpoint,
 def test_every_recipe_is_here():
     assert {path.stem for path in (ROOT / "configs").glob("*.py")} == {
         *(name for name, _ in RECIPES),
+        "own",  # in test_classes_of_a_file_of_ones_own
         "pretrain_editorials",  # in test_pretrain_loop.py
         "study",  # in test_study_cells.py
     }
@@ -161,7 +162,10 @@ def table(tmp_path, monkeypatch):
 
 
 def test_classes_of_a_file_of_ones_own(table, tiny_checkpoint, tmp_path):
-    config = own(tiny_checkpoint, table, columns={"classes": ["bad", "good"]})
+    config = recipe("own")
+    config.columns.update(text="review", label="stars", classes=("bad", "good"))
+    config.data_file, config.init_from = str(table), str(tiny_checkpoint)
+    config.batch_size, config.max_length, config.max_steps = 8, 8, 2
     result = loop.train_and_evaluate(config, tmp_path / "run")
     assert result["datasets"]["data_file"]["label_names"] == ["bad", "good"]
     assert sum(result["datasets"]["data_file"]["rows"].values()) == 80

@@ -53,7 +53,7 @@ def _open(prefix: Path) -> Any:
     except ImportError as error:
         raise UserError(
             f"{prefix}: expected TensorFlow, to read a checkpoint of Google's, found none ({error}); "
-            'pip install "bertjax[tensorflow]"'
+            'pip install "tensorflow>=2.20"'
         ) from None
     try:
         return tensorflow.train.load_checkpoint(str(prefix))
