@@ -1,7 +1,9 @@
 """Jobs in processes of their own, each with its share of the CPU's cores, until done or asked to stop."""
 
+import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -19,45 +21,66 @@ Done = TypeVar("Done")
 def each(run: Callable[[Job], Done], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Done | UserError]]:
     """Runs every job, so many at once, and gives each with what came of it as it is done.
 
-    A `UserError` of one job is given in place of its result; any other exception ends all.
+    A `UserError` of one job is given in place of its result. Whatever else ends this, a signal or an error in a job,
+    ends the others, too: they get SIGTERM, on which a run saves.
 
     Raises:
       UserError: a worker was killed.
-      Interrupted: SIGINT or SIGTERM came; the workers were asked to stop, too, and have.
+      Interrupted: SIGINT or SIGTERM came.
     """
     context = multiprocessing.get_context("spawn")
     start = context.Value("i", 0), workers
     queue = iter(jobs)
-    running: dict[Future[Done], Job] = {}
-    with Interruption() as asked, ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
-        while True:
-            # No more than run at once: what is handed to a worker cannot be taken back.
-            for job in queue:
-                running[pool.submit(run, job)] = job
-                if len(running) == workers:
-                    break
-            if not running:
-                return
-            done: set[Future[Done]] = set()
-            while not done and asked.name is None:
-                done = wait(running, _POLL_SECONDS, FIRST_COMPLETED).done
-            if asked.name is not None:
-                for worker in multiprocessing.active_children():
-                    worker.terminate()  # SIGTERM, on which a run saves
-                break
-            for future in done:
-                yield running.pop(future), _outcome(future)
-    raise Interrupted(f"{asked.name}: what was finished is saved")
-
-
-def _outcome(future: Future[Any]) -> Any:
+    running: dict[Future[Any], Job] = {}
     try:
-        return future.result()
+        with Interruption() as asked, ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
+            try:
+                while True:
+                    # No more than run at once: what is handed to a worker cannot be taken back.
+                    for job in itertools.islice(queue, workers - len(running)):
+                        running[_submit(pool, run, job)] = job
+                    if not running:
+                        return
+                    done: set[Future[Any]] = set()
+                    while not done and asked.name is None:
+                        done = wait(running, _POLL_SECONDS, FIRST_COMPLETED).done
+                    if asked.name is not None:
+                        raise Interrupted(f"{asked.name}: what was finished is saved")
+                    for future in done:
+                        yield running.pop(future), _outcome(future)
+            except BaseException as error:
+                # Of Ctrl-C the first is noted, and the second raised.
+                is_second = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
+                _signal_workers(signal.SIGKILL if is_second else signal.SIGTERM)
+                raise
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, most likely for want of memory; the same command goes on from there, and "
             "--workers=1 needs less"
         ) from None
+    except KeyboardInterrupt:
+        _signal_workers(signal.SIGKILL)  # where the second came while the pool waited for its workers
+        raise
+
+
+def _signal_workers(number: signal.Signals) -> None:
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+
+
+def _submit(pool: ProcessPoolExecutor, run: Callable[[Job], Done], job: Job) -> Future[Done]:
+    # A terminal's Ctrl-C reaches all; workers, which inherit what is blocked, leave it to who started them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(run, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outcome(future: Future[Done]) -> Done | UserError:
+    try:
+        return future.result()
     except UserError as error:
         return error
 

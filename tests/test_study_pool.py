@@ -1,10 +1,12 @@
 """Jobs that do no work: what becomes of them is under test."""
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -75,6 +77,27 @@ def test_a_mistake_in_the_code_is_not_hidden():
         list(each(broken, [0], 1))
 
 
+def broken_or_long(number):
+    if number:
+        time.sleep(100)
+    return broken(number)
+
+
+def killed_at_rest(number):
+    if number == 0:  # once its result is on its way
+        threading.Timer(0.5, os._exit, [1]).start()
+    return number
+
+
+def test_a_worker_that_was_killed_at_rest_is_told():
+    jobs = each(killed_at_rest, range(2), 1)
+    assert next(jobs) == (0, 0)
+    while multiprocessing.active_children():
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="a worker process was killed"):
+        next(jobs)
+
+
 LONG = """
 import os, sys, time
 from bertjax.interruption import Interrupted, Interruption
@@ -83,7 +106,7 @@ from bertjax.study_pool import each
 def long(number):
     with Interruption() as asked:
         print("begun", flush=True)
-        while asked.name is None:
+        while asked.name is None or sys.argv[1] == "deaf":
             time.sleep(0.01)
     print("saved", flush=True)
     raise Interrupted(asked.name)
@@ -96,15 +119,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def running(tmp_path):
-    """A process with a job that goes on until it is asked to stop."""
+@pytest.fixture(params=["listening"])
+def running(request, tmp_path):
+    """A process with a job that goes on until it is asked to stop, or, if deaf, for ever."""
     script = tmp_path / "long.py"
     script.write_text(LONG)
     process = subprocess.Popen(
-        [sys.executable, script],
+        [sys.executable, script, request.param],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
@@ -121,10 +144,28 @@ def test_asked_to_stop_the_workers_save_first(running, to_all):
         os.killpg(running.pid, signal.SIGINT)
     else:
         running.send_signal(signal.SIGTERM)
-    rest, _ = running.communicate(timeout=60)
+    rest, told = running.communicate(timeout=60)
+    assert "Traceback" not in told
     name = "SIGINT" if to_all else "SIGTERM"
     assert rest == f"saved\n{name}: what was finished is saved\n"
     assert running.returncode == 0
+
+
+@pytest.mark.parametrize("running", ["deaf"], indirect=True)
+def test_a_second_signal_ends_all_at_once(running):
+    os.killpg(running.pid, signal.SIGINT)
+    while not running.stderr.readline().startswith("SIGINT: "):
+        pass
+    os.killpg(running.pid, signal.SIGINT)
+    running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGINT
+
+
+def test_an_error_of_one_job_ends_the_others():
+    begun = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        list(each(broken_or_long, [1, 0], 2))
+    assert time.monotonic() - begun < 60
 
 
 def test_workers_end_with_who_started_them(running):
