@@ -22,6 +22,10 @@ class UserError(ValueError):
         # What a line quotes of a stranger's file may hold line ends, commands to the terminal, half a surrogate pair.
         super().__init__("\n".join(_printable(line if len(line) <= _MOST else line[:_MOST] + "…") for line in lines))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From another process an exception comes pickled, by default as its message, whose line ends would be quoted.
+        return type(self), tuple(str(self).split("\n"))
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: "; did you mean 'x'?", or nothing if none is near."""

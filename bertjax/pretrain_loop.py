@@ -194,7 +194,6 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
             "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},
             **circumstances(config, num_steps, meter, parallel),
         }
-        result["timing"]["head_seconds"] = heads_meter.seconds
         if is_new:  # the first step of all is then one of the first stage
             result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
         if is_first_host():

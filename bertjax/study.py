@@ -36,7 +36,7 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; the study's own if
 
 def main() -> None:
     """Runs what is left of the study, and reports."""
-    cells, root = plan(cli.recipe(CONFIG).to_dict()), Path(WORKDIR.value or cli.default_workdir())
+    cells, root = plan(cli.recipe(CONFIG).to_dict()), Path(WORKDIR.value or cli.default_workdir()).resolve()
     failed = []
     if not REPORT_ONLY.value:
         with held(root):
@@ -47,7 +47,8 @@ def main() -> None:
 
         write_report(lines, root, Path(OUT.value or root))
     if failed:
-        raise UserError(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:", *failed)
+        told = f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:"
+        raise UserError(told, *"\n".join(failed).split("\n"))
 
 
 def _run(cells: Sequence[Cell], root: Path) -> list[str]:
@@ -72,7 +73,8 @@ def _run(cells: Sequence[Cell], root: Path) -> list[str]:
 def _default_workers() -> int:
     # Asked elsewhere: who asks JAX for its devices holds them, and the cells need them.
     code = "import jax; print(jax.default_backend())"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    # In a session of its own, which a terminal's Ctrl-C does not reach.
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     if done.stdout.strip() != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

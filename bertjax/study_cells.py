@@ -4,10 +4,12 @@ import contextlib
 import csv
 import dataclasses
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertjax.errors import UserError
 from bertjax.study_plan import Cell, Further
 
 
@@ -15,15 +17,22 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     """Trains, evaluates on dev at the last update, and says what a line of the results holds.
 
     Returns:
-      "tasks" (their names joined), "method", "share", "seed", "settings"; "dev", by task: all metrics with the measured
-      smoothness, the main one's name as "metric", its value as "score", and of every example what was "predicted" and,
-      under "labels", its label, a class's number or a score; "steps", "cost" and "timing" of the run;
-      "further_seconds", of further pre-training's updates, or 0; "log", of every reading [epoch, training loss];
-      "warnings" of lineage; "versions" and "devices".
+      "tasks" (their names joined), "method", "share", "seed", "settings"; "fingerprints" of the data, by task; "dev",
+      by task: all metrics with the measured smoothness, the main one's name as "metric", its value as "score", and of
+      every example what was "predicted" and, under "labels", its label, a class's number or a score; "steps", "cost"
+      and "timing" of the run; "further_seconds", of further pre-training's updates, or 0; "log", of every reading
+      [epoch, training loss]; "warnings" of lineage; "versions" and "devices".
 
     Raises:
-      UserError: as of `loop.train_and_evaluate` and `pretrain_loop.pretrain`.
+      UserError: as of `loop.train_and_evaluate` and `pretrain_loop.pretrain`, or a file that cannot be written.
     """
+    try:
+        return _run_cell(cell, root)
+    except OSError as error:
+        raise UserError(f"{error.filename or root}: cannot be read or written ({error.strerror})") from error
+
+
+def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     # Here, so that a worker has its core to itself before JAX counts them.
     from bertjax.compilation import keep_compiled
     from bertjax.evaluation import evaluate
@@ -33,8 +42,9 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     keep_compiled()
     config, folder, further_seconds = cell.config, root / cell.folder, 0.0
     if cell.further is not None:
-        start, further_seconds = _pretrained(cell.further, root)
+        start = _pretrained(cell.further, root)
         config = dataclasses.replace(config, init_from=str(start))
+        further_seconds = sum(steps * seconds for steps, seconds in map(_updates, (start / "heads", start)))
     with _log_beside(folder):
         result = train_and_evaluate(config, folder)
         summary = evaluate(folder, "dev")
@@ -46,8 +56,11 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
         rounded = {name: round(value, 6) for name, value in metrics.items()}
         dev[task.name] = rounded | {"metric": task.main_metric, "score": rounded[task.main_metric]}
         dev[task.name] |= {"predicted": predicted, "labels": [row["label"] for row in dataset.splits["dev"]]}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    log = [[round(x["epoch"], 3), round(x["values"]["loss"], 4)] for x in lines if x["split"] == "train"]
+    log = [
+        [round(reading["epoch"], 3), round(reading["values"]["loss"], 4)]
+        for reading in _readings(folder)
+        if "loss" in reading["values"]  # not so where every update was left out
+    ]
     tasks, method, share, seed = cell.key
     return {
         "tasks": tasks,
@@ -55,10 +68,11 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
         "share": share,
         "seed": seed,
         "settings": cell.settings,
+        "fingerprints": {task.name: result["datasets"][task.name]["fingerprint"] for task in declared_tasks(config)},
         "dev": dev,
         "steps": result["steps"],
         "cost": result["cost"],
-        "timing": result["timing"],
+        "timing": {**result["timing"], "step_seconds_median": _updates(folder)[1]},  # of all calls that it took
         "further_seconds": round(further_seconds, 1),
         "log": log,
         "warnings": summary["warnings"],
@@ -73,8 +87,23 @@ def _predicted(path: Path, label_names: Sequence[str]) -> list[float]:
     return [label_names.index(name) for name in rows] if label_names else [round(float(x), 3) for x in rows]
 
 
-def _pretrained(further: Further, root: Path) -> tuple[Path, float]:
-    """The folder of a further pre-training, which is run unless it is there, and the seconds that it takes."""
+def _readings(folder: Path) -> list[dict[str, Any]]:
+    """What a run logged of its updates; nothing where there is no run."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else ()
+    return [reading for reading in map(json.loads, lines) if reading["split"] == "train"]
+
+
+def _updates(folder: Path) -> tuple[int, float]:
+    """How many updates a run made, and the median of their seconds; of a call that makes none, result.json has none."""
+    readings = _readings(folder)
+    if not readings:
+        return 0, 0.0
+    return readings[-1]["step"], statistics.median(reading["timing"]["step_seconds"] for reading in readings)
+
+
+def _pretrained(further: Further, root: Path) -> Path:
+    """The folder of a further pre-training, which is run unless it is there."""
     from filelock import FileLock
 
     from bertjax.pretrain_loop import pretrain
@@ -85,9 +114,8 @@ def _pretrained(further: Further, root: Path) -> tuple[Path, float]:
         if not (folder / "result.json").exists():
             _write_corpus(further, corpus)
         with _log_beside(folder):
-            result = pretrain(dataclasses.replace(further.config, corpus=str(corpus)), folder)
-    timing = result["timing"]
-    return folder, result["steps"] * timing["step_seconds_median"] + timing["head_seconds"]
+            pretrain(dataclasses.replace(further.config, corpus=str(corpus)), folder)
+    return folder
 
 
 def _write_corpus(further: Further, folder: Path) -> None:

@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
+from bertjax.data.sources import SOURCES, CourseFiles
 from bertjax.errors import UserError, nearest, shown
 from bertjax.inputs import OWN
 from bertjax.tasks import TASKS
@@ -16,7 +18,8 @@ FURTHER = "further"
 """As `init_from` of a method: the study's own further pre-training on the task's domain."""
 _KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "blocks")
 _BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
-_OF_THE_KEY = ("data_dir", "task", "tasks", "train_share", "seed")
+_OF_THE_KEY = ("data_dir", "task", "tasks", "train_share", "seed")  # no method can change them
+_OF_A_FILE = ("data_file", "dev_file", "columns")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +96,19 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
         two blocks that run a cell with different settings.
     """
     _check_keys("--config", study, _KEYS, ("methods", "blocks"))
+    for name in ("base", "pretraining", "by_task", "domains", "methods", "blocks"):
+        _check_keys(f"--config.{name}", study.get(name, {}))
     for name in ("by_task", "domains"):
         for joined in study.get(name, {}):
             _check_tasks(f"--config.{name}", joined)
+    for name in ("by_task", "methods"):
+        for key, changes in study.get(name, {}).items():
+            _check_changes(f"--config.{name}.{key}", changes)
+    _check_changes("--config.base", study.get("base", {}))
     cells: dict[Any, Cell] = {}
     for name, block in sorted(study["blocks"].items()):
         where = f"--config.blocks.{name}"
-        _check_keys(where, block, _BLOCK_KEYS, ("tasks", "methods", "shares", "seeds"))
+        _check_block(where, block)
         # Tasks last: neighbours are run at once, and those of one task would wait for the same further pre-training.
         axes = range(block["seeds"]), block["shares"], block["methods"], block["tasks"]
         for seed, share, method, joined in itertools.product(*axes):
@@ -111,6 +120,12 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
                 raise UserError(
                     f"{where}: {described(cell)} has other settings in an earlier block; give the method another name"
                 )
+    folders: dict[Path, Cell] = {}
+    for cell in cells.values():
+        if (other := folders.setdefault(cell.folder, cell)) is not cell:
+            raise UserError(
+                f"--config.methods: {cell.method!r} and {other.method!r} have one folder, {cell.folder}; rename one"
+            )
     return list(cells.values())
 
 
@@ -119,15 +134,36 @@ def described(cell: Cell) -> str:
     return " ".join(map(str, cell.key))
 
 
-def _check_keys(where: str, values: Any, known: Collection[str], needed: Collection[str]) -> None:
+def _check_keys(where: str, values: Any, known: Collection[str] | None = None, needed: Collection[str] = ()) -> None:
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected keys and values, found {shown(values)}")
     missing = [name for name in needed if name not in values]
     if missing:
         raise UserError(f"{where}: expected a study's, as in configs/study.py, with {', '.join(missing)}; found none")
     for name in values:
-        if name not in known:
+        if known is not None and name not in known:
             raise UserError(f"{where}.{name}: no such key{nearest(name, known)}")
+
+
+def _check_changes(where: str, changes: Any) -> None:
+    _check_keys(where, changes)
+    for name in _OF_THE_KEY:
+        if name in changes:
+            raise UserError(f"{where}.{name}: expected blocks to say what varies, or --config.data_dir; leave it out")
+
+
+def _check_block(where: str, block: Any) -> None:
+    _check_keys(where, block, _BLOCK_KEYS, ("tasks", "methods", "shares", "seeds"))
+    _check_changes(f"{where}.changes", block.get("changes", {}))
+    for name, kind in (("tasks", str), ("methods", str), ("shares", int | float)):
+        values = block[name]
+        if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
+            raise UserError(f"{where}.{name}: expected several, as ('a', 'b') or ('a',), found {shown(values)}")
+    if type(block["seeds"]) is not int or block["seeds"] < 1:
+        raise UserError(f"{where}.seeds: expected how many, from 1, found {shown(block['seeds'])}")
+    for method in block["methods"]:
+        if not re.fullmatch(r"\w[\w .+-]*", method):
+            raise UserError(f"{where}.methods: expected letters, digits, spaces and any of _.+-, found {method!r}")
 
 
 def _check_tasks(where: str, joined: str) -> None:
@@ -143,9 +179,7 @@ def _cell(
     values = default_config().to_dict()
     for changes in (study.get("base", {}), study.get("by_task", {}).get(joined, {}), block, study["methods"][method]):
         values = _changed(values, changes)
-    named: dict[str, Any] = {"task": joined} if len(tasks) == 1 else {"tasks": tasks}
-    values |= {"data_dir": study.get("data_dir"), "seed": seed}
-    config = read_config(values | {"train_share": share} | ({} if joined == OWN else named))
+    config = read_config(values | {"seed": seed, "train_share": share} | _data(where, values, tasks, study))
     if config.init_from != FURTHER:
         return Cell(tasks, method, share, seed, config)
     domain = study.get("domains", {}).get(joined)
@@ -154,11 +188,28 @@ def _cell(
             f"{where}: {method!r} starts from further pre-training; expected config.domains to name a task with texts "
             f"for {joined}, found {shown(domain)}"
         )
-    texts = read_config(values | ({} if domain == OWN else {"task": domain}))
+    texts = read_config(values | _data(where, values, (domain,), study))
     pretraining = read_config(
         _changed(default_config(PretrainConfig).to_dict(), study.get("pretraining", {})), PretrainConfig
     )
     return Cell(tasks, method, share, seed, config, Further(domain, texts, pretraining))
+
+
+def _data(where: str, values: Mapping[str, Any], tasks: Sequence[str], study: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config that say which tasks it is of, and where their data are."""
+    if OWN in tasks:
+        if values["data_file"] is None:
+            raise UserError(f"{where}: {OWN!r} is a file of your own; expected config.base to name one, found none")
+        return {}
+    defaults = default_config().to_dict()
+    found = {name: defaults[name] for name in _OF_A_FILE}
+    found |= {"task": tasks[0]} if len(tasks) == 1 else {"tasks": tuple(tasks)}
+    # Only files of the course's lie there, and others refuse it.
+    return found | {"data_dir": study.get("data_dir") if any(map(_is_in_files, tasks)) else None}
+
+
+def _is_in_files(task: str) -> bool:
+    return isinstance(SOURCES.get(task), CourseFiles)
 
 
 def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ CHARTS = {
     "headline": f"Points by which the methods tried on several tasks or sizes beat {BASE} on dev, with 95% intervals",
     "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
     "cost": "Score on dev against the time of a run",
-    "sizes": "Score on dev against the size of the training set",
+    "sizes": "Score on dev against the size of the training set, at each size's own settings",
     "curves": "Training loss over epochs, mean and range of the seeds",
     "calibration": "Calibration error against local smoothness",
 }
@@ -58,7 +58,7 @@ def cells_of(row: Row) -> list[str]:
         f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
         "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
         "" if row.run_ratio is None else f"{row.run_ratio:.2f}",
-        f"{row.flops_ratio:.2f}",
+        "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}",
         "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
     ]
 
@@ -82,6 +82,28 @@ def headline(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def settings_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is not the defaults: a line of what all cells share, and one or more for each method."""
+    flat = [set(_flat(line["settings"])) for line in lines]
+    shared = set.intersection(*flat)
+    found: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
+    for line, values in zip(lines, flat, strict=True):
+        groups = found.setdefault((line["method"], tuple(sorted(values - shared))), {})
+        groups[f"{line['tasks']} {100 * line['share']:g}%"] = None
+    told = [f"{name} ({', '.join(groups)}): {', '.join(values) or '-'}" for (name, values), groups in found.items()]
+    return [f"All: {', '.join(sorted(shared)) or '-'}", *sorted(told)]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}={value}")
+    return found
+
+
 def at_equal_time(members: Sequence[Row]) -> list[str]:
     """A sentence on how the methods of a task and size compare with plain fine-tuning for as long; none without it."""
     told = [
@@ -95,9 +117,9 @@ def at_equal_time(members: Sequence[Row]) -> list[str]:
 
 def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
-    first = lines[0]
+    machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
     comparisons = sum(p is not None for row in rows for p in (row.corrected_p, row.longer_p))
-    text = f"""{len(lines)} runs so far; {first["devices"]["platform"]}, JAX {first["versions"]["jax"]}. A run's score
+    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. A run's score
 is that of its last update on dev. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
 from one further pre-training on all of the domain's text, for all seeds.
@@ -129,9 +151,16 @@ def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> N
         raise UserError(f"--workdir: expected a study with finished cells in {root / CELLS}, found none")
     rows = summarise(lines)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        _write(lines, rows, root, out)
     except OSError as error:
-        raise UserError(f"--out: {out} cannot be made ({error.strerror})") from None
+        raise UserError(
+            f"--out: {error.filename or out} cannot be written ({error.strerror}); use another one"
+        ) from None
+    print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'report.html'}")
+
+
+def _write(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     drawn = {
         "headline": study_charts.differences(study_charts.recurring(rows)),
         "differences": study_charts.differences(rows),
@@ -151,7 +180,6 @@ def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> N
     write_text(out / "report.html", _page(lines, rows, vectors))
     if out.resolve() != root.resolve():
         write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'report.html'}")
 
 
 def markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:
@@ -170,6 +198,7 @@ def markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Se
         parts.append("\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in table))
         parts += at_equal_time(members)
         parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
+    parts += ["## Settings that are not the defaults", "\n".join(f"- {line}" for line in settings_of(lines))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -198,4 +227,6 @@ def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapp
         body += [f"<p>{html.escape(line)}</p>" for line in at_equal_time(members)]
         warnings = dict.fromkeys(line for row in members for line in row.warnings)
         body += [f"<p>Warning: {html.escape(line)}</p>" for line in warnings]
+    body += ["<h2>Settings that are not the defaults</h2><ul>"]
+    body += [*(f"<li>{html.escape(line)}</li>" for line in settings_of(lines)), "</ul>"]
     return html_page("bertjax: the study", _STYLE, "".join(body))

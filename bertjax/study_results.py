@@ -16,14 +16,15 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The lines of the cells of a plan that are finished, in the file's order.
 
     Raises:
-      UserError: a line is no cell's, or a cell was run with other settings than it has in the plan.
+      UserError: a line is no cell's; a cell was run with other settings than it has in the plan, or on other data than
+        others.
     """
     planned = {cell.key: cell for cell in cells}
-    lines = []
-    for number, text in enumerate(_text(root).splitlines(), 1):
+    lines, data = [], dict[str, str]()
+    for number, text in enumerate(filter(None, _text(root).split("\n")), 1):
         try:
             line = json.loads(text)
-            cell, settings, _ = planned.get(key_of(line)), line["settings"], line["dev"]
+            cell, settings, fingerprints = planned.get(key_of(line)), line["settings"], line["fingerprints"]
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{root / CELLS}:{number}: expected the results of a cell as JSON, found {shown(text)}; remove the "
@@ -37,6 +38,12 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 f"{_first_difference(settings, cell.settings)}; give another --workdir, or the method another "
                 "name"
             )
+        for task, fingerprint in fingerprints.items():
+            if data.setdefault(task, fingerprint) != fingerprint:
+                raise UserError(
+                    f"{root / CELLS}:{number}: {described(cell)} was run on other data of {task} than cells before it; "
+                    "give another --workdir, or remove the lines of one of both"
+                )
         lines.append(line)
     return lines
 
@@ -54,7 +61,10 @@ def key_of(line: Mapping[str, Any]) -> tuple[str, str, float, int]:
 
 def _text(root: Path) -> str:
     path = root / CELLS
-    return path.read_text() if path.exists() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected UTF-8, found something else; restore it, or use another --workdir") from None
 
 
 def _first_difference(found: Any, planned: Any, where: str = "") -> str:

@@ -36,7 +36,7 @@ class Row:
       metrics: means over seeds of all other numbers of dev.
       time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
-      flops_ratio: of an update to plain fine-tuning's, XLA's count.
+      flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone.
       memory_ratio: of the largest step to BASE's.
       warnings: of lineage, for any of the seeds.
     """
@@ -54,7 +54,7 @@ class Row:
     metrics: Mapping[str, float]
     time_ratio: float | None
     run_ratio: float | None
-    flops_ratio: float
+    flops_ratio: float | None
     memory_ratio: float | None
     warnings: tuple[str, ...]
 
@@ -121,7 +121,8 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
     shared = sorted(cells.keys() & base.keys())
 
     def ratio(of: Callable[[Mapping[str, Any]], float | None]) -> float | None:
-        pairs = [(of(cells[seed]), of(base[seed])) for seed in shared]
+        alike = [seed for seed in shared if cells[seed]["devices"] == base[seed]["devices"]]
+        pairs = [(of(cells[seed]), of(base[seed])) for seed in alike]
         ratios = [a / b for a, b in pairs if a and b]
         return statistics.median(ratios) if ratios else None
 
@@ -138,13 +139,21 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         longer_p=None,
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
         time_ratio=ratio(_update_seconds),
-        run_ratio=ratio(lambda cell: cell["steps"] * _update_seconds(cell) + cell["further_seconds"]),
-        flops_ratio=statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
+        run_ratio=ratio(_run_seconds),
+        # Of the last layer alone XLA's count is not against all of an update.
+        flops_ratio=None
+        if any(cell["settings"].get("tune") == "head" for cell in cells.values())
+        else statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
         memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes")),
         warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
     )
 
 
-def _update_seconds(cell: Mapping[str, Any]) -> float:
-    seconds: float = cell["timing"]["step_seconds_median"]
+def _update_seconds(cell: Mapping[str, Any]) -> float | None:
+    seconds: float | None = cell["timing"]["step_seconds_median"]
     return seconds
+
+
+def _run_seconds(cell: Mapping[str, Any]) -> float | None:
+    seconds, further = _update_seconds(cell), cell["further_seconds"]
+    return None if seconds is None or further is None else cell["steps"] * seconds + further

@@ -71,6 +71,20 @@ def test_a_file_of_ones_own_is_a_task(recipe):
     assert cell.further.texts.data_file == "reviews.tsv"
 
 
+def test_each_task_has_its_own_data(recipe):
+    columns = {"text": "review", "label": "stars", "classes": ("bad", "good")}
+    recipe["base"] |= {"data_file": "reviews.tsv", "dev_file": "dev.tsv", "columns": columns}
+    recipe["domains"] = {"data_file": "cfimdb", "sst5": "data_file"}
+    recipe["blocks"] = {"1": block("data_file", "further"), "2": block("sst5", "further"), "3": block("rated_sst")}
+    own, course, starter = study.plan(recipe)
+    assert (own.config.data_file, own.config.data_dir) == ("reviews.tsv", None)
+    assert (own.further.texts.data_file, own.further.texts.task, own.further.texts.data_dir) == (None, "cfimdb", "data")
+    assert (course.config.data_file, course.config.dev_file, course.config.data_dir) == (None, None, "data")
+    assert course.config.columns.classes is None
+    assert course.further.texts.data_file == "reviews.tsv"
+    assert (starter.config.task, starter.config.data_dir) == ("rated_sst", None)
+
+
 def test_further_pretraining_is_on_all_of_the_domain(recipe):
     recipe["blocks"] = {"further": block(method="further", shares=[0.1])}
     (cell,) = study.plan(recipe)
@@ -118,6 +132,25 @@ def with_block(**others):
             "--config.blocks.main: expected a study's, .* seeds; found none",
         ),
         (with_block(sede=1), "--config.blocks.main.sede: no such key; did you mean 'seeds'?"),
+        (
+            with_block(tasks="data_file"),
+            "'data_file' is a file of your own; expected config.base to name one",
+        ),
+        (with_block(shares=(0.1)), "--config.blocks.main.shares: expected several, as .*, found 0.1"),
+        (with_block(methods="smart"), "--config.blocks.main.methods: expected several, as .*, found 'smart'"),
+        (with_block(tasks=[1]), "--config.blocks.main.tasks: expected several"),
+        (with_block(seeds=0), "--config.blocks.main.seeds: expected how many, from 1, found 0"),
+        (with_block(seeds=(0, 1)), "--config.blocks.main.seeds: expected how many, from 1, found \\(0, 1\\)"),
+        (with_block(changes=None), "--config.blocks.main.changes: expected keys and values, found None"),
+        (with_block(changes={"seed": 1}), "--config.blocks.main.changes.seed: expected blocks to say what varies"),
+        (with_block(method="../x"), "--config.blocks.main.methods: expected letters, digits, .*, found '../x'"),
+        (lambda r: r.update(blocks=[1]), "--config.blocks: expected keys and values"),
+        (lambda r: r.update(base=None), "--config.base: expected keys and values, found None"),
+        (lambda r: r["methods"].update(smart=None), "--config.methods.smart: expected keys and values, found None"),
+        (
+            lambda r: r["base"].update(data_dir="x"),
+            "--config.base.data_dir: expected .* or --config.data_dir; leave",
+        ),
         (with_block(method="smrat"), "--config.blocks.main: no method 'smrat'; did you mean 'smart'?"),
         (with_block(tasks="sts5"), "--config.blocks.main: no task 'sts5'; did you mean 'sts'?"),
         (with_block(tasks="sst5+data_file"), "--config.blocks.main: no task 'data_file'"),
@@ -134,6 +167,13 @@ def with_block(**others):
 def test_mistakes_in_a_recipe_are_told(recipe, break_it, message):
     break_it(recipe)
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        study.plan(recipe)
+
+
+def test_one_folder_for_two_methods_is_told(recipe):
+    recipe["methods"] |= {"a b": {}, "a_b": {}}
+    recipe["blocks"] = {"1": block(methods=["a b", "a_b"])}
+    with pytest.raises(UserError, match="'a_b' and 'a b' have one folder, runs/sst5/a_b/1/0; rename one"):
         study.plan(recipe)
 
 

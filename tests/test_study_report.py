@@ -39,6 +39,7 @@ def line(tasks, method, share, seed, right, steps=0.2, peak=100):
         "method": method,
         "share": share,
         "seed": seed,
+        "settings": {"epochs": 3} | ({"smart": {"preset": "bertjax"}} if method == "smart" else {}),
         "dev": dev,
         "steps": 3,
         "cost": {"flops_ratio": 1.0 if method == "fine-tune" else 2.5, "peak_bytes": peak},
@@ -132,6 +133,38 @@ def test_plain_finetuning_for_as_long_is_a_comparison_of_its_own():
     assert told.startswith(f"Minus fine-tune longer, points: smart {100 * smart.longer.mean:+.2f} (")
     assert told.count("p ") == 3
     assert study_report.at_equal_time(summarise(part)) == []
+
+
+def test_what_is_not_known_or_not_alike_is_left_out():
+    part = [
+        dict(x) for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0 and x["method"] in ("smart", "fine-tune")
+    ]
+    ours = part[:3]
+    ours[0]["timing"] = {"step_seconds_median": None}
+    ours[1]["devices"] = {"platform": "gpu"}
+    row = {row.method: row for row in summarise(part)}["smart"]
+    assert (row.time_ratio, row.run_ratio) == pytest.approx((2.0, 2.0))  # of the third alone
+    for x in ours:
+        x["settings"] = {"tune": "head"}
+        x["further_seconds"] = None
+    row = {row.method: row for row in summarise(part)}["smart"]
+    assert (row.flops_ratio, row.run_ratio) == (None, None)
+    assert "cpu, JAX 1.2.3; gpu, JAX 1.2.3" in study_report.about(part[::-1], [row])[0]
+
+
+def test_settings_are_told_once():
+    lines = [x for x in LINES if x["method"] in ("smart", "fine-tune")]
+    assert study_report.settings_of(lines) == [
+        "All: epochs=3",
+        "fine-tune (sst5 10%, sst5 100%, sst5+sts 10%, sst5+sts 100%): -",
+        "smart (sst5 10%, sst5 100%, sst5+sts 10%, sst5+sts 100%): smart.preset=bertjax",
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out: .*file.* cannot be written \(Not a directory\)"):
+        study_report.write_report(LINES[:6], tmp_path, tmp_path / "file" / "out")
 
 
 class Page(HTMLParser):

@@ -13,7 +13,14 @@ CELLS = [Cell(("sst5",), "fine-tune", 0.1, seed, RunConfig(seed=seed, epochs=4))
 
 def line(cell):
     tasks, method, share, seed = cell.key
-    return {"tasks": tasks, "method": method, "share": share, "seed": seed, "settings": cell.settings, "dev": {}}
+    return {
+        "tasks": tasks,
+        "method": method,
+        "share": share,
+        "seed": seed,
+        "settings": cell.settings,
+        "fingerprints": {"sst5": "a"},
+    }
 
 
 def test_lines_are_read_as_they_were_added(tmp_path):
@@ -46,6 +53,23 @@ def test_other_settings_are_told(tmp_path, config, told):
         f"{tmp_path / 'cells.jsonl'}: sst5 fine-tune 0.1 1 was run with other settings than the recipe's: {told}; give "
         "another --workdir, or the method another name"
     )
+
+
+def test_other_data_are_told(tmp_path):
+    study_results.add_line(tmp_path, line(CELLS[0]))
+    study_results.add_line(tmp_path, line(CELLS[1]) | {"fingerprints": {"sst5": "b"}})
+    told = r"cells.jsonl:2: sst5 fine-tune 0.1 1 was run on other data of sst5 than cells before it; give another"
+    with pytest.raises(UserError, match=told):
+        study_results.read_lines(tmp_path, CELLS)
+
+
+def test_any_text_is_read_back(tmp_path):
+    study_results.add_line(tmp_path, line(CELLS[0]) | {"warnings": ["a\u2028b\x85c\u00e9"]})
+    (found,) = study_results.read_lines(tmp_path, CELLS)
+    assert found["warnings"] == ["a\u2028b\x85c\u00e9"]
+    (tmp_path / "cells.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="cells.jsonl: expected UTF-8, found something else; restore it"):
+        study_results.read_lines(tmp_path, CELLS)
 
 
 def test_data_elsewhere_are_no_other_settings(tmp_path):
