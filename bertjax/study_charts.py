@@ -105,7 +105,7 @@ def _draw_cost(axes: Any, members: Sequence[Row]) -> None:
         axes.annotate(row.method, (row.run_ratio, 100 * row.mean), (5, 4), textcoords="offset points", fontsize=8)
     axes.margins(x=0.25)
     axes.set(
-        xlabel=f"time of all updates, further pre-training's with them; {BASE} = 1",
+        xlabel=f"time of a run, {BASE} = 1",
         ylabel=f"{members[0].metric} on dev, %",
     )
 
