@@ -133,6 +133,7 @@ def test_surgery_of_both_tasks_gradients(model, params):
     assert float(means["loss"]) == pytest.approx(sum(losses) / 2)
 
 
+@pytest.mark.slow
 def test_four_devices_are_one(model, params):
     tx = optax.chain(pcgrad(), SGD)
     one, four = (run(model, params, BATCHES, tx=tx, settings=SMART, devices=n) for n in (1, 4))

@@ -172,6 +172,7 @@ def test_a_checkpoint_with_heads_skips_the_first_stage(config, tmp_path, monkeyp
     assert dev["before"] == pytest.approx(dev["final"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     config = change(config, max_steps=3)
     four = pretrain(config, tmp_path / "four")

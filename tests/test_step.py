@@ -118,7 +118,10 @@ def test_jit_is_pmap(model, params, name):
     chex.assert_trees_all_close(*outcomes, atol=2e-5)
 
 
-@pytest.mark.parametrize("start", ["plain", pytest.param("noise", marks=pytest.mark.slow), "task_gradient"])
+STARTS = ["plain", *(pytest.param(start, marks=pytest.mark.slow) for start in ("noise", "task_gradient"))]
+
+
+@pytest.mark.parametrize("start", STARTS)
 def test_micro_batches_are_the_batch(model, params, start):
     """Dropout on, rows that only fill up in one part alone, two updates, so that the anchor counts too."""
     settings = SETTINGS["plain"]
@@ -139,7 +142,7 @@ def test_micro_batches_are_the_batch(model, params, start):
         chex.assert_trees_all_close(outcome, outcomes[0], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("start", ["plain", pytest.param("noise", marks=pytest.mark.slow), "task_gradient"])
+@pytest.mark.parametrize("start", STARTS)
 def test_rematerialisation_changes_memory_alone(tiny_config, start):
     settings = SETTINGS["plain"]
     if start != "plain":
