@@ -49,15 +49,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # More devices than cores: with steps in flight at once, their collectives can starve one another for threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-LONGEST = ("test_step", "test_loop", "test_recipes", "test_resume", "test_pretrain_loop")
-
-
-def pytest_collection_modifyitems(items):
-    """The longest modules first, so that none is left for one worker alone at the end."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
-
-
 WORDS = {
     0: "awful dreadful hated",
     1: "weak dull tired",
