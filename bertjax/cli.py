@@ -100,13 +100,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _unknown_key(argv: Sequence[str], message: str) -> str:
-    names = re.findall(r"[A-Za-z_]\w*", message)
+    near = re.search(r'Did you mean "(\w+)"', message)
+    names = {*re.findall(r"[A-Za-z_]\w*", message)} - {near[1] if near else ""}
     for argument in argv[1:]:
-        flag = argument.lstrip("-").partition("=")[0]
-        key = flag.rpartition(".")[2]
-        if key in names:
-            near = re.search(r'Did you mean "(\w+)"', message)
-            return f"--{flag}: no such key" + (f"; did you mean {near[1]!r}?" if near else "")
+        keys = argument.lstrip("-").partition("=")[0].split(".")
+        for place, key in enumerate(keys[1:], 2):
+            if key in names:
+                return f"--{'.'.join(keys[:place])}: no such key" + (f"; did you mean {near[1]!r}?" if near else "")
     return f"--config: {_one_line(message)}"
 
 

@@ -28,6 +28,11 @@ CONFIG = f"--config={ROOT / 'configs' / 'sst.py'}"
     ("script", "arguments", "message"),
     [
         ("train.py", [CONFIG, "--config.epocs=3"], "error: --config.epocs: no such key; did you mean 'epochs'?"),
+        (
+            "train.py",
+            [CONFIG, "--config.smart.weight=2", "--config.smrat.weight=3"],
+            "error: --config.smrat: no such key; did you mean 'smart'?",
+        ),
         ("train.py", [CONFIG, "--config.smart.wieght=3"], "--config.smart.wieght: no such key; did you mean 'weight'?"),
         ("train.py", [CONFIG, "--config.epochs=two"], "--config.epochs=two"),
         (
