@@ -18,7 +18,7 @@ from bertjax.interruption import Abandoned, Interrupted, Interruption
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.step import Params, TrainState
-from bertjax.workdir import MetricsLog
+from bertjax.workdir import MetricsLog, read_records
 
 LOG_EVERY = 10
 Scores = dict[str, dict[str, float]]
@@ -181,7 +181,7 @@ def drive(
                     if main or not skips.in_row:  # what may have diverged does not take the last good one's place
                         checkpoints.save(step, parallel.unreplicate(state), progress_now(), main)
             if is_first_host():
-                report.plot_curves(log.records(), plan.main_metrics, workdir / "curves.png")
+                report.plot_curves(read_records(workdir), plan.main_metrics, workdir / "curves.png")
     return Outcome(state, scores, skips.total)
 
 

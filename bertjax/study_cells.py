@@ -3,14 +3,15 @@
 import contextlib
 import csv
 import dataclasses
-import json
+import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.study_plan import Cell, Further
+from bertjax.workdir import read_records
 
 
 def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
@@ -44,35 +45,33 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     if cell.further is not None:
         start = _pretrained(cell.further, root)
         config = dataclasses.replace(config, init_from=str(start))
-        further_seconds = sum(steps * seconds for steps, seconds in map(_updates, (start / "heads", start)))
+        further_seconds = sum(math.prod(_updates(_readings(stage))) for stage in (start / "heads", start))
     with _log_beside(folder):
         result = train_and_evaluate(config, folder)
         summary = evaluate(folder, "dev")
-        datasets = load_datasets(declared_tasks(config), config)
+        tasks = declared_tasks(config)
+        datasets = load_datasets(tasks, config)
     dev = {}
-    for task, dataset in zip(declared_tasks(config), datasets, strict=True):
+    for task, dataset in zip(tasks, datasets, strict=True):
         predicted = _predicted(folder / f"predictions-{task.name}-dev.csv", task.schema.label_names)
         metrics = summary["metrics"][task.name] | {"smoothness": summary["smoothness"][task.name]["mean"]}
         rounded = {name: round(value, 6) for name, value in metrics.items()}
         dev[task.name] = rounded | {"metric": task.main_metric, "score": rounded[task.main_metric]}
         dev[task.name] |= {"predicted": predicted, "labels": [row["label"] for row in dataset.splits["dev"]]}
+    readings = _readings(folder)
     log = [
         [round(reading["epoch"], 3), round(reading["values"]["loss"], 4)]
-        for reading in _readings(folder)
+        for reading in readings
         if "loss" in reading["values"]  # not so where every update was left out
     ]
-    tasks, method, share, seed = cell.key
     return {
-        "tasks": tasks,
-        "method": method,
-        "share": share,
-        "seed": seed,
+        **cell.key._asdict(),
         "settings": cell.settings,
-        "fingerprints": {task.name: result["datasets"][task.name]["fingerprint"] for task in declared_tasks(config)},
+        "fingerprints": {task.name: result["datasets"][task.name]["fingerprint"] for task in tasks},
         "dev": dev,
         "steps": result["steps"],
         "cost": result["cost"],
-        "timing": {**result["timing"], "step_seconds_median": _updates(folder)[1]},  # of all calls that it took
+        "timing": {**result["timing"], "step_seconds_median": _updates(readings)[1]},  # of all calls that it took
         "further_seconds": round(further_seconds, 1),
         "log": log,
         "warnings": summary["warnings"],
@@ -89,14 +88,11 @@ def _predicted(path: Path, label_names: Sequence[str]) -> list[float]:
 
 def _readings(folder: Path) -> list[dict[str, Any]]:
     """What a run logged of its updates; nothing where there is no run."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else ()
-    return [reading for reading in map(json.loads, lines) if reading["split"] == "train"]
+    return [record for record in read_records(folder) if record["split"] == "train"]
 
 
-def _updates(folder: Path) -> tuple[int, float]:
+def _updates(readings: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
     """How many updates a run made, and the median of their seconds; of a call that makes none, result.json has none."""
-    readings = _readings(folder)
     if not readings:
         return 0, 0.0
     return readings[-1]["step"], statistics.median(reading["timing"]["step_seconds"] for reading in readings)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
 from bertjax.data.sources import SOURCES, CourseFiles
@@ -20,6 +20,15 @@ _KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "bl
 _BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
 _OF_THE_KEY = ("data_dir", "task", "tasks", "train_share", "seed")  # no method can change them
 _OF_A_FILE = ("data_file", "dev_file", "columns")
+
+
+class Key(NamedTuple):
+    """What tells a cell from all others: its tasks' names joined by "+", its method, share and seed."""
+
+    tasks: str
+    method: str
+    share: float
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +67,9 @@ class Cell:
     further: Further | None = None
 
     @property
-    def key(self) -> tuple[str, str, float, int]:
+    def key(self) -> Key:
         """What tells it from all others."""
-        return "+".join(self.tasks), self.method, self.share, self.seed
+        return Key("+".join(self.tasks), self.method, self.share, self.seed)
 
     @property
     def folder(self) -> Path:
@@ -71,12 +80,12 @@ class Cell:
     @property
     def settings(self) -> dict[str, Any]:
         """All that it changes of the defaults, beyond its key: what its results were got with."""
-        changed = _differing(dataclasses.asdict(self.config), default_config().to_dict())
+        changed = _differing(self.config.to_dict(), default_config().to_dict())
         settings = {name: value for name, value in changed.items() if name not in _OF_THE_KEY}
         if self.further is not None:
             defaults = default_config(PretrainConfig).to_dict()
             settings["further"] = {"domain": self.further.domain}
-            settings["further"] |= _differing(dataclasses.asdict(self.further.config), defaults)
+            settings["further"] |= _differing(self.further.config.to_dict(), defaults)
         found: dict[str, Any] = json.loads(json.dumps(settings))  # as read back from a file
         return found
 

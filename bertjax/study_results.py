@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError, shown
-from bertjax.study_plan import Cell, described
+from bertjax.study_plan import Cell, Key, described
 from bertjax.workdir import write_text
 
 CELLS = "cells.jsonl"
@@ -54,9 +54,9 @@ def add_line(root: Path, line: Mapping[str, Any]) -> None:
     write_text(root / CELLS, _text(root) + json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def key_of(line: Mapping[str, Any]) -> tuple[str, str, float, int]:
+def key_of(line: Mapping[str, Any]) -> Key:
     """The key of the cell that a line is of."""
-    return line["tasks"], line["method"], line["share"], line["seed"]
+    return Key(*(line[name] for name in Key._fields))
 
 
 def _text(root: Path) -> str:

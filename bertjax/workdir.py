@@ -19,6 +19,7 @@ from bertjax.parallel import is_first_host
 from bertjax.run_result import read_result
 
 LOCK = ".lock"
+LOG = "metrics.jsonl"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -156,6 +157,22 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str
     return found
 
 
+def read_records(workdir: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's log so far, none where there is no log; a last line that was cut off is dropped.
+
+    Raises:
+      UserError: a line is no JSON.
+    """
+    path = workdir / LOG
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path}: expected a JSON object a line ({error}); mend or remove it") from None
+
+
 class MetricsLog:
     """metrics.jsonl and TensorBoard events, a line and an event a record; on several hosts, the first writes them.
 
@@ -165,13 +182,13 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int, *, is_judged: bool = True):
         """Opens the log of a run that goes on after `step`, or with its evaluation; what comes again is dropped."""
-        self._path = workdir / "metrics.jsonl"
+        self._path = workdir / LOG
         self._is_ours = is_first_host()
         if not self._is_ours:
             return
         kept = [
             record
-            for record in self.records()
+            for record in read_records(workdir)
             if record["step"] < step or (record["step"] == step and (is_judged or record["split"] == "train"))
         ]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -209,13 +226,3 @@ class MetricsLog:
         for group in (values, timing):
             for name, value in group.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
-
-    def records(self) -> list[dict[str, Any]]:
-        """All whole lines so far; a last line that was cut off is dropped."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise UserError(f"{self._path}: expected a JSON object a line ({error}); mend or remove it") from None

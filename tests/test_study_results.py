@@ -12,15 +12,7 @@ CELLS = [Cell(("sst5",), "fine-tune", 0.1, seed, RunConfig(seed=seed, epochs=4))
 
 
 def line(cell):
-    tasks, method, share, seed = cell.key
-    return {
-        "tasks": tasks,
-        "method": method,
-        "share": share,
-        "seed": seed,
-        "settings": cell.settings,
-        "fingerprints": {"sst5": "a"},
-    }
+    return {**cell.key._asdict(), "settings": cell.settings, "fingerprints": {"sst5": "a"}}
 
 
 def test_lines_are_read_as_they_were_added(tmp_path):
