@@ -55,24 +55,19 @@ def groups_of(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
 
 def differences(rows: Sequence[Row]) -> Chart | None:
     """Every method's difference to BASE with its interval, in points."""
-    compared = {
-        group: [row for row in members if row.corrected_p is not None] for group, members in groups_of(rows).items()
-    }
-    entries = [(group, row) for group, members in compared.items() for row in members]
+    entries = [(row, found) for row in rows if (found := row.tested()) is not None]
     if not entries:
         return None
 
     def draw(drawn: Figure) -> None:
         axes = drawn.subplots()
-        labels = []
-        for place, (group, row) in enumerate(reversed(entries)):
-            found = row.difference
-            assert found is not None
-            sure = row.corrected_p is not None and row.corrected_p < 0.05
-            colour = f"C{list(compared).index(group) % 10}"
+        labels, groups = [], list(groups_of([row for row, _ in entries]))
+        for place, (row, compared) in enumerate(reversed(entries)):
+            found, colour = compared.difference, f"C{groups.index(row.group) % 10}"
+            filled = colour if compared.is_beyond_noise else "none"
             axes.plot([100 * found.low, 100 * found.high], [place] * 2, color=colour, linewidth=2)
-            axes.plot(100 * found.mean, place, "o", color=colour, markerfacecolor=colour if sure else "none")
-            labels.append(f"{row.method} — {title_of(group)} (n = {found.seeds})")
+            axes.plot(100 * found.mean, place, "o", color=colour, markerfacecolor=filled)
+            labels.append(f"{row.method} — {title_of(row.group)} (n = {found.seeds})")
         axes.axvline(0, color=THEMES["light"][1], linewidth=1)
         axes.set_yticks(range(len(labels)), labels)
         axes.set(xlabel=f"points better than {BASE}, with 95% interval; filled: significant after correction")
@@ -83,7 +78,7 @@ def differences(rows: Sequence[Row]) -> Chart | None:
 
 def recurring(rows: Sequence[Row]) -> list[Row]:
     """The rows of methods that were tested against BASE more than once."""
-    tested = [row for row in rows if row.corrected_p is not None]
+    tested = [row for row in rows if row.tested() is not None]
     methods = [row.method for row in tested]
     return [row for row in tested if methods.count(row.method) > 1]
 

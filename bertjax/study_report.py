@@ -45,15 +45,15 @@ th:first-child,td:first-child{text-align:left}figure{margin:1.5rem 0}svg{max-wid
 
 def cells_of(row: Row) -> list[str]:
     """A row of the table, as text, in the order of COLUMNS; empty where there is nothing to say."""
-    found, deviation = row.difference, row.deviation
+    compared, tested, deviation = row.minus.get(BASE), row.tested(), row.deviation
     calibration = row.metrics.get("calibration_error")
     return [
         row.method,
         str(len(row.scores)),
         f"{100 * row.mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}"),
-        "" if found is None else f"{100 * found.mean:+.2f}",
-        "" if found is None or row.corrected_p is None else f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
-        "" if row.corrected_p is None else f"{row.corrected_p:.3g}" + (" *" if row.corrected_p < 0.05 else ""),
+        "" if compared is None else f"{100 * compared.difference.mean:+.2f}",
+        "" if tested is None else f"{100 * tested.difference.low:+.2f} to {100 * tested.difference.high:+.2f}",
+        "" if tested is None else f"{tested.p:.3g}" + (" *" if tested.is_beyond_noise else ""),
         "" if calibration is None else f"{100 * calibration:.1f}",
         f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
         "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
@@ -67,17 +67,14 @@ def headline(rows: Sequence[Row]) -> list[str]:
     """A sentence a task and size: which methods beat BASE beyond noise, and which lose to it."""
     lines = []
     for group, members in study_charts.groups_of(rows).items():
-        compared = [row for row in members if row.corrected_p is not None and row.difference is not None]
+        compared = {row.method: found for row in members if (found := row.tested()) is not None}
         if not compared:
             continue
-        sure = [row for row in compared if row.corrected_p is not None and row.corrected_p < 0.05]
-        told = {
-            sign: [f"{row.method} ({100 * row.difference.mean:+.1f})" for row in sure if row.difference.mean * sign > 0]  # type: ignore[union-attr]
-            for sign in (1, -1)
-        }
+        means = {name: 100 * found.difference.mean for name, found in compared.items() if found.is_beyond_noise}
+        told = {sign: [f"{name} ({mean:+.1f})" for name, mean in means.items() if mean * sign > 0] for sign in (1, -1)}
         better = f"beyond noise better than {BASE}: {', '.join(told[1])}" if told[1] else ""
         worse = f"beyond noise worse: {', '.join(told[-1])}" if told[-1] else ""
-        none = f"not told apart from {BASE}: {', '.join(row.method for row in compared)}" if not sure else ""
+        none = f"not told apart from {BASE}: {', '.join(compared)}" if not means else ""
         lines.append(f"{study_charts.title_of(group)}: {'; '.join(filter(None, (better, worse, none)))}.")
     return lines
 
@@ -107,10 +104,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 def at_equal_time(members: Sequence[Row]) -> list[str]:
     """A sentence on how the methods of a task and size compare with plain fine-tuning for as long; none without it."""
     told = [
-        f"{row.method} {100 * row.longer.mean:+.2f} ({100 * row.longer.low:+.2f} to {100 * row.longer.high:+.2f}, "
-        f"p {row.longer_p:.3g})"
+        f"{row.method} {100 * found.difference.mean:+.2f} ({100 * found.difference.low:+.2f} to "
+        f"{100 * found.difference.high:+.2f}, p {found.p:.3g})"
         for row in members
-        if row.longer is not None and row.longer_p is not None
+        if (found := row.tested(LONGER)) is not None
     ]
     return [f"Minus {LONGER}, points: {'; '.join(told)}."] if told else []
 
@@ -118,7 +115,7 @@ def at_equal_time(members: Sequence[Row]) -> list[str]:
 def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
     machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
-    comparisons = sum(p is not None for row in rows for p in (row.corrected_p, row.longer_p))
+    comparisons = sum(row.tested(other) is not None for row in rows for other in row.minus)
     text = f"""{len(lines)} runs so far; {"; ".join(machines)}. A run's score
 is that of its last update on dev. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts

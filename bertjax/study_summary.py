@@ -18,6 +18,24 @@ FEWEST_SEEDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A method's score minus another's.
+
+    Attributes:
+      difference: paired by seed.
+      p: of it, corrected for as many comparisons as the study makes (Holm); None with fewer than FEWEST_SEEDS.
+    """
+
+    difference: paired.Difference
+    p: float | None = None
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        """At 5%."""
+        return self.p is not None and self.p < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One method on one task.
 
@@ -28,11 +46,8 @@ class Row:
       method: its name.
       metric: the task's main one.
       scores: its value on dev after the last update, by seed.
-      difference: to BASE, paired by seed, or None for BASE itself and where no seed is shared.
-      corrected_p: of the difference, for as many comparisons as the study makes (Holm), or None without one or with
-        fewer than FEWEST_SEEDS.
-      longer: the difference to LONGER, likewise.
-      longer_p: of that, corrected likewise.
+      minus: comparisons with BASE and with LONGER, by name; without those of a method with itself, of BASE with LONGER,
+        and of methods that share no seed.
       metrics: means over seeds of all other numbers of dev.
       time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
@@ -47,10 +62,7 @@ class Row:
     method: str
     metric: str
     scores: Mapping[int, float]
-    difference: paired.Difference | None
-    corrected_p: float | None
-    longer: paired.Difference | None
-    longer_p: float | None
+    minus: Mapping[str, Comparison]
     metrics: Mapping[str, float]
     time_ratio: float | None
     run_ratio: float | None
@@ -73,6 +85,11 @@ class Row:
         """What it is compared within."""
         return self.tasks, self.task, self.share
 
+    def tested(self, other: str = BASE) -> Comparison | None:
+        """The comparison with another method, if it has seeds enough for a test."""
+        found = self.minus.get(other)
+        return None if found is None or found.p is None else found
+
 
 def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     """All rows of a study, groups in the order of their first cell, BASE first within each, then by method's order.
@@ -90,16 +107,17 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
         ordered = [*([BASE] if base else []), *(name for name in methods if name != BASE)]
         for task in tasks.split("+"):
             rows += [_row(tasks, task, share, name, methods) for name in ordered]
-    compared = [
-        (place, found.p, is_longer)
+    tested = [
+        (place, other, found.difference.p)
         for place, row in enumerate(rows)
-        for found, is_longer in ((row.difference, False), (row.longer, True))
-        if found is not None and found.seeds >= FEWEST_SEEDS
+        for other, found in row.minus.items()
+        if found.difference.seeds >= FEWEST_SEEDS
     ]
-    corrected = paired.holm([p for _, p, _ in compared])
-    for (place, _, is_longer), p in zip(compared, corrected, strict=True):
-        row = rows[place]
-        rows[place] = dataclasses.replace(row, longer_p=p) if is_longer else dataclasses.replace(row, corrected_p=p)
+    corrected = paired.holm([p for _, _, p in tested])
+    for (place, other, _), p in zip(tested, corrected, strict=True):
+        minus = rows[place].minus
+        changed = {**minus, other: dataclasses.replace(minus[other], p=p)}
+        rows[place] = dataclasses.replace(rows[place], minus=changed)
     return rows
 
 
@@ -133,10 +151,7 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         method=method,
         metric=first["metric"],
         scores={seed: values["score"] for seed, values in dev.items()},
-        difference=minus(BASE),
-        corrected_p=None,
-        longer=minus(LONGER),
-        longer_p=None,
+        minus={name: Comparison(found) for name in (BASE, LONGER) if (found := minus(name)) is not None},
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
         time_ratio=ratio(_update_seconds),
         run_ratio=ratio(_run_seconds),

@@ -13,7 +13,7 @@ import pytest
 
 from bertjax import study_charts, study_report
 from bertjax.errors import UserError
-from bertjax.study_summary import summarise
+from bertjax.study_summary import BASE, LONGER, summarise
 
 LABELS = np.random.default_rng(0).integers(0, 5, 400)
 SCORES = np.random.default_rng(1).uniform(0, 5, 60)
@@ -94,18 +94,19 @@ def test_a_summary_by_hand(rows):
     assert ours.scores == by_seed
     assert ours.mean == pytest.approx(np.mean(list(by_seed.values())))
     assert ours.deviation == pytest.approx(np.std(list(by_seed.values()), ddof=1))
-    assert base.difference is None
-    assert ours.difference.mean == pytest.approx(ours.mean - base.mean)
-    assert ours.corrected_p < 0.05
-    assert bad.difference.high < 0
+    assert base.minus == {}
+    assert ours.minus[BASE].difference.mean == pytest.approx(ours.mean - base.mean)
+    assert ours.minus[BASE].is_beyond_noise
+    assert bad.minus[BASE].difference.high < 0
     assert (ours.time_ratio, ours.flops_ratio, ours.memory_ratio) == pytest.approx((2.0, 2.5, 1.5))
     assert (ours.run_ratio, bad.run_ratio) == pytest.approx((2.0, 3.0))  # of 3 updates of 0.2 s, and 1.2 s before
     assert ours.metrics["calibration_error"] == pytest.approx(0.075)
-    compared = [row for row in rows if row.difference is not None]
+    compared = [found for row in rows for found in row.minus.values()]
     few = summarise([x for x in LINES if x["seed"] < 2])
-    assert all(row.difference.seeds == 2 for row in few if row.difference is not None)
-    assert all(row.corrected_p is None for row in few)
-    assert all(row.corrected_p >= row.difference.p for row in compared)
+    assert [(row.minus[BASE].difference.seeds, row.minus[BASE].p) for row in few if row.minus] == [(2, None)] * 18
+    assert [row.tested() for row in few] == [None] * 24
+    assert len(compared) == 18
+    assert all(found.p >= found.difference.p for found in compared)
 
 
 def test_the_headline_says_what_is_beyond_noise(rows):
@@ -122,15 +123,16 @@ def test_plain_finetuning_for_as_long_is_a_comparison_of_its_own():
     part = [x for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0]
     rows = summarise([*part, *(line("sst5", "fine-tune longer", 1.0, seed, 0.74) for seed in range(3))])
     found = {row.method: row for row in rows}
-    assert found["fine-tune"].longer is found["fine-tune longer"].longer is None
+    assert found["fine-tune"].minus == {}
+    assert found["fine-tune longer"].minus.keys() == {BASE}
     smart, longer = found["smart"], found["fine-tune longer"]
-    assert longer.difference.mean == pytest.approx(longer.mean - found["fine-tune"].mean)
-    assert smart.longer.mean == pytest.approx(smart.mean - longer.mean)
-    p = [x for row in rows for x in (row.corrected_p, row.longer_p) if x is not None]
+    assert longer.minus[BASE].difference.mean == pytest.approx(longer.mean - found["fine-tune"].mean)
+    assert smart.minus[LONGER].difference.mean == pytest.approx(smart.mean - longer.mean)
+    p = [compared.p for row in rows for compared in row.minus.values()]
     assert len(p) == 7
-    assert smart.corrected_p > 3 * smart.difference.p  # Holm, for seven, of which few are as sure
+    assert smart.minus[BASE].p > 3 * smart.minus[BASE].difference.p  # Holm, for seven, of which few are as sure
     (told,) = study_report.at_equal_time(rows)
-    assert told.startswith(f"Minus fine-tune longer, points: smart {100 * smart.longer.mean:+.2f} (")
+    assert told.startswith(f"Minus fine-tune longer, points: smart {100 * smart.minus[LONGER].difference.mean:+.2f} (")
     assert told.count("p ") == 3
     assert study_report.at_equal_time(summarise(part)) == []
 
