@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,15 @@ def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
     return run_once(config, Path(workdir), _run)
 
 
+class _Stage(NamedTuple):
+    """What a stage came to: parameters on one device, scores, updates, and what these took for padding and shapes."""
+
+    params: Params
+    outcome: Outcome
+    num_steps: int
+    cost: dict[str, float]
+
+
 class _Run:
     """What both stages share: the corpus, tokenised, the model, the devices, and how dev is judged."""
 
@@ -119,10 +128,8 @@ class _Run:
         host = ({name: self.parallel.gather(x) for name, x in batch.items()} for batch in sums)
         return {self.corpus.name: pretraining_metrics(host)}
 
-    def stage(
-        self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter
-    ) -> tuple[Params, Outcome, int]:
-        """Trains the heads or everything; parameters on one device, what it came to, and the updates."""
+    def stage(self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter) -> _Stage:
+        """Trains the heads or everything."""
         config, name, is_first = self.config, self.corpus.name, tune == "heads"
         epochs = config.head_epochs if is_first else config.epochs
         pairs = self.source(epochs)
@@ -142,20 +149,25 @@ class _Run:
         peak = config.head_learning_rate if is_first else config.learning_rate
         tx = optim.adamw(optim.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
         step_with = partial(pretrain_step, model=self.model, tx=tx, tune=tune, micro_batches=config.micro_batches)
-        step = partial(_on_one, step=step_with)
+        run_step = CompiledByShape(self.parallel.map_train(partial(_on_one, step=step_with)))
         workdir.mkdir(parents=True, exist_ok=True)
         outcome = drive(
             workdir,
             plan,
             [init_state(params, tx, tune)],
-            CompiledByShape(self.parallel.map_train(step)),
+            run_step,
             Mixture({name: train_batches(pairs)}, [name] * num_steps),
             key,
             self.evaluate,
             parallel=self.parallel,
             meter=meter,
         )
-        return self.parallel.unreplicate(outcome.state.params), outcome, num_steps
+        cost = {
+            "real_token_fraction": pairs.real_token_fraction(),
+            "compiled_shapes": len(run_step.compiled),
+            "flops_ratio": 1.0,
+        }
+        return _Stage(self.parallel.unreplicate(outcome.state.params), outcome, num_steps, cost)
 
 
 def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
@@ -167,18 +179,18 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     _, loaded = load_pretrained(config.init_from)
     params, is_new = with_pretraining_heads(loaded, run.model, head_key)
     del loaded
-    real_token_fraction = run.source(1).real_token_fraction()
 
     with workdirs.begin(workdir, config):
         if is_first_host():
             keep_encoder(run.folder, workdir / "encoder")
         heads = workdir / "heads"
         if is_new:
-            params, first, _ = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
-            before = first.scores[corpus.name]["final"]
+            first = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
+            params, before = first.params, first.outcome.scores[corpus.name]["final"]
+            del first  # with its optimiser's state
         else:
             before = run.evaluate(parallel.replicate(params))[corpus.name]
-        _, outcome, num_steps = run.stage(workdir, params, step_key, tune="all", meter=meter)
+        stage = run.stage(workdir, params, step_key, tune="all", meter=meter)
         result = {
             "datasets": {
                 corpus.name: {
@@ -189,10 +201,10 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
                 }
             },
             "lineage": [*past, {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint}],
-            "warnings": skip_warnings(outcome),
-            "dev": {corpus.name: {"before": before, **outcome.scores[corpus.name]}},
-            "cost": {"real_token_fraction": real_token_fraction, "compiled_shapes": 1, "flops_ratio": 1.0},
-            **circumstances(config, num_steps, meter, parallel),
+            "warnings": skip_warnings(stage.outcome),
+            "dev": {corpus.name: {"before": before, **stage.outcome.scores[corpus.name]}},
+            "cost": stage.cost,
+            **circumstances(config, stage.num_steps, meter, parallel),
         }
         if is_new:  # the first step of all is then one of the first stage
             result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]

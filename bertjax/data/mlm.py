@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from tokenizers import Tokenizer
 
-from bertjax.data.batches import Batch
+from bertjax.data.batches import Batch, PlannedBatch, bucket_edges, plan_epoch, real_token_fraction, steps_per_epoch
 from bertjax.data.documents import Document
 from bertjax.data.text import special_ids
 from bertjax.errors import UserError
@@ -24,7 +24,8 @@ MASKED = 0.15
 TO_MASK, TO_RANDOM = 0.8, 0.1
 SHORT = 0.1
 EVAL_SEED, EVAL_PASSES = 0, 4
-_PLAN, _ORDER, _MASK = range(3)
+MAX_BUCKETS, LEAST_SAVED = 4, 0.05
+_PLAN, _MASK = range(2)
 IS_NEXT, NOT_NEXT = 0, 1
 
 TokenDocument = list[np.ndarray]
@@ -206,12 +207,17 @@ def eval_batches(
 class PairBatches:
     """The batches of a run by their place in it, as Grain wants a source: new pairs and masks in every epoch.
 
-    Epochs follow one another without a gap, so only the last batch of all may be filled up. A batch is a dictionary:
-    `input_ids`, `token_type_ids` int32 and `attention_mask` bool [B, S]; `masked_positions`, `masked_ids` (the tokens
-    that stood there) int32 and `masked_valid` bool [B, P], P = ⌈0.15 S⌉, real ones first; `label` int32 [B], 1 where
-    the second text does not follow the first; `index` int32 [B], the example's place in the run; `valid` bool [B],
-    False in rows that only fill up.
+    Examples of like length stand together, as in `batches.plan_epoch`, of which at most one batch an epoch is filled
+    up. A batch is a dictionary: `input_ids`, `token_type_ids` int32 and `attention_mask` bool [B, S];
+    `masked_positions`, `masked_ids` (the tokens that stood there) int32 and `masked_valid` bool [B, P], P = ⌈0.15 S⌉,
+    real ones first; `label` int32 [B], 1 where the second text does not follow the first; `index` int32 [B], the
+    example's number in the run, before it is shuffled; `valid` bool [B], False in rows that only fill up.
+
+    Attributes:
+      edges: what S can be, ascending.
     """
+
+    edges: tuple[int, ...]
 
     def __init__(
         self,
@@ -229,7 +235,7 @@ class PairBatches:
         Args:
           documents: a split.
           vocabulary: of its tokens.
-          max_length: S, the columns of every batch.
+          max_length: the most columns of a batch.
           batch_size: B.
           seed: of the run, in [0, 2**32).
           epochs: how often the documents come.
@@ -246,17 +252,29 @@ class PairBatches:
         self._documents, self._vocabulary = documents, vocabulary
         self._max_length, self._batch_size = max_length, batch_size
         self._seed, self._whole_word = seed, whole_word
-        self._plan = functools.lru_cache(maxsize=2)(self._shuffled)  # a batch may begin in one epoch, end in the next
-        sizes = [len(plan_pairs(documents, max_length, seed, epoch)) for epoch in range(epochs)]
-        self._ends = np.cumsum(sizes)
+        offsets = [np.cumsum([0, *map(len, document)]) for document in documents]
+
+        def length(pair: Pair) -> int:
+            texts = sum(int(offsets[document][end] - offsets[document][begin]) for document, begin, end in pair[:2])
+            return min(3 + texts, max_length)
+
+        self._lengths = [
+            np.array([length(pair) for pair in plan_pairs(documents, max_length, seed, epoch)], np.int32)
+            for epoch in range(epochs)
+        ]
+        self.edges = tuple(min(edge, max_length) for edge in _fewest_edges(np.concatenate(self._lengths)))
+        self._firsts = np.cumsum([0, *map(len, self._lengths)])
+        self._ends = np.cumsum([steps_per_epoch(lengths, batch_size, self.edges) for lengths in self._lengths])
+        self._plan = functools.lru_cache(maxsize=1)(self._planned)
 
     def __len__(self) -> int:
-        return -(-int(self._ends[-1]) // self._batch_size)
+        return int(self._ends[-1])
 
     def __getitem__(self, batch: int) -> Batch:
-        size, length, places = self._batch_size, self._max_length, masked_positions_of(self._max_length)
-        first = batch * size
-        indices = np.arange(first, min(first + size, self._ends[-1]))
+        epoch = int(np.searchsorted(self._ends, batch, side="right"))
+        pairs, batches = self._plan(epoch)
+        planned = batches[batch - int(self._ends[epoch])]  # from the epoch's end
+        size, length, places = self._batch_size, planned.length, masked_positions_of(planned.length)
         arrays: Batch = {
             "input_ids": np.full((size, length), self._vocabulary.pad, np.int32),
             "token_type_ids": np.zeros((size, length), np.int32),
@@ -266,22 +284,20 @@ class PairBatches:
             "masked_valid": np.zeros((size, places), bool),
             "label": np.zeros(size, np.int32),
             "index": np.zeros(size, np.int32),
-            "valid": np.arange(size) < len(indices),
+            "valid": np.arange(size) < len(planned.rows),
         }
         arrays["attention_mask"][:, 0] = True  # no row is masked throughout: its softmax would be 0/0
-        for row, index in enumerate(indices):
-            self._fill(arrays, row, int(index))
+        for row, place in enumerate(planned.rows):
+            self._fill(arrays, row, pairs[place], epoch, int(place))
         return arrays
 
     def real_token_fraction(self) -> float:
         """Share of the first epoch's tokens that are no padding."""
-        plan = plan_pairs(self._documents, self._max_length, self._seed, 0)
-        lengths = [3 + sum(map(len, _cut(*self._texts(pair), self._max_length - 3))) for pair in plan]
-        return float(np.mean(lengths) / self._max_length)
+        return real_token_fraction(self._lengths[0], self._batch_size, self.edges)
 
-    def _shuffled(self, epoch: int) -> list[Pair]:
-        plan = plan_pairs(self._documents, self._max_length, self._seed, epoch)
-        return [plan[i] for i in _rng(self._seed, epoch, _ORDER).permutation(len(plan))]
+    def _planned(self, epoch: int) -> tuple[list[Pair], list[PlannedBatch]]:
+        pairs = plan_pairs(self._documents, self._max_length, self._seed, epoch)
+        return pairs, plan_epoch(self._lengths[epoch], self._batch_size, self.edges, self._seed, epoch)
 
     def _texts(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         first, second = (
@@ -289,15 +305,13 @@ class PairBatches:
         )
         return first, second
 
-    def _fill(self, arrays: Batch, row: int, index: int) -> None:
-        epoch = int(np.searchsorted(self._ends, index, side="right"))
-        place = index - (int(self._ends[epoch - 1]) if epoch else 0)
-        pair, vocabulary = self._plan(epoch)[place], self._vocabulary
+    def _fill(self, arrays: Batch, row: int, pair: Pair, epoch: int, place: int) -> None:
+        vocabulary = self._vocabulary
         first, second = _cut(*self._texts(pair), self._max_length - 3)
         sep = [vocabulary.sep]
         ids = np.concatenate([[vocabulary.cls], first, sep, second, sep]).astype(np.int32)
         rng = _rng(self._seed, epoch, _MASK, place)
-        most = arrays["masked_positions"].shape[1]
+        most = masked_positions_of(len(ids))  # not the batch's, so that a larger one changes nothing
         hidden, chosen = mask_tokens(ids, vocabulary, rng, most=most, whole_word=self._whole_word)
         arrays["input_ids"][row, : len(ids)] = hidden
         arrays["token_type_ids"][row, len(first) + 2 : len(ids)] = 1
@@ -306,7 +320,20 @@ class PairBatches:
         arrays["masked_ids"][row, : len(chosen)] = ids[chosen]
         arrays["masked_valid"][row, : len(chosen)] = True
         arrays["label"][row] = pair.label
-        arrays["index"][row] = index
+        arrays["index"][row] = self._firsts[epoch] + place
+
+
+def _fewest_edges(lengths: np.ndarray) -> tuple[int, ...]:
+    """Lengths to pad to: one more only if it saves a twentieth of the tokens, as a step is compiled for each."""
+    found: tuple[int, ...] = ()
+    padded = np.inf
+    for count in range(1, MAX_BUCKETS + 1):
+        edges = bucket_edges(lengths, max_buckets=count)
+        tokens = np.array(edges)[np.searchsorted(edges, lengths)].sum()
+        if tokens > (1 - LEAST_SAVED) * padded:
+            break
+        found, padded = edges, tokens
+    return found
 
 
 def _rng(seed: int, epoch: int, purpose: int, index: int = 0) -> np.random.Generator:
