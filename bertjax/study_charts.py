@@ -15,28 +15,37 @@ from bertjax.study_summary import BASE, Row
 
 THEMES = {"light": ("#1f2328", "#8c959f"), "dark": ("#e6edf3", "#6e7681")}
 """Of each the colours of text and of lines; the page's own colour is behind."""
+PAGE = ("--text", "--line")
+"""CSS variables that an SVG takes these colours from."""
 Chart = tuple[tuple[float, float], Callable[[Figure], None]]
 """Width and height in inches, and what draws it."""
 
 
-def save(name: str, theme: str, chart: Chart, folder: Path) -> str:
-    """Draws a chart in a theme's colours, on nothing, as NAME-THEME.png; returns the same as SVG."""
-    text, line = THEMES[theme]
+def save(name: str, chart: Chart, folder: Path) -> str:
+    """Draws a chart on nothing, as NAME-THEME.png in each theme's colours; returns it as SVG in the page's."""
+    for theme, colours in THEMES.items():
+        _draw(chart, colours, folder / f"{name}-{theme}.png", format="png", dpi=110)
+    vector = io.StringIO()
+    _draw(chart, THEMES["light"], vector, format="svg", metadata={"Date": None})
+    text = vector.getvalue()
+    for colour, variable in zip(THEMES["light"], PAGE, strict=True):
+        text = text.replace(colour, f"var({variable})")
+    # The names of an SVG's parts are to differ within a page.
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", text[text.index("<svg") :])
+
+
+def _draw(chart: Chart, colours: tuple[str, str], to: Any, **options: Any) -> None:
+    text, line = colours
     names = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
     style: Any = dict.fromkeys((*names, "legend.labelcolor"), text)
     style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), line)
     style |= {"grid.alpha": 0.35, "axes.facecolor": "none", "svg.hashsalt": "bertjax"}
     size, draw = chart
-    vector = io.StringIO()
     with matplotlib.rc_context(style):
         drawn = Figure(figsize=size, layout="constrained", facecolor="none")
         FigureCanvasAgg(drawn)
         draw(drawn)
-        drawn.savefig(folder / f"{name}-{theme}.png", dpi=110, transparent=True)
-        drawn.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
-    # The names of an SVG's parts are to differ within a page.
-    text = vector.getvalue()
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-{theme}-", text[text.index("<svg") :])
+        drawn.savefig(to, transparent=True, **options)
 
 
 def title_of(group: tuple[str, str, float]) -> str:

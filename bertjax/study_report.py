@@ -36,11 +36,15 @@ COLUMNS = (
     "operations",
     "memory",
 )
-_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:78rem;margin:2rem auto;
-padding:0 1rem;color:#1f2328;background:#fff}table{border-collapse:collapse;font-size:.85rem;display:block;
-overflow-x:auto}th,td{padding:.25rem .6rem;border-bottom:1px solid #8c959f66;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}figure{margin:1.5rem 0}svg{max-width:100%;height:auto}.dark{display:none}
-@media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}.dark{display:block}.light{display:none}}"""
+_LIGHT, _DARK = (
+    "".join(f"{variable}:{colour};" for variable, colour in zip(study_charts.PAGE, colours, strict=True))
+    for colours in (study_charts.THEMES["light"], study_charts.THEMES["dark"])
+)
+_STYLE = f""":root{{color-scheme:light dark;{_LIGHT}}}body{{font:16px/1.5 system-ui,sans-serif;max-width:78rem;
+margin:2rem auto;padding:0 1rem;color:var(--text);background:#fff}}table{{border-collapse:collapse;font-size:.85rem;
+display:block;overflow-x:auto}}th,td{{padding:.25rem .6rem;border-bottom:1px solid #8c959f66;text-align:right;
+white-space:nowrap}}th:first-child,td:first-child{{text-align:left}}figure{{margin:1.5rem 0}}
+svg{{max-width:100%;height:auto}}@media(prefers-color-scheme:dark){{:root{{{_DARK}}}body{{background:#0d1117}}}}"""
 
 
 def cells_of(row: Row) -> list[str]:
@@ -166,14 +170,8 @@ def _write(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, 
         "curves": study_charts.curves(lines),
         "calibration": study_charts.calibration(rows),
     }
-    vectors = {
-        (name, theme): study_charts.save(name, theme, chart, out)
-        for name, chart in drawn.items()
-        if chart is not None
-        for theme in study_charts.THEMES
-    }
-    names = [name for name, chart in drawn.items() if chart]
-    write_text(out / "README.md", markdown(lines, rows, names))
+    vectors = {name: study_charts.save(name, chart, out) for name, chart in drawn.items() if chart is not None}
+    write_text(out / "README.md", markdown(lines, rows, list(vectors)))
     write_text(out / "report.html", _page(lines, rows, vectors))
     if out.resolve() != root.resolve():
         write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -203,14 +201,13 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
-def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[tuple[str, str], str]) -> str:
+def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[str, str]) -> str:
     body = ["<h1>The study</h1>", "<ul>", *(f"<li>{html.escape(line)}</li>" for line in headline(rows)), "</ul>"]
     body += [f"<p>{html.escape(line)}</p>" for line in about(lines, rows)]
-    for name in dict.fromkeys(name for name, _ in vectors):
-        both = "".join(f'<div class="{theme}">{vectors[name, theme]}</div>' for theme in study_charts.THEMES)
+    for name, vector in vectors.items():
         told = html.escape(CHARTS[name])
         body.append(
-            f'<figure><div role="img" aria-label="{told}">{both}</div><figcaption>{told}.</figcaption></figure>'
+            f'<figure><div role="img" aria-label="{told}">{vector}</div><figcaption>{told}.</figcaption></figure>'
         )
     for group, members in study_charts.groups_of(rows).items():
         body.append(
