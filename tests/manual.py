@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def blocks(page: Path) -> list[Block]:
 
 def main() -> None:
     """Runs the pages named, or all; stops at the first block that fails."""
-    chosen = [Path(name).resolve() for name in sys.argv[1:]] or pages()
+    chosen, begin = [Path(name).resolve() for name in sys.argv[1:]] or pages(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("configs", "train.py", "eval.py"):
             os.symlink(ROOT / name, Path(folder, name))
@@ -61,7 +62,8 @@ def main() -> None:
             if scripts:
                 commands.append([sys.executable, "-c", "\n".join(scripts)])
             for command in commands:
-                print(f"== {page.relative_to(ROOT)}: {command[-1].removeprefix(SHORT).strip()[:300]}", flush=True)
+                told = command[-1].removeprefix(SHORT).strip()[:300]
+                print(f"== {time.monotonic() - begin:.0f} s, {page.relative_to(ROOT)}: {told}", flush=True)
                 subprocess.run(command, cwd=folder, check=True)
 
 
