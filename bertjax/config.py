@@ -22,7 +22,8 @@ class SmartConfig:
     Attributes:
       preset: one of `smart.PRESETS`.
       weight: λ.
-      radius: of the perturbation; relative to the embedding's RMS in preset bertjax, absolute in paper.
+      radius: of the perturbation; a share of the embeddings' RMS in the presets bertjax, bertjax_exact and vat,
+        absolute in paper, mtdnn_head and r3f, without effect in mtdnn_2020, sift and rdrop.
       norm: l2 or linf.
       start: of the power iteration: noise, output or task_gradient.
       num_steps: of the adversary.
@@ -153,7 +154,8 @@ class RunConfig(Config):
       columns: of `data_file`.
       train_share: share of each task's training examples to train on, drawn by the seed.
       tune: all, or head, which freezes the encoder, without dropout, and trains the last linear layer alone.
-      init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
+      init_from: `minilm-l6`, a folder of Hugging Face's, of Google's, of `convert` or of a finished run, or a hub name,
+        with `@revision` if wanted.
       seed: of new heads, data order, dropout and noise.
       epochs: passes over the training set.
       max_steps: ends the run, and its schedule, after so many updates; None for all the epochs.
@@ -258,7 +260,8 @@ class PretrainConfig(Config):
 
     Attributes:
       corpus: `editorials`, a folder of .txt files, or a .csv file, as `data.documents.load_corpus` reads them.
-      init_from: `minilm-l6`, a folder in Hugging Face layout, or a hub name with `@revision` if wanted.
+      init_from: `minilm-l6`, a folder of Hugging Face's, of Google's, of `convert` or of a finished run, or a hub name,
+        with `@revision` if wanted.
       seed: of new heads, pairs, masks, their order and dropout.
       epochs: passes over the training documents, each with new pairs and masks.
       max_steps: ends each stage, and its schedule, after so many updates; None for all the epochs.

@@ -1,7 +1,7 @@
 """A run of further pre-training (Devlin et al., NAACL 2019; Gururangan et al., ACL 2020): from a config to a result."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from bertjax import optim
 from bertjax import workdir as workdirs
 from bertjax.config import PretrainConfig, read_config
-from bertjax.data.batches import Batch
 from bertjax.data.documents import Corpus, load_corpus
 from bertjax.data.mixture import Mixture
 from bertjax.data.mlm import (
     PairBatches,
     TokenDocument,
     Vocabulary,
+    check_documents,
     eval_batches,
     read_vocabulary,
     tokenize_documents,
@@ -68,7 +68,14 @@ def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
 
 
 class _Stage(NamedTuple):
-    """What a stage came to: parameters on one device, scores, updates, and what these took for padding and shapes."""
+    """What a stage came to.
+
+    Attributes:
+      params: the last, on one device.
+      outcome: `drive`'s.
+      num_steps: its updates.
+      cost: what result.json holds under this name.
+    """
 
     params: Params
     outcome: Outcome
@@ -99,7 +106,15 @@ class _Run:
             split: tokenize_documents(documents, tokenizer) for split, documents in self.corpus.splits.items()
         }
         self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
-        self._dev_batches()  # a split without pairs is told before any work
+        for documents in self.documents.values():
+            check_documents(documents)
+        self._dev = eval_batches(
+            self.documents["dev"],
+            self.vocabulary,
+            max_length=config.max_length,
+            batch_size=config.batch_size,
+            whole_word=config.whole_word,
+        )
         self._eval_step = CompiledByShape(self.parallel.map_eval(partial(pretrain_eval_step, model=self.model)))
 
     def source(self, epochs: int) -> PairBatches:
@@ -113,18 +128,9 @@ class _Run:
             whole_word=self.config.whole_word,
         )
 
-    def _dev_batches(self) -> Iterator[Batch]:
-        return eval_batches(
-            self.documents["dev"],
-            self.vocabulary,
-            max_length=self.config.max_length,
-            batch_size=self.config.batch_size,
-            whole_word=self.config.whole_word,
-        )
-
     def evaluate(self, params: Params) -> Scores:
         """Metrics on dev of replicated parameters."""
-        sums = (self._eval_step(params, self.parallel.shard(batch)) for batch in self._dev_batches())
+        sums = (self._eval_step(params, self.parallel.shard(batch)) for batch in self._dev)
         host = ({name: self.parallel.gather(x) for name, x in batch.items()} for batch in sums)
         return {self.corpus.name: pretraining_metrics(host)}
 

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +44,7 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     if cell.further is not None:
         start = _pretrained(cell.further, root)
         config = dataclasses.replace(config, init_from=str(start))
-        further_seconds = sum(math.prod(_updates(_readings(stage))) for stage in (start / "heads", start))
+        further_seconds = sum(_seconds(_readings(stage)) for stage in (start / "heads", start))
     with _log_beside(folder):
         result = train_and_evaluate(config, folder)
         summary = evaluate(folder, "dev")
@@ -71,7 +70,7 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
         "dev": dev,
         "steps": result["steps"],
         "cost": result["cost"],
-        "timing": {**result["timing"], "step_seconds_median": _updates(readings)[1]},  # of all calls that it took
+        "timing": {**result["timing"], "step_seconds_median": _median_seconds(readings)},
         "further_seconds": round(further_seconds, 1),
         "log": log,
         "warnings": summary["warnings"],
@@ -91,11 +90,15 @@ def _readings(folder: Path) -> list[dict[str, Any]]:
     return [record for record in read_records(folder) if record["split"] == "train"]
 
 
-def _updates(readings: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
-    """How many updates a run made, and the median of their seconds; of a call that makes none, result.json has none."""
-    if not readings:
-        return 0, 0.0
-    return readings[-1]["step"], statistics.median(reading["timing"]["step_seconds"] for reading in readings)
+def _median_seconds(readings: Sequence[Mapping[str, Any]]) -> float:
+    """Of an update, of all calls that the run took; of a call that makes none, result.json has no time."""
+    return statistics.median(reading["timing"]["step_seconds"] for reading in readings)
+
+
+def _seconds(readings: Sequence[Mapping[str, Any]]) -> float:
+    """Of all updates together."""
+    before = [0, *(reading["step"] for reading in readings)]
+    return sum(r["timing"]["step_seconds"] * (r["step"] - last) for r, last in zip(readings, before, strict=False))
 
 
 def _pretrained(further: Further, root: Path) -> Path:

@@ -16,7 +16,7 @@ from bertjax.study_summary import BASE, Row
 THEMES = {"light": ("#1f2328", "#8c959f"), "dark": ("#e6edf3", "#6e7681")}
 """Of each the colours of text and of lines; the page's own colour is behind."""
 PAGE = ("--text", "--line")
-"""CSS variables that an SVG takes these colours from."""
+"""The CSS variables of a page that the charts take these colours from, as SVG."""
 Chart = tuple[tuple[float, float], Callable[[Figure], None]]
 """Width and height in inches, and what draws it."""
 
@@ -77,7 +77,7 @@ def differences(rows: Sequence[Row]) -> Chart | None:
             axes.plot([100 * found.low, 100 * found.high], [place] * 2, color=colour, linewidth=2)
             axes.plot(100 * found.mean, place, "o", color=colour, markerfacecolor=filled)
             labels.append(f"{row.method} — {title_of(row.group)} (n = {found.seeds})")
-        axes.axvline(0, color=THEMES["light"][1], linewidth=1)
+        axes.axvline(0, color=matplotlib.rcParams["axes.edgecolor"], linewidth=1)
         axes.set_yticks(range(len(labels)), labels)
         axes.set(xlabel=f"points better than {BASE}, with 95% interval; filled: significant after correction")
         axes.grid(axis="x")

@@ -36,15 +36,19 @@ COLUMNS = (
     "operations",
     "memory",
 )
-_LIGHT, _DARK = (
-    "".join(f"{variable}:{colour};" for variable, colour in zip(study_charts.PAGE, colours, strict=True))
-    for colours in (study_charts.THEMES["light"], study_charts.THEMES["dark"])
-)
-_STYLE = f""":root{{color-scheme:light dark;{_LIGHT}}}body{{font:16px/1.5 system-ui,sans-serif;max-width:78rem;
-margin:2rem auto;padding:0 1rem;color:var(--text);background:#fff}}table{{border-collapse:collapse;font-size:.85rem;
-display:block;overflow-x:auto}}th,td{{padding:.25rem .6rem;border-bottom:1px solid #8c959f66;text-align:right;
-white-space:nowrap}}th:first-child,td:first-child{{text-align:left}}figure{{margin:1.5rem 0}}
-svg{{max-width:100%;height:auto}}@media(prefers-color-scheme:dark){{:root{{{_DARK}}}body{{background:#0d1117}}}}"""
+
+
+def _colours(theme: str) -> str:
+    """CSS that sets the page's colours."""
+    return "".join(f"{name}:{of};" for name, of in zip(study_charts.PAGE, study_charts.THEMES[theme], strict=True))
+
+
+_STYLE = f""":root{{color-scheme:light dark;{_colours("light")}}}body{{font:16px/1.5 system-ui,sans-serif;
+max-width:78rem;margin:2rem auto;padding:0 1rem;color:var(--text);background:#fff}}table{{border-collapse:collapse;
+font-size:.85rem;display:block;overflow-x:auto}}th,td{{padding:.25rem .6rem;border-bottom:1px solid var(--line);
+text-align:right;white-space:nowrap}}th:first-child,td:first-child{{text-align:left}}figure{{margin:1.5rem 0}}
+svg{{max-width:100%;height:auto}}@media(prefers-color-scheme:dark){{:root{{{_colours("dark")}}}
+body{{background:#0d1117}}}}"""
 
 
 def cells_of(row: Row) -> list[str]:

@@ -1,7 +1,7 @@
 """SMART on a tab-separated file of your own.
 
     python train.py --config=configs/own.py --config.data_file=reviews.tsv --config.columns.text=review \
-        --config.columns.label=stars --config.columns.classes="('bad','good')"
+        --config.columns.label=stars --config.columns.classes="('bad','good')"   # or .range="(0.,5.)" for a score
 
 Three epochs in batches of 32, texts of up to 128 tokens, from MiniLM-L6; `--config.smart.preset=none` is the same
 without SMART. docs/tasks.md says what the file may hold.
@@ -13,6 +13,5 @@ from bertjax.config import default_config
 def get_config():
     config = default_config()
     config.data_file = "YOUR_FILE.tsv"
-    config.columns.classes = ("no", "yes")
     config.smart.preset = "bertjax"
     return config

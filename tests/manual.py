@@ -51,7 +51,8 @@ def blocks(page: Path) -> list[Block]:
 
 def main() -> None:
     """Runs the pages named, or all; stops at the first block that fails."""
-    chosen, begin = [Path(name).resolve() for name in sys.argv[1:]] or pages(), time.monotonic()
+    chosen = [Path(name).resolve() for name in sys.argv[1:]] or pages()
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("configs", "train.py", "eval.py"):
             os.symlink(ROOT / name, Path(folder, name))

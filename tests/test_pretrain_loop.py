@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import random
 from functools import partial
@@ -49,6 +50,8 @@ def corpus(tmp_path_factory):
     for i in range(60):
         words = topics[i % 2].split()
         blocks.append("\n".join(f"the {rng.choice(words)} film and the {rng.choice(words)} story" for _ in range(6)))
+    for topic in topics:  # pairs of half the length
+        blocks += [f"the {a} film\na {b} story" for a, b in itertools.product(topic.split(), repeat=2)]
     (folder / "a.txt").write_text("\n\n".join(blocks))
     return folder
 
@@ -87,8 +90,10 @@ def test_a_whole_run(config, corpus, sst_folder, tmp_path, capsys):
     assert dev["final"]["mlm_accuracy"] > 0.6 > dev["before"]["mlm_accuracy"]
     assert dev["final"]["mlm_perplexity"] < 4 < dev["before"]["mlm_perplexity"]
     data = result["datasets"][corpus.name]
-    assert data["documents"]["train"] + data["documents"]["dev"] == 60
+    assert data["documents"]["train"] + data["documents"]["dev"] == 60 + 32
     assert len(data["fingerprint"]) == 16
+    assert result["cost"]["compiled_shapes"] == 2
+    assert 0.7 < result["cost"]["real_token_fraction"] < 1
     assert result["lineage"] == [
         {"init_from": config.init_from},
         {"pretrained_on": corpus.name, "fingerprint": data["fingerprint"]},
@@ -138,7 +143,7 @@ def test_the_recipe_shrunken(corpus, tiny_checkpoint, tmp_path, monkeypatch):
     config.batch_size, config.max_length, config.max_steps = 8, 20, 1
     result = pretrain(config, tmp_path / "run")
     assert result["dev"]["editorials"].keys() == {"before", "final", "best"}
-    assert sum(result["datasets"]["editorials"]["documents"].values()) == 60
+    assert sum(result["datasets"]["editorials"]["documents"].values()) == 60 + 32
     assert result["lineage"][0]["init_from"] == "minilm-l6"
 
 
@@ -206,6 +211,18 @@ def test_held_out_documents_without_a_pair_stop_a_run_at_once(config, tmp_path):
     others = [[line, "a story"] for line in text if split_of(f"{line.strip()} a story") != "dev"]
     (folder / "a.txt").write_text("\n\n".join("\n".join(lines) for lines in held_out + others))
     with pytest.raises(UserError, match="one of them of 2 sentences or more, found [2-9] documents"):
+        pretrain(change(config, corpus=str(folder)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_documents_without_a_pair_stop_a_run_at_once(config, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    text = [f"the film {'good ' * i}" for i in range(1, 90)]
+    train = [[line] for line in text if split_of(line) != "dev"]
+    held_out = [[line, "a story"] for line in text if split_of(f"{line.strip()} a story") == "dev"]
+    (folder / "a.txt").write_text("\n\n".join("\n".join(lines) for lines in train + held_out))
+    with pytest.raises(UserError, match=r"one of them of 2 sentences or more, found \d+ documents"):
         pretrain(change(config, corpus=str(folder)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

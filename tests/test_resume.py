@@ -90,11 +90,11 @@ def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_pa
     blocks = [f"the film\na {word} story\nwith this director" for word in ("good", "warm", "awful", "weak")]
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.txt").write_text(
-        "\n\n".join(f"{block}\nand {i} scenes" for block in blocks for i in range(9))
+        "\n\n".join(f"{block}\nand {i} scenes\n\nfilm {i}\nstory" for block in blocks for i in range(9))
     )
     common = {"corpus": str(tmp_path / "corpus"), "init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16}
     config = PretrainConfig(**common, head_epochs=2, max_steps=6, eval_every=4, checkpoint_every=1)
-    pretrain(config, tmp_path / "whole")
+    assert pretrain(config, tmp_path / "whole")["cost"]["compiled_shapes"] > 1
     for i, moment in enumerate(moments):
         with monkeypatch.context() as patch, pytest.raises((Kill, Interrupted)):
             cut(patch, moment, Kill if i % 2 else signal.SIGTERM)

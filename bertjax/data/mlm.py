@@ -5,7 +5,6 @@ size or device count changes an example.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -129,9 +128,18 @@ def plan_pairs(documents: Sequence[TokenDocument], max_length: int, seed: int, e
     return pairs
 
 
-def masked_positions_of(max_length: int) -> int:
-    """P, the masked positions that an example has room for."""
-    return math.ceil(MASKED * max_length)
+def check_documents(documents: Sequence[TokenDocument]) -> None:
+    """UserError for a split that makes no pairs: fewer than two documents, or none of two sentences."""
+    if len(documents) < 2 or all(len(document) < 2 for document in documents):
+        raise UserError(
+            "--config.corpus: expected at least 2 documents with text in each split, one of them of 2 sentences or "
+            f"more, found {len(documents)} documents; add documents, with one sentence a line"
+        )
+
+
+def masked_positions_of(length: int) -> int:
+    """How many masked positions so many tokens have room for."""
+    return math.ceil(MASKED * length)
 
 
 def mask_tokens(
@@ -146,9 +154,9 @@ def mask_tokens(
       ids: int32 [L], special tokens included, no padding.
       vocabulary: tells which may be chosen.
       rng: of the draws.
-      most: P, never exceeded.
+      most: never exceeded.
       whole_word: whether all pieces of a word are chosen or none. A word that would exceed the 15% is passed over;
-        where that leaves nothing, the shortest is chosen.
+        where that leaves nothing, the shortest is chosen, unless it exceeds `most`.
 
     Returns:
       The input with hidden tokens, int32 [L], and the chosen positions, ascending.
@@ -187,12 +195,12 @@ def eval_batches(
     max_length: int,
     batch_size: int,
     whole_word: bool = False,
-) -> Iterator[Batch]:
+) -> "PairBatches":
     """Batches for evaluation, the same at every call: four passes, as few held-out documents give few pairs.
 
     Args, batches and errors as of `PairBatches`.
     """
-    source = PairBatches(
+    return PairBatches(
         documents,
         vocabulary,
         max_length=max_length,
@@ -201,23 +209,21 @@ def eval_batches(
         epochs=EVAL_PASSES,
         whole_word=whole_word,
     )
-    return (source[i] for i in range(len(source)))
 
 
 class PairBatches:
     """The batches of a run by their place in it, as Grain wants a source: new pairs and masks in every epoch.
 
-    Examples of like length stand together, as in `batches.plan_epoch`, of which at most one batch an epoch is filled
-    up. A batch is a dictionary: `input_ids`, `token_type_ids` int32 and `attention_mask` bool [B, S];
+    Batches are of like length, as `batches.plan_epoch` makes them; at most one an epoch is filled up. A batch is a
+    dictionary: `input_ids`, `token_type_ids` int32 and `attention_mask` bool [B, S];
     `masked_positions`, `masked_ids` (the tokens that stood there) int32 and `masked_valid` bool [B, P], P = ⌈0.15 S⌉,
     real ones first; `label` int32 [B], 1 where the second text does not follow the first; `index` int32 [B], the
     example's number in the run, before it is shuffled; `valid` bool [B], False in rows that only fill up.
 
     Attributes:
-      edges: what S can be, ascending.
+      edges: what S can be, ascending: at most MAX_BUCKETS lengths, one more only where it saves LEAST_SAVED of the
+        tokens, as a step is compiled for each.
     """
-
-    edges: tuple[int, ...]
 
     def __init__(
         self,
@@ -242,37 +248,30 @@ class PairBatches:
           whole_word: whether words are masked whole.
 
         Raises:
-          UserError: fewer than two documents, or none of two sentences.
+          UserError: as of `check_documents`.
         """
-        if len(documents) < 2 or all(len(document) < 2 for document in documents):
-            raise UserError(
-                "--config.corpus: expected at least 2 documents with text in each split, one of them of 2 sentences or "
-                f"more, found {len(documents)} documents; add documents, with one sentence a line"
-            )
+        check_documents(documents)
         self._documents, self._vocabulary = documents, vocabulary
         self._max_length, self._batch_size = max_length, batch_size
         self._seed, self._whole_word = seed, whole_word
-        offsets = [np.cumsum([0, *map(len, document)]) for document in documents]
-
-        def length(pair: Pair) -> int:
-            texts = sum(int(offsets[document][end] - offsets[document][begin]) for document, begin, end in pair[:2])
-            return min(3 + texts, max_length)
-
-        self._lengths = [
-            np.array([length(pair) for pair in plan_pairs(documents, max_length, seed, epoch)], np.int32)
-            for epoch in range(epochs)
-        ]
-        self.edges = tuple(min(edge, max_length) for edge in _fewest_edges(np.concatenate(self._lengths)))
+        self._lengths = [self._lengths_of(self._pairs(epoch)) for epoch in range(epochs)]
+        self.edges = _edges(np.concatenate(self._lengths), max_length)
         self._firsts = np.cumsum([0, *map(len, self._lengths)])
         self._ends = np.cumsum([steps_per_epoch(lengths, batch_size, self.edges) for lengths in self._lengths])
-        self._plan = functools.lru_cache(maxsize=1)(self._planned)
+        self._planned: tuple[int, list[Pair], list[PlannedBatch]] = (-1, [], [])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, batch: int) -> Batch:
         epoch = int(np.searchsorted(self._ends, batch, side="right"))
-        pairs, batches = self._plan(epoch)
+        if self._planned[0] != epoch:
+            batches = plan_epoch(self._lengths[epoch], self._batch_size, self.edges, self._seed, epoch)
+            self._planned = epoch, self._pairs(epoch), batches
+        _, pairs, batches = self._planned
         planned = batches[batch - int(self._ends[epoch])]  # from the epoch's end
         size, length, places = self._batch_size, planned.length, masked_positions_of(planned.length)
         arrays: Batch = {
@@ -295,9 +294,12 @@ class PairBatches:
         """Share of the first epoch's tokens that are no padding."""
         return real_token_fraction(self._lengths[0], self._batch_size, self.edges)
 
-    def _planned(self, epoch: int) -> tuple[list[Pair], list[PlannedBatch]]:
-        pairs = plan_pairs(self._documents, self._max_length, self._seed, epoch)
-        return pairs, plan_epoch(self._lengths[epoch], self._batch_size, self.edges, self._seed, epoch)
+    def _pairs(self, epoch: int) -> list[Pair]:
+        return plan_pairs(self._documents, self._max_length, self._seed, epoch)
+
+    def _lengths_of(self, pairs: Sequence[Pair]) -> np.ndarray:
+        texts = ([s for n, begin, end in pair[:2] for s in self._documents[n][begin:end]] for pair in pairs)
+        return np.array([min(3 + sum(map(len, text)), self._max_length) for text in texts], np.int32)
 
     def _texts(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         first, second = (
@@ -323,12 +325,11 @@ class PairBatches:
         arrays["index"][row] = self._firsts[epoch] + place
 
 
-def _fewest_edges(lengths: np.ndarray) -> tuple[int, ...]:
-    """Lengths to pad to: one more only if it saves a twentieth of the tokens, as a step is compiled for each."""
+def _edges(lengths: np.ndarray, max_length: int) -> tuple[int, ...]:
     found: tuple[int, ...] = ()
     padded = np.inf
     for count in range(1, MAX_BUCKETS + 1):
-        edges = bucket_edges(lengths, max_buckets=count)
+        edges = tuple(min(edge, max_length) for edge in bucket_edges(lengths, max_buckets=count))
         tokens = np.array(edges)[np.searchsorted(edges, lengths)].sum()
         if tokens > (1 - LEAST_SAVED) * padded:
             break
