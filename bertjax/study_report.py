@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import paired, study_charts
+from bertjax.config import default_config
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
 from bertjax.study_results import CELLS
@@ -124,8 +125,9 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
     machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
     comparisons = sum(row.tested(other) is not None for row in rows for other in row.minus)
-    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. A run's score
-is that of its last update on dev. A seed draws the training examples, the head, their
+    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. What each
+method changes of the defaults, {default_config().init_from} among them, stands at the end. A run's score is that of its
+last update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
 from one further pre-training on all of the domain's text, for all seeds.
 
