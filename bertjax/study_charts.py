@@ -85,11 +85,11 @@ def differences(rows: Sequence[Row]) -> Chart | None:
     return (9.5, 1.1 + 0.27 * len(entries)), draw
 
 
-def recurring(rows: Sequence[Row]) -> list[Row]:
-    """The rows of methods that were tested against BASE more than once."""
-    tested = [row for row in rows if row.tested() is not None]
-    methods = [row.method for row in tested]
-    return [row for row in tested if methods.count(row.method) > 1]
+def foremost(rows: Sequence[Row]) -> list[Row]:
+    """The rows of methods that were tested against BASE more than once, and those that differ beyond noise."""
+    tested = [(row, found) for row in rows if (found := row.tested()) is not None]
+    methods = [row.method for row, _ in tested]
+    return [row for row, found in tested if methods.count(row.method) > 1 or found.is_beyond_noise]
 
 
 def cost(rows: Sequence[Row]) -> Chart | None:

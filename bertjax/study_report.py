@@ -15,7 +15,7 @@ from bertjax.study_summary import BASE, FEWEST_SEEDS, LONGER, Row, summarise
 from bertjax.workdir import write_text
 
 CHARTS = {
-    "headline": f"Points by which the methods tried on several tasks or sizes beat {BASE} on dev, with 95% intervals",
+    "headline": f"Points by which methods that differ from {BASE}, or were tried more than once, beat it on dev",
     "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
     "cost": "Score on dev against the time of a run",
     "sizes": "Score on dev against the size of the training set, at each size's own settings",
@@ -125,9 +125,9 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
     machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
     comparisons = sum(row.tested(other) is not None for row in rows for other in row.minus)
-    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. What each
-method changes of the defaults, {default_config().init_from} among them, stands at the end. A run's score is that of its
-last update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
+    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. Runs start
+from {default_config().init_from} where the settings at the end do not say otherwise. A run's score is that of its last
+update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
 from one further pre-training on all of the domain's text, for all seeds.
 
@@ -169,7 +169,7 @@ def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> N
 def _write(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
-        "headline": study_charts.differences(study_charts.recurring(rows)),
+        "headline": study_charts.differences(study_charts.foremost(rows)),
         "differences": study_charts.differences(rows),
         "cost": study_charts.cost(rows),
         "sizes": study_charts.sizes(rows),

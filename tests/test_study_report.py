@@ -119,6 +119,13 @@ def test_the_headline_says_what_is_beyond_noise(rows):
     assert study_report.headline(summarise(alike)) == ["sst5, 100% of train: not told apart from fine-tune: R_s."]
 
 
+def test_the_foremost_methods_recur_or_differ(rows):
+    once = [row for row in rows if row.group == ("sst5", "sst5", 0.1)]
+    assert [row.method for row in study_charts.foremost(once)] == ["smart", "bad"]
+    assert not any(row.tested().is_beyond_noise for row in rows if row.method == "R_s")
+    assert [row.method for row in study_charts.foremost(rows)] == ["smart", "R_s", "bad"] * 6
+
+
 def test_plain_finetuning_for_as_long_is_a_comparison_of_its_own():
     part = [x for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0]
     rows = summarise([*part, *(line("sst5", "fine-tune longer", 1.0, seed, 0.74) for seed in range(3))])
