@@ -109,7 +109,7 @@ def test_smart_in_your_own_loop_runs_as_printed(monkeypatch):
     monkeypatch.setattr(optax, "adamw", lenient(optax.adamw))
     namespace = {"__name__": "library"}
     code = python_blocks(LIBRARY)
-    assert len(code) == 3
+    assert len(code) == 4
 
     exec(compile(code[0], "library.md, block 1", "exec"), namespace)
     losses = np.array(namespace["losses"])
@@ -122,12 +122,19 @@ def test_smart_in_your_own_loop_runs_as_printed(monkeypatch):
         assert not np.allclose(value, params[name])
 
     exec(compile(code[1], "library.md, block 2", "exec"), namespace)
+    means = namespace["means"]
+    assert means["loss"] < 0.5 * losses[0]  # of what was trained above
+    assert all(means[name] > 0 for name in ("smoothness", "bregman"))
+    fused, _, anchor = namespace["state"]
+    assert not np.allclose(anchor["head"], fused["head"])
+
+    exec(compile(code[2], "library.md, block 3", "exec"), namespace)
     deltas, embeddings, mask = (np.asarray(namespace[name]) for name in ("deltas", "embeddings", "mask"))
     assert not deltas[~mask].any()
     for delta, embedding, real in zip(deltas, embeddings, mask, strict=True):  # "radius" is a share of the RMS
         assert np.linalg.norm(delta) == pytest.approx(0.02 * np.linalg.norm(embedding[real]), rel=1e-5)
 
-    exec(compile(code[2], "library.md, block 3", "exec"), namespace)
+    exec(compile(code[3], "library.md, block 4", "exec"), namespace)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(namespace["updates"]))
 
 
