@@ -3,8 +3,8 @@
     python train.py --config=configs/sst_smart.py
     python train.py --config=configs/sst_smart.py:paper --config.data_dir=FOLDER
 
-The first fine-tunes the starter model (MiniLM-L6) on `rated_sst`, both fetched from the Python package index: five
-minutes and 3 GB on two CPU cores, dev accuracy about 0.57. The second is the paper's setting:
+The first fine-tunes the starter model (MiniLM-L6) on `rated_sst`, both fetched from the Python package index: five to
+ten minutes and 3 GB on two CPU cores, dev accuracy about 0.57. The second is the paper's setting:
 bert-base-uncased from the hub, gold SST-5 from a folder of CS224N files, and the hyperparameters of Jiang et al., ACL
 2020.
 """
