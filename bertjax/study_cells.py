@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
+import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
       by task: all metrics with the measured smoothness, the main one's name as "metric", its value as "score", and of
       every example what was "predicted" and, under "labels", its label, a class's number or a score; "steps", "cost"
       and "timing" of the run; "further_seconds", of further pre-training's updates, or 0; "log", of every reading
-      [epoch, training loss]; "warnings" of lineage; "versions" and "devices".
+      [epoch, training loss]; "warnings" of lineage; "versions" and "devices"; "machine", as of `machine`.
 
     Raises:
       UserError: as of `loop.train_and_evaluate` and `pretrain_loop.pretrain`, or a file that cannot be written.
@@ -76,7 +78,15 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
         "warnings": summary["warnings"],
         "versions": result["versions"],
         "devices": result["devices"],
+        "machine": machine(),
     }
+
+
+def machine() -> str:
+    """A name of this machine, of its last start where that can be known, that does not tell what it is called."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    name = boot.read_text() if boot.exists() else platform.node()
+    return hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
 
 
 def _predicted(path: Path, label_names: Sequence[str]) -> list[float]:

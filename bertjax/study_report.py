@@ -137,9 +137,9 @@ marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an 
 it can be.
 
 Times and memory are against {BASE}'s: an update's, and a run's, which is of all its updates, further pre-training's
-with them. Operations (XLA's count) are an update's, against plain fine-tuning. Runs share the machine, so times are
-rough; benchmarks/steps.py measures them in peace. Smoothness is the mean divergence at the worst perturbation of 2% of
-the embeddings' RMS: less is smoother."""
+with them. Times are compared between runs on one machine; as these share it, they are rough: benchmarks/steps.py
+measures in peace. Operations (XLA's count) are an update's, against plain fine-tuning. Smoothness is the mean
+divergence at the worst perturbation of 2% of the embeddings' RMS: less is smoother."""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
 

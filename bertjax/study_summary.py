@@ -9,6 +9,10 @@ from bertjax import paired
 
 Cells = Mapping[int, Mapping[str, Any]]
 """Of a method, by seed."""
+Measured = Callable[[Mapping[str, Any]], float | None]
+"""A number of a cell, if it is known."""
+Where = Callable[[Mapping[str, Any]], str]
+"""A name of the place where a cell's number was measured."""
 BASE = "fine-tune"
 """The method that all others are compared with, at the same tasks and training-set size."""
 LONGER = "fine-tune longer"
@@ -49,10 +53,10 @@ class Row:
       minus: comparisons with BASE and with LONGER, by name; without those of a method with itself, of BASE with LONGER,
         and of methods that share no seed.
       metrics: means over seeds of all other numbers of dev.
-      time_ratio: of an update to BASE's, of medians over seeds; None without BASE.
+      time_ratio: of an update to BASE's, of medians over the seeds run on the same machine; None where there is none.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
       flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone.
-      memory_ratio: of the largest step to BASE's.
+      memory_ratio: of the largest step to BASE's, on the same kind of devices.
       warnings: of lineage, for any of the seeds.
     """
 
@@ -136,12 +140,10 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         return paired.difference(ours, theirs, first["labels"], paired.SCORES[first["metric"]])
 
     numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
-    shared = sorted(cells.keys() & base.keys())
 
-    def ratio(of: Callable[[Mapping[str, Any]], float | None]) -> float | None:
-        alike = [seed for seed in shared if cells[seed]["devices"] == base[seed]["devices"]]
-        pairs = [(of(cells[seed]), of(base[seed])) for seed in alike]
-        ratios = [a / b for a, b in pairs if a and b]
+    def ratio(of: Measured, where: Where) -> float | None:
+        ours, theirs = (_medians(part, of, where) for part in (cells, base))
+        ratios = [ours[place] / theirs[place] for place in ours.keys() & theirs.keys()]
         return statistics.median(ratios) if ratios else None
 
     return Row(
@@ -153,15 +155,32 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         scores={seed: values["score"] for seed, values in dev.items()},
         minus={name: Comparison(found) for name in (BASE, LONGER) if (found := minus(name)) is not None},
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
-        time_ratio=ratio(_update_seconds),
-        run_ratio=ratio(_run_seconds),
+        time_ratio=ratio(_update_seconds, _machine),
+        run_ratio=ratio(_run_seconds, _machine),
         # Of the last layer alone XLA's count is not against all of an update.
         flops_ratio=None
         if any(cell["settings"].get("tune") == "head" for cell in cells.values())
         else statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
-        memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes")),
+        memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes"), _devices),
         warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
     )
+
+
+def _medians(cells: Cells, of: Measured, where: Where) -> dict[str, float]:
+    """Of what was measured, by the place where it was: one place's is not to be compared with another's."""
+    found: dict[str, list[float]] = {}
+    for cell in cells.values():
+        if value := of(cell):
+            found.setdefault(where(cell), []).append(value)
+    return {place: statistics.median(values) for place, values in found.items()}
+
+
+def _devices(cell: Mapping[str, Any]) -> str:
+    return str(cell["devices"])
+
+
+def _machine(cell: Mapping[str, Any]) -> str:
+    return f"{cell['machine']} {_devices(cell)}"
 
 
 def _update_seconds(cell: Mapping[str, Any]) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import conftest
 import numpy as np
 import pytest
 
+from bertjax import study_cells
 from bertjax.study_plan import plan
 from bertjax.study_results import read_lines
 from tests.manual import ROOT
@@ -75,6 +77,8 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     assert result["datasets"]["sst5"]["rows"] == {"train": 30, "dev": 23}
     assert dev["score"] == pytest.approx(result["dev"]["sst5"]["final"]["accuracy"], abs=1e-6)
     assert found["fine-tune"]["further_seconds"] == 0
+    assert {line["machine"] for line in lines} == {study_cells.machine()}
+    assert platform.node() not in study_cells.machine()
     logs = [root / "pretrained/sts" / stage / "metrics.jsonl" for stage in ("heads", ".")]
     readings = [[x for x in map(json.loads, log.read_text().splitlines()) if x["split"] == "train"] for log in logs]
     by_hand = sum(only["step"] * only["timing"]["step_seconds"] for (only,) in readings)

@@ -49,6 +49,7 @@ def line(tasks, method, share, seed, right, steps=0.2, peak=100):
         "warnings": ["seen <before>"] if method == "smart" else [],
         "versions": {"jax": "1.2.3"},
         "devices": {"platform": "cpu"},
+        "machine": "a",
     }
 
 
@@ -159,6 +160,23 @@ def test_what_is_not_known_or_not_alike_is_left_out():
     row = {row.method: row for row in summarise(part)}["smart"]
     assert (row.flops_ratio, row.run_ratio) == (None, None)
     assert "cpu, JAX 1.2.3; gpu, JAX 1.2.3" in study_report.about(part[::-1], [row])[0]
+
+
+def test_times_are_compared_on_the_same_machine():
+    part = [
+        dict(x) for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0 and x["method"] in ("smart", "fine-tune")
+    ]
+    ours, base = part[:3], part[3:]
+    assert (ours[0]["method"], base[0]["method"]) == ("smart", "fine-tune")
+    for x in (*ours, base[0]):
+        x["machine"] = "b"
+    base[0]["timing"] = {"step_seconds_median": 0.1}
+    row = {row.method: row for row in summarise(part)}["smart"]
+    assert (row.time_ratio, row.run_ratio) == pytest.approx((4.0, 4.0))  # the two of 0.2 s ran elsewhere
+    assert row.memory_ratio == pytest.approx(1.5)
+    base[0]["machine"] = "c"
+    row = {row.method: row for row in summarise(part)}["smart"]
+    assert (row.time_ratio, row.run_ratio, row.memory_ratio) == (None, None, pytest.approx(1.5))
 
 
 def test_settings_are_told_once():
