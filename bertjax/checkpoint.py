@@ -48,10 +48,6 @@ class Checkpoints:
     ) -> None:
         self._manager.close()
 
-    def last(self) -> int | None:
-        """The step of the last checkpoint, or None."""
-        return self._manager.latest_step()
-
     def reached_preemption(self, step: int) -> bool:
         """Whether the scheduler of a job on several hosts is about to stop it; all of them hear it at one step."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
@@ -113,8 +109,11 @@ class Checkpoints:
         return None
 
     def restore_params(self, step: int, like: Params) -> Params:
-        """The parameters alone; UserError where they cannot be read."""
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(_target(like)))
+        """The parameters alone, on this host's first device; UserError where they cannot be read."""
+        # Orbax would look for the device that wrote them, and another machine may have none of its kind.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(placed))
         try:
             return self._manager.restore(step, args=items)["params"]
         except _UNREADABLE as error:

@@ -21,10 +21,8 @@ def make_state(step, preset="bertjax"):
 def test_a_state_comes_back_whole(tmp_path, preset):
     progress = {"iterator": {"next_index": 3}, "seconds": 1.5, "scores": {}}
     with Checkpoints(tmp_path / "c", ["accuracy"]) as checkpoints:
-        assert checkpoints.last() is None
         checkpoints.save(3, make_state(3, preset), progress, {"accuracy": 0.5})
     with Checkpoints(tmp_path / "c", ["accuracy"]) as checkpoints:
-        assert checkpoints.last() == 3
         step, state, found = checkpoints.restore_last(make_state(0, preset))
         assert step == 3
     chex.assert_trees_all_equal(state, make_state(3, preset))
@@ -32,6 +30,20 @@ def test_a_state_comes_back_whole(tmp_path, preset):
     with Checkpoints(tmp_path / "c") as checkpoints:
         like = jax.eval_shape(lambda: PARAMS)
         chex.assert_trees_all_equal(checkpoints.restore_params(3, like), make_state(3).params)
+
+
+def test_parameters_of_another_kind_of_device_can_be_read(tmp_path):
+    state = jax.device_put(make_state(3), jax.devices()[3])
+    with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
+        checkpoints.save(3, state, {}, {"accuracy": 0.5})
+    (places,) = tmp_path.glob("3/params/_sharding")
+    written = places.read_text()
+    assert written.count("cpu:3") == 2
+    places.write_text(written.replace("cpu:3", "cuda:0"))
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore_params(3, jax.eval_shape(lambda: PARAMS))
+    chex.assert_trees_all_equal(found, make_state(3).params)
+    assert {device for x in jax.tree.leaves(found) for device in x.devices()} == {jax.devices()[0]}
 
 
 def test_the_last_and_the_best_are_kept(tmp_path):
