@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bertjax import cli
+from bertjax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/sst_smart.py; --config.KEY=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE or runs/RECIPE-VARIANT if not given.")
@@ -33,7 +34,15 @@ def main() -> None:
     config = cli.recipe(CONFIG)
     keep_compiled()
     if DISTRIBUTED.value or COORDINATOR.value:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        try:
+            jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        except ValueError as error:
+            raise UserError(
+                "--distributed: expected a cluster that JAX knows, or --coordinator, --num_processes and --process_id "
+                f"together, found neither ({str(error).strip()})"
+            ) from error
+    elif (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
+        raise UserError("--num_processes, --process_id: expected --coordinator=HOST:PORT with them, found none")
     run = pretrain if is_pretraining(config) else train_and_evaluate
     run(config, WORKDIR.value or cli.default_workdir())
 

@@ -21,12 +21,15 @@ def main() -> None:
     # Only once the flags are right: it takes seconds.
     from bertjax.config import PretrainConfig, is_pretraining, read_config
     from bertjax.data.documents import load_corpus
+    from bertjax.data.mlm import check_documents
     from bertjax.inputs import declared_tasks, load_datasets
 
     recipe = cli.recipe(CONFIG)
     found: dict[str, Mapping[str, Sequence[Any]]]
     if is_pretraining(recipe):
         corpus = load_corpus(read_config(recipe, PretrainConfig).corpus)
+        for documents in corpus.splits.values():
+            check_documents(documents)
         found = {corpus.name: corpus.splits}
     else:
         config = read_config(recipe)

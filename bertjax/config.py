@@ -52,9 +52,16 @@ class SmartConfig:
         """The preset with its changes; UserError for a value out of range."""
         changes = {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
         try:
-            return smart.preset(self.preset, **changes)
+            settings = smart.preset(self.preset, **changes)
         except ValueError as error:
             raise UserError(f"--config.smart.{error}") from None
+        idle = [name for name in changes if name not in ("weight", "bregman_weight")]
+        if self.preset == "none" and idle and not (settings.has_smoothness or settings.has_bregman):
+            raise UserError(
+                f"--config.smart.{idle[0]}: without effect at --config.smart.preset=none, which has neither of SMART's "
+                "terms; expected another preset with it, as bertjax"
+            )
+        return settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +239,12 @@ class RunConfig(Config):
 
     def _check_tasks(self) -> None:
         names = self.tasks
+        if self.task != type(self).task and (names is not None or self.data_file is not None):
+            key = "data_file" if names is None else "tasks"
+            raise UserError(
+                f"--config.task: without effect beside --config.{key}, which this recipe sets; leave it out, or take a "
+                "recipe of one task"
+            )
         if names is not None and (not names or len(set(names)) < len(names)):
             raise UserError(f"--config.tasks: expected names of tasks, each once, found {names}")
         if self.pcgrad and (names is None or len(names) < 2):

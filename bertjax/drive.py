@@ -16,9 +16,9 @@ from bertjax.errors import UserError
 from bertjax.guard import Skips
 from bertjax.interruption import Abandoned, Interrupted, Interruption
 from bertjax.meter import Meter
-from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
+from bertjax.parallel import CompiledByShape, DataParallel, is_first_host, peak_bytes
 from bertjax.step import Params, TrainState
-from bertjax.workdir import MetricsLog, read_records
+from bertjax.workdir import MetricsLog, read_records, write_figure
 
 LOG_EVERY = 10
 Scores = dict[str, dict[str, float]]
@@ -66,11 +66,13 @@ class Outcome(NamedTuple):
       state: the last, replicated.
       scores: by what was judged, {"final": metrics, "best": metrics and their "step"}.
       skipped: updates that were left out, as their loss or gradient was not finite.
+      peaks: bytes that XLA sets aside on a device for an update, by the batches that it was compiled for.
     """
 
     state: TrainState
     scores: dict[str, Any]
     skipped: int
+    peaks: dict[str, int]
 
 
 def drive(
@@ -104,6 +106,7 @@ def drive(
     """
     state, step, is_judged = initial.pop(), 0, True
     scores: dict[str, Any] = {}
+    peaks: dict[str, int] = {}
     # On several hosts a signal reaches one of them, and the scheduler's notice all.
     interruption = Interruption() if jax.process_count() == 1 else Interruption(())
     with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints, interruption:
@@ -113,7 +116,7 @@ def drive(
             _check_data(workdir, progress["fingerprints"], plan.fingerprints)
             batches.set_state(progress["iterator"])
             skips.resume(progress["skipped"])
-            scores, is_judged = progress["scores"], progress["is_judged"]
+            scores, peaks, is_judged = progress["scores"], progress["peaks"], progress["is_judged"]
         state = parallel.replicate(state)
         with MetricsLog(workdir, step, is_judged=is_judged) as log, _bar(plan, step) as bar:
             meter.open_window()
@@ -130,6 +133,7 @@ def drive(
                     "iterator": batches.get_state(),
                     "skipped": skips.counts(),
                     "scores": scores,
+                    "peaks": peaks,
                     "is_judged": is_judged,
                     "seconds": meter.seconds,
                     "window": meter.window(),
@@ -146,7 +150,7 @@ def drive(
                     if not run_step.knows(shards):
                         before = run_step.seconds
                         with meter.paused():
-                            run_step.compile(state, shards, key)
+                            peaks[_shapes(batch)] = peak_bytes(run_step.compile(state, shards, key))
                         tell([f"compiled for {_shapes(batch)} in {run_step.seconds - before:.1f} s"])
                     state, replicated = run_step(state, shards, key)
                     step += 1
@@ -181,8 +185,8 @@ def drive(
                     if main or not skips.in_row:  # what may have diverged does not take the last good one's place
                         checkpoints.save(step, parallel.unreplicate(state), progress_now(), main)
             if is_first_host():
-                report.plot_curves(read_records(workdir), plan.main_metrics, workdir / "curves.png")
-    return Outcome(state, scores, skips.total)
+                write_figure(workdir / "curves.png", report.curves(read_records(workdir), plan.main_metrics))
+    return Outcome(state, scores, skips.total, peaks)
 
 
 def _flat(scores: Scores) -> dict[str, float]:

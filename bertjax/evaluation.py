@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from bertjax import plots, predictions, report
 from bertjax.bootstrap import intervals
@@ -24,7 +25,7 @@ from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.smoothness import RADIUS, smoothness_step
 from bertjax.step import Params, cut_at_embeddings, eval_step
 from bertjax.tasks import Task
-from bertjax.workdir import write_json, write_text
+from bertjax.workdir import write_figure, write_json, write_text
 
 
 class Predictor:
@@ -141,7 +142,7 @@ def evaluate(
         row |= {metric: "{:.4f} [{:.3f}, {:.3f}]".format(value, *bounds[metric]) for metric, value in values.items()}
         path, score = workdir / f"plot-{name}-{split}.png", task.main_metric
         title = f"{name}, {split}: {score.replace('_', ' ')} {values[score]:.3f}"
-        _plot(task, outputs, examples.labels, title, path)
+        write_figure(path, _plot(task, outputs, examples.labels, title))
         notes.append(f"plot in {path}")
     write_json(workdir / f"eval-{split}.json", summary)
     for line in summary["warnings"]:
@@ -157,11 +158,10 @@ def _measure(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Metrics:
     return task.metrics(outputs, labels) | {"calibration_error": expected_calibration_error(outputs, labels)}
 
 
-def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str, path: Path) -> None:
+def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str) -> Figure:
     if task.schema.is_score:
-        plots.scatter(outputs[:, 0], labels, title, path)
-    else:
-        plots.confusion_matrix(outputs, labels, task.schema.label_names, title, path)
+        return plots.scatter(outputs[:, 0], labels, title)
+    return plots.confusion_matrix(outputs, labels, task.schema.label_names, title)
 
 
 def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:

@@ -118,11 +118,6 @@ class CompiledByShape:
             self.seconds += time.perf_counter() - start
         return self.compiled[shape]
 
-    @property
-    def peak_bytes(self) -> int | None:
-        """Of the largest executable, on one device; None where none is compiled."""
-        return max(map(peak_bytes, self.compiled.values()), default=None)
-
     def knows(self, batch: Any) -> bool:
         """Whether it is compiled for these batches."""
         return _shape(batch) in self.compiled

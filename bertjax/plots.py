@@ -1,7 +1,6 @@
 """What a person sees of one task's predictions: a confusion matrix, or a scatter plot of scores."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,15 +10,14 @@ MOST_COUNTED = 20
 """Classes up to which cells have room for their numbers."""
 
 
-def confusion_matrix(logits: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str, path: Path) -> None:
-    """Draws which classes are taken for which: counts, coloured by their share of the row, the true class.
+def confusion_matrix(logits: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Which classes are taken for which: counts, coloured by their share of the row, the true class.
 
     Args:
       logits: [N, C].
       labels: [N], classes.
       names: of the C classes.
       title: of the plot.
-      path: of the PNG.
     """
     size = len(names)
     counts = np.zeros((size, size), np.int64)
@@ -39,17 +37,16 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray, names: Sequence[str
             text = f"{counts[row, column]}\n{share:.0%}"
             axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.55 else "black")
     figure.colorbar(image, label="share of the label's examples", shrink=0.8, format=lambda x, _: f"{x:.0%}")
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def scatter(scores: np.ndarray, labels: np.ndarray, title: str, path: Path) -> None:
-    """Draws predicted scores against labels, with the line on which they agree.
+def scatter(scores: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Predicted scores against labels, with the line on which they agree.
 
     Args:
       scores: [N].
       labels: [N].
       title: of the plot.
-      path: of the PNG.
     """
     figure = Figure(figsize=(5.6, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -64,4 +61,4 @@ def scatter(scores: np.ndarray, labels: np.ndarray, title: str, path: Path) -> N
     axes.set(title=title, xlabel="label", ylabel="predicted", xlim=limits, ylim=limits, aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
-    figure.savefig(path, dpi=120)
+    return figure

@@ -170,7 +170,7 @@ class _Run:
         )
         cost = {
             "real_token_fraction": pairs.real_token_fraction(),
-            "compiled_shapes": len(run_step.compiled),
+            "compiled_shapes": len(outcome.peaks),
             "flops_ratio": 1.0,
         }
         return _Stage(self.parallel.unreplicate(outcome.state.params), outcome, num_steps, cost)

@@ -1,7 +1,6 @@
 """What a person reads of a run: the table on screen and the curves."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,8 +35,8 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def plot_curves(records: Sequence[Mapping[str, Any]], main_metrics: Mapping[str, str], path: Path) -> None:
-    """Draws the training loss, SMART's terms and each main metric over updates, from a run's log."""
+def curves(records: Sequence[Mapping[str, Any]], main_metrics: Mapping[str, str]) -> Figure:
+    """The training loss, SMART's terms and each main metric over updates, from a run's log."""
     several = len(main_metrics) > 1
 
     def series(split: str, name: str) -> tuple[list[int], list[float]]:
@@ -76,4 +75,4 @@ def plot_curves(records: Sequence[Mapping[str, Any]], main_metrics: Mapping[str,
         axes.grid(alpha=0.3)
         if axes.lines:  # of a run whose updates were all left out, there may be none
             axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    return figure

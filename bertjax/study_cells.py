@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import platform
 import statistics
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.study_plan import Cell, Further
-from bertjax.workdir import read_records
+from bertjax.workdir import read_config_values, read_records
 
 
 def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
@@ -26,12 +27,21 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
       [epoch, training loss]; "warnings" of lineage; "versions" and "devices"; "machine", as of `machine`.
 
     Raises:
-      UserError: as of `loop.train_and_evaluate` and `pretrain_loop.pretrain`, or a file that cannot be written.
+      UserError: whatever ended the cell, in one line; what is nobody's to put right, a device's want of memory, say,
+        stands whole in the log beside the cell's folder.
     """
     try:
         return _run_cell(cell, root)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read or written ({error.strerror})") from error
+    except UserError:
+        raise
+    except Exception as error:  # want of memory, say: other cells may do
+        folder = root / cell.folder
+        with _log_beside(folder):
+            traceback.print_exc()
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"{type(error).__name__}: {first_line}; all of it is in {folder}.log") from error
 
 
 def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
@@ -120,7 +130,9 @@ def _pretrained(further: Further, root: Path) -> Path:
     folder, corpus = root / "pretrained" / further.domain, root / "corpora" / further.domain
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not (folder / "result.json").exists():
+        if (folder / "result.json").exists():
+            corpus = read_config_values(folder)["corpus"]  # elsewhere, if the study's folder was moved since
+        else:
             _write_corpus(further, corpus)
         with _log_beside(folder):
             pretrain(dataclasses.replace(further.config, corpus=str(corpus)), folder)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertjax import paired
 from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
 from bertjax.data.sources import SOURCES, CourseFiles
 from bertjax.errors import UserError, nearest, shown
@@ -179,6 +180,11 @@ def _check_tasks(where: str, joined: str) -> None:
     for task in joined.split("+"):
         if task not in TASKS and joined != OWN:
             raise UserError(f"{where}: no task {task!r}{nearest(task, TASKS)}")
+        if task in TASKS and (metric := TASKS[task].main_metric) not in paired.SCORES:
+            raise UserError(
+                f"{where}: {task} is judged by {metric}; expected a task whose main metric is one of "
+                f"{', '.join(paired.SCORES)}, as only by these can a study compare"
+            )
 
 
 def _cell(

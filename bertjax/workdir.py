@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
 from bertjax import run_result, small_files, whole_file
@@ -24,8 +26,19 @@ LOG = "metrics.jsonl"
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
+    _write(path, text.encode())
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a PNG whole or not at all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    _write(path, drawn.getvalue())
+
+
+def _write(path: Path, data: bytes) -> None:
     try:
-        whole_file.write(path, text.encode())
+        whole_file.write(path, data)
     except OSError as error:
         raise _unwritable(path, error) from None
 

@@ -35,7 +35,7 @@ def end_of(workdir: Path, *, has_checkpoints: bool = True) -> dict[str, Any]:
 
     Returns:
       A hash of every array of every checkpoint kept (parameters, optimizer state, anchor, counters), the lines of
-      metrics.jsonl without what depends on the clock, and the scores of result.json.
+      metrics.jsonl without what depends on the clock, and the scores and the cost of result.json.
     """
     found: dict[str, Any] = {}
     for path in sorted((workdir / "checkpoints").iterdir()) if has_checkpoints else ():
@@ -48,7 +48,7 @@ def end_of(workdir: Path, *, has_checkpoints: bool = True) -> dict[str, Any]:
     found["metrics.jsonl"] = [{name: x for name, x in record.items() if name != "timing"} for record in records]
     if (workdir / "result.json").exists():
         result = json.loads((workdir / "result.json").read_text())
-        found["result.json"] = [result["dev"], result["datasets"], result["steps"], result["warnings"]]
+        found["result.json"] = [result[name] for name in ("dev", "datasets", "steps", "warnings", "cost")]
     return found
 
 

@@ -50,8 +50,13 @@ def test_nothing_wrong(sst_folder):
 
 
 def test_a_corpus(tmp_path):
-    (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}" for i in range(60)))
+    (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}\nhas an end" for i in range(60)))
     done = run(CHECK, "pretrain_editorials.py", tmp_path, f"--config.corpus={tmp_path}")
     name, splits = done.stdout.split(": ")
     train, dev = (int(part.split()[0]) for part in splits.split(", "))
     assert (done.returncode, name, train + dev) == (0, tmp_path.name, 60)
+
+    (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}" for i in range(60)))
+    done = run(CHECK, "pretrain_editorials.py", tmp_path, f"--config.corpus={tmp_path}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "one of them of 2 sentences or more" in done.stderr

@@ -95,6 +95,25 @@ def test_settings_change_the_preset_and_nothing_else():
         ),
         ({"smart": {"norm": "l1"}}, "--config.smart.norm must be one of l2, linf, found 'l1'"),
         ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
+        (
+            {"smart": {"radius": 0.05}},
+            "--config.smart.radius: without effect at --config.smart.preset=none, which has neither of SMART's terms; "
+            "expected another preset with it, as bertjax",
+        ),
+        (
+            {"smart": {"preset": "bertjax", "start": "noise"}},
+            "--config.smart.num_steps must be at least 1 for power_iteration from noise, found 0",
+        ),
+        (
+            {"task": "sst5", "tasks": ["sts", "quora"]},
+            "--config.task: without effect beside --config.tasks, which this recipe sets; leave it out, or take a "
+            "recipe of one task",
+        ),
+        (
+            {"task": "sst5", "data_file": "a.tsv"},
+            "--config.task: without effect beside --config.data_file, which this recipe sets; leave it out, or take a "
+            "recipe of one task",
+        ),
         ({"tune": "heads"}, "--config.tune: expected all or head, found 'heads'"),
         (
             {"tune": "head", "smart": {"preset": "bertjax"}},

@@ -91,6 +91,13 @@ def test_a_csv_of_articles(tmp_path):
     assert len(both) == 6
 
 
+def test_a_csv_of_books(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("article\n" + "\n".join(ENOUGH) + "\n" + "It rained. " * 20_000 + "\n")
+    both = [document for members in load_corpus(str(path)).splits.values() for document in members]
+    assert max(map(len, both)) == 20_000
+
+
 def test_multioped_s_own_column(tmp_path):
     path = tmp_path / "dataset.csv"
     rows = "".join(

@@ -116,6 +116,7 @@ def assert_same_end(workdir, outcome, whole):
     there, expected = whole
     chex.assert_trees_all_equal(jax.device_get(outcome.state), jax.device_get(expected.state))
     assert outcome.scores == expected.scores
+    assert outcome.peaks == expected.peaks
     assert lines(workdir) == lines(there)
     assert steps(workdir) == steps(there)
     assert not (workdir / "interrupted").exists()
@@ -133,6 +134,8 @@ def test_what_is_logged(whole):
     found = [(line["step"], line["split"]) for line in lines(workdir)]
     assert found == [(8, "dev"), (10, "train"), (16, "dev"), (20, "train"), (23, "train"), (23, "dev")]
     assert (int(outcome.state.step), outcome.skipped) == (23, 0)
+    assert list(outcome.peaks) == ["toy 4"]
+    assert outcome.peaks["toy 4"] > 4 * 3 * 4  # parameters, both moments and the anchor, of three floats each
     assert {"23", str(outcome.scores["toy"]["best"]["step"])} == set(steps(workdir))
     assert (workdir / "curves.png").exists()
 
@@ -166,7 +169,7 @@ def test_killed_while_saving_it_comes_to_the_same_end(whole, tmp_path, monkeypat
 
 def test_killed_after_the_last_checkpoint_nothing_is_done_twice(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Kill):
-        patch.setattr(driver.report, "plot_curves", lambda *_: raises(Kill)())
+        patch.setattr(driver.report, "curves", lambda *_: raises(Kill)())
         run(tmp_path)
     assert_same_end(tmp_path, run(tmp_path, Batches(at={i: raises(AssertionError) for i in range(30)})), whole)
 

@@ -1,7 +1,7 @@
 import pytest
 from matplotlib import image
 
-from bertjax import report
+from bertjax import report, workdir
 
 
 def test_a_table_is_aligned():
@@ -41,7 +41,7 @@ def test_curves_are_drawn_with_terms_where_there_are_any(tmp_path, terms, width)
         for i in range(5)
     ]
     records.append({"step": 50, "split": "dev", "values": {"loss": 1.4, "accuracy": 0.5}})
-    report.plot_curves(records, {"sst5": "accuracy"}, tmp_path / "curves.png")
+    workdir.write_figure(tmp_path / "curves.png", report.curves(records, {"sst5": "accuracy"}))
     pixels = image.imread(tmp_path / "curves.png")
     assert pixels.shape[:2] == (432, width)
     assert pixels[..., :3].std() > 0.05
@@ -58,5 +58,5 @@ def test_curves_of_several_tasks(tmp_path):
         "values": {"a/accuracy": 0.5, "a/loss": 1.0, "b/pearson": 0.7, "mean/score": 0.6},
     }
     path = tmp_path / "curves.png"
-    report.plot_curves([*train, dev], {"a": "accuracy", "b": "pearson", "mean": "score"}, path)
+    workdir.write_figure(path, report.curves([*train, dev], {"a": "accuracy", "b": "pearson", "mean": "score"}))
     assert image.imread(path).shape[:2] == (432, 1440)

@@ -285,3 +285,8 @@ def test_numbers_that_name_classes_are_no_indices(tmp_path):
     rows, skipped = read_table(path, schema=stars, id_column=None, on_bad_row="skip")
     assert [row.label for row in rows] == [0, 1]
     assert skipped == [f"{path}:4: stars: expected one of 1, 2, found '0'"]
+    signs = Schema(("body",), "sign", ("+1", "-1"))
+    path = write(tmp_path, "body\tsign\na\t+1\nb\t-1\nc\t1\n")
+    rows, skipped = read_table(path, schema=signs, id_column=None, on_bad_row="skip")
+    assert [row.label for row in rows] == [0, 1]
+    assert skipped == [f"{path}:4: sign: expected one of +1, -1, found '1'"]

@@ -22,6 +22,7 @@ JITTED_OR_NOT = pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["pl
         ({"bregman_weight": float("inf")}, "bregman_weight"),
         ({"norm": "l1"}, "norm must be one of l2, linf, found 'l1'"),
         ({"num_steps": -1}, "num_steps must be at least 0 for power_iteration, found -1"),
+        ({"start": "noise"}, "num_steps must be at least 1 for power_iteration from noise, found 0"),
         ({"adversary": "projected_gradient_ascent", "num_steps": 0}, "num_steps must be at least 1 for projected"),
         ({"decay": (0.9,)}, "decay must be .*two numbers"),
         ({"decay": (0.9, 1.5)}, r"decay must be a number in \[0, 1\], found 1.5"),

@@ -2,7 +2,8 @@
 
 import json
 import os
-import platform
+import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from bertjax import study_cells
-from bertjax.study_plan import plan
+from bertjax.config import RunConfig
+from bertjax.errors import UserError
+from bertjax.study_plan import Cell, plan
 from bertjax.study_results import read_lines
 from tests.manual import ROOT
 
@@ -48,6 +51,20 @@ def run(folder, *arguments):
     )
 
 
+def test_what_nobody_foresaw_ends_one_cell(monkeypatch, tmp_path):
+    def run(cell, root):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nby much")
+
+    monkeypatch.setattr(study_cells, "_run_cell", run)
+    cell = Cell(("sts",), "smart", 0.1, 0, RunConfig())
+    with pytest.raises(UserError, match="RuntimeError: RESOURCE_EXHAUSTED: Out of memory; all of it is in") as raised:
+        study_cells.run_cell(cell, tmp_path)
+    log = tmp_path / "runs/sts/smart/0.1/0.log"
+    assert str(raised.value).endswith(str(log))
+    assert "Traceback" in log.read_text()
+    assert "by much" in log.read_text()
+
+
 @pytest.mark.slow
 def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     small = {"init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16, "epochs": 1}
@@ -65,7 +82,8 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     root = tmp_path / "runs" / "tiny"
     namespace = {}
     exec(recipe, namespace)
-    lines = read_lines(root, plan(namespace["get_config"]().to_dict()))
+    cells = plan(namespace["get_config"]().to_dict() | {"data_dir": str(sst_folder)})
+    lines = read_lines(root, cells)
     assert len(lines) == 3
     found = {line["method"]: line for line in lines}
     dev = found["smart"]["dev"]["sst5"]
@@ -78,7 +96,7 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     assert dev["score"] == pytest.approx(result["dev"]["sst5"]["final"]["accuracy"], abs=1e-6)
     assert found["fine-tune"]["further_seconds"] == 0
     assert {line["machine"] for line in lines} == {study_cells.machine()}
-    assert platform.node() not in study_cells.machine()
+    assert re.fullmatch("[0-9a-f]{8}", study_cells.machine())
     logs = [root / "pretrained/sts" / stage / "metrics.jsonl" for stage in ("heads", ".")]
     readings = [[x for x in map(json.loads, log.read_text().splitlines()) if x["split"] == "train"] for log in logs]
     by_hand = sum(only["step"] * only["timing"]["step_seconds"] for (only,) in readings)
@@ -95,3 +113,9 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     changed = run(tmp_path, *flags, "--config.base.epochs=2", "--report_only")
     assert changed.stderr.count("\n") == 1
     assert "was run with other settings than the recipe's: epochs was 1, is 2" in changed.stderr
+
+    # Elsewhere, what is finished of further pre-training counts still.
+    moved = root.rename(tmp_path / "moved")
+    shutil.rmtree(moved / "runs")
+    (cell,) = (cell for cell in cells if cell.method == "further")
+    assert study_cells.run_cell(cell, moved)["dev"] == found["further"]["dev"]

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -174,6 +175,13 @@ def test_one_folder_for_two_methods_is_told(recipe):
     recipe["methods"] |= {"a b": {}, "a_b": {}}
     recipe["blocks"] = {"1": block(methods=["a b", "a_b"])}
     with pytest.raises(UserError, match="'a_b' and 'a b' have one folder, runs/sst5/a_b/1/0; rename one"):
+        study.plan(recipe)
+
+
+def test_a_task_whose_metric_cannot_be_compared_is_told(recipe, monkeypatch):
+    task = dataclasses.replace(study.TASKS["sst5"], main_metric="macro_f1")
+    monkeypatch.setattr(study, "TASKS", study.TASKS | {"sst5": task})
+    with pytest.raises(UserError, match="sst5 is judged by macro_f1; expected .* one of accuracy, pearson, matthews"):
         study.plan(recipe)
 
 

@@ -5,6 +5,7 @@ import resource
 
 import pytest
 from checkpoints import RESULT
+from matplotlib.figure import Figure
 
 from bertjax import workdir as workdirs
 from bertjax.config import RunConfig, SmartConfig
@@ -111,11 +112,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
         with pytest.raises(UserError, match=r"x.json: cannot be written \(File too large\); free space"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
             workdirs.write_json(path, {"a": "b" * 100})
+        with pytest.raises(UserError, match=r"x.png: cannot be written \(File too large\); free space"):
+            workdirs.write_figure(tmp_path / "x.png", Figure())
         with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written"), log:
             log.write(10, 0.5, "train", {"loss": 1.5}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert json.loads(path.read_text()) == {"a": 1}
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -137,6 +137,7 @@ def _csv(path: Path) -> list[Document]:
 
 def _csv_rows(text: str) -> Iterator[tuple[int, list[str], str]]:
     """Rows that are not blank: the line each begins in, its fields, and what is wrong with it or ""."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a document may be a book
     # Strict: else a quotation mark out of place would join rows, and nobody would know.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:

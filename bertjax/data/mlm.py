@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -128,7 +128,7 @@ def plan_pairs(documents: Sequence[TokenDocument], max_length: int, seed: int, e
     return pairs
 
 
-def check_documents(documents: Sequence[TokenDocument]) -> None:
+def check_documents(documents: Sequence[Sequence[Any]]) -> None:
     """UserError for a split that makes no pairs: fewer than two documents, or none of two sentences."""
     if len(documents) < 2 or all(len(document) < 2 for document in documents):
         raise UserError(

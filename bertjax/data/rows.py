@@ -49,7 +49,7 @@ def score(low: float, high: float) -> ParseLabel:
 def _class_name(names: Sequence[str]) -> ParseLabel:
     numbered = {name: i for i, name in enumerate(names)}
     also = ""
-    if not any(name.isdigit() for name in names):
+    if all(math.isnan(_number(name)) for name in names):
         numbered |= {str(i): i for i in range(len(names))}
         also = ", or its number from 0"
 

@@ -33,7 +33,7 @@ class SmartSettings:
       norm: "l2" or "linf".
       start: of the power iteration: "noise", "output" or "task_gradient": the gradient, in the embedding, of
         the task's loss and the Bregman term together, which the main backward pass holds already.
-      num_steps: the adversary's steps; the power iteration may do with 0.
+      num_steps: the adversary's steps; the power iteration, but from noise, may do with 0.
       step_size: the ascent's η.
       noise: the ascent's σ.
       per: what a norm of the ascent covers, "example" or "token".
@@ -82,9 +82,11 @@ class SmartSettings:
         }.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
-        fewest = 0 if self.adversary == "power_iteration" else 1
+        # Noise that nothing turns hardly moves the output: R_s would be next to nothing, at full cost.
+        fewest = 0 if self.adversary == "power_iteration" and self.start != "noise" else 1
         if self.num_steps < fewest:
-            raise ValueError(f"num_steps must be at least {fewest} for {self.adversary}, found {self.num_steps}")
+            where = f"{self.adversary} from noise" if self.adversary == "power_iteration" and fewest else self.adversary
+            raise ValueError(f"num_steps must be at least {fewest} for {where}, found {self.num_steps}")
         if self.every < 1:
             raise ValueError(f"every must be at least 1, found {self.every}")
         if isinstance(self.decay, tuple):

@@ -50,7 +50,8 @@ def add_bregman_proximal(
     `optax.masked`, and hand `update` a `divergence_fn` over the step's batch.
 
     Args:
-      weight: μ, a number or a schedule; a plain 0 leaves the gradient alone, and keeps no anchor.
+      weight: μ, a number or a schedule of the calls of `update`; a plain 0 leaves the gradient alone, and keeps no
+        anchor.
       decay: β, a number or a schedule of the anchor's own updates.
       sync_period: S, updates of θ to one of θ̃, as in the paper's Algorithm 1. With gradient accumulation over k
         calls, `optax.chain(add_bregman_proximal(..., sync_period=k), optax.MultiSteps(tx, k))`, it is k.
@@ -161,8 +162,9 @@ def smart(
     Args:
       settings: a `SmartSettings`, or a preset's name. "bertjax" wants a `terms_fn` with a `loss_fn`, whose gradient it
         takes a second time here: the one that came in does not reach down to the embeddings.
-      num_steps: updates of the whole run, where the anchor's decay is given by shares of it.
-      sync_period: as for `add_bregman_proximal`.
+      num_steps: the anchor's own updates in the whole run, where its decay is given by shares of it: one to S updates
+        of θ. Other schedules count calls of `update`.
+      sync_period: S, as for `add_bregman_proximal`.
       axis_name: of `pmap` or `shard_map`: the terms' gradient is averaged over the axis, to be chained after
         the gradients themselves were averaged. With None everything is local: chain it on local gradients,
         and average after (`shard_map` with check_vma=False).
