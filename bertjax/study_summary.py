@@ -12,7 +12,7 @@ Cells = Mapping[int, Mapping[str, Any]]
 Measured = Callable[[Mapping[str, Any]], float | None]
 """A number of a cell, if it is known."""
 Where = Callable[[Mapping[str, Any]], str]
-"""A name of the place where a cell's number was measured."""
+"""A name of what a cell shares with those that its numbers may be compared with."""
 BASE = "fine-tune"
 """The method that all others are compared with, at the same tasks and training-set size."""
 LONGER = "fine-tune longer"
@@ -56,7 +56,7 @@ class Row:
       time_ratio: of an update to BASE's, of medians over the seeds run on the same machine; None where there is none.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
       flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone.
-      memory_ratio: of the largest step to BASE's, on the same kind of devices.
+      memory_ratio: of the largest step to BASE's, of the median seed that both have.
       warnings: of lineage, for any of the seeds.
     """
 
@@ -161,13 +161,13 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         flops_ratio=None
         if any(cell["settings"].get("tune") == "head" for cell in cells.values())
         else statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
-        memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes"), _devices),
+        memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes"), _seed),
         warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
     )
 
 
 def _medians(cells: Cells, of: Measured, where: Where) -> dict[str, float]:
-    """Of what was measured, by the place where it was: one place's is not to be compared with another's."""
+    """Of what was measured, by where it can be compared."""
     found: dict[str, list[float]] = {}
     for cell in cells.values():
         if value := of(cell):
@@ -175,12 +175,13 @@ def _medians(cells: Cells, of: Measured, where: Where) -> dict[str, float]:
     return {place: statistics.median(values) for place, values in found.items()}
 
 
-def _devices(cell: Mapping[str, Any]) -> str:
-    return str(cell["devices"])
+def _seed(cell: Mapping[str, Any]) -> str:
+    # It draws the examples, and so the longest batch, which sets a run's memory.
+    return f"{cell['seed']} {cell['devices']}"
 
 
 def _machine(cell: Mapping[str, Any]) -> str:
-    return f"{cell['machine']} {_devices(cell)}"
+    return f"{cell['machine']} {cell['devices']}"
 
 
 def _update_seconds(cell: Mapping[str, Any]) -> float | None:

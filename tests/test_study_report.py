@@ -162,6 +162,13 @@ def test_what_is_not_known_or_not_alike_is_left_out():
     assert "cpu, JAX 1.2.3; gpu, JAX 1.2.3" in study_report.about(part[::-1], [row])[0]
 
 
+def test_memory_is_compared_on_the_same_examples():
+    base = [line("sst5", "fine-tune", 1.0, seed, 0.5, peak=100 * (seed + 1)) for seed in range(3)]
+    ours = line("sst5", "smart", 1.0, 2, 0.5, peak=450)
+    _, row = summarise([*base, ours])
+    assert row.memory_ratio == pytest.approx(1.5)
+
+
 def test_times_are_compared_on_the_same_machine():
     part = [
         dict(x) for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0 and x["method"] in ("smart", "fine-tune")
