@@ -107,7 +107,10 @@ def _draw_cost(axes: Any, members: Sequence[Row]) -> None:
         error = None if row.deviation is None else 100 * row.deviation
         axes.errorbar(row.run_ratio, 100 * row.mean, yerr=error, fmt="o", capsize=2)
         axes.annotate(row.method, (row.run_ratio, 100 * row.mean), (5, 4), textcoords="offset points", fontsize=8)
-    axes.margins(x=0.25)
+    # Further pre-training takes many times what anything else does.
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.margins(x=0.3)
     axes.set(
         xlabel=f"time of a run, {BASE} = 1",
         ylabel=f"{members[0].metric} on dev, %",

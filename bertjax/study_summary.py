@@ -56,7 +56,7 @@ class Row:
       time_ratio: of an update to BASE's, of medians over the seeds run on the same machine; None where there is none.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
       flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone.
-      memory_ratio: of the largest step to BASE's, of the median seed that both have.
+      memory_ratio: of the largest step to BASE's, the median over the seeds that both have.
       warnings: of lineage, for any of the seeds.
     """
 
