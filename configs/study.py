@@ -2,7 +2,7 @@
 
     python -m bertjax.study --config=configs/study.py --config.data_dir=FOLDER
 
-On gold SST-5, STS and Quora, from a folder of CS224N's files. 228 runs of MiniLM-L6, eight hours or so on two fast CPU cores; a
+On gold SST-5, STS and Quora, from a folder of CS224N's files. 228 runs of MiniLM-L6, nine hours on two CPU cores; a
 rerun goes on. Learning rate and epochs are those that docs/scale.md chose for plain fine-tuning on SST-5, on a
 validation part of train of 5% and 1% of the examples; on it, too, R_s did best at radius 0.1 and D with a horizon that
 is a share of the run: "smart wide" here. Nothing was chosen on STS or Quora. SST-5 has no text of its own beyond single
