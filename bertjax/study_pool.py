@@ -1,5 +1,6 @@
 """Jobs in processes of their own, each with its share of the CPU's cores, until done or asked to stop."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -66,7 +67,8 @@ def each(run: Callable[[Job], Done], jobs: Sequence[Job], workers: int) -> Itera
 def _signal_workers(number: signal.Signals) -> None:
     for worker in multiprocessing.active_children():
         assert worker.pid is not None
-        os.kill(worker.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            os.kill(worker.pid, number)
 
 
 def _submit(pool: ProcessPoolExecutor, run: Callable[[Job], Done], job: Job) -> Future[Done]:

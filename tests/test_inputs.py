@@ -72,7 +72,7 @@ def test_the_data_of_all_tasks_are_checked(config, tiny_checkpoint, sst_folder):
         file.write("61\ttrain61\tthe film\t7\n")
     for split in ("train", "dev"):
         (sst_folder / f"sts-{split}.csv").write_text("\tid\tsentence1\tsentence2\tsimilarity\n0\tp\tone\ttwo\t5.5\n")
-    config = dataclasses.replace(config, tasks=("sst5", "quora", "sts"))
+    config = dataclasses.replace(config, task=RunConfig.task, tasks=("sst5", "quora", "sts"))
     with pytest.raises(BadData) as raised:
         load_inputs(config, tiny_checkpoint, ("train",))
     assert [(problem.file.rpartition("/")[2], problem.line) for problem in raised.value.problems] == [

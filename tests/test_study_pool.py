@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from bertjax import study_pool
 from bertjax.data.problems import BadData, Problem
 from bertjax.errors import UserError
 from bertjax.study_pool import each
@@ -70,6 +71,13 @@ def test_a_killed_worker_is_told():
     assert [next(jobs), next(jobs)] == [(0, 0), (1, 1)]
     with pytest.raises(UserError, match="a worker process was killed, most likely for want of memory; the same"):
         next(jobs)
+
+
+def test_a_worker_that_has_just_ended_needs_no_signal(monkeypatch):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [ended])
+    study_pool._signal_workers(signal.SIGTERM)
 
 
 def test_a_mistake_in_the_code_is_not_hidden():
