@@ -152,6 +152,18 @@ def test_bad_input_is_one_line_and_writes_nothing(config, tmp_path, changes, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_the_operations_of_a_lazy_run_are_those_of_its_updates(config, tmp_path):
+    def ratio(**changes):
+        changed = change(config, max_steps=1, smart=SmartConfig(preset="bertjax", **changes))
+        return loop.train_and_evaluate(changed, tmp_path / str(changes))["cost"]["flops_ratio"]
+
+    each, never = ratio(), ratio(weight=0.0)
+    assert never < each - 0.5
+    # The condition itself counts a little, too.
+    assert ratio(every=4) == pytest.approx(never + (each - never) / 4, rel=0.02)
+
+
 def test_a_diverging_run_stops_in_one_line_and_keeps_nothing_of_it(config, tmp_path):
     config = change(config, learning_rate=1e30, max_steps=8, warmup=0.0, max_skipped=2)
     with pytest.raises(UserError, match="training diverged: 3 updates in a row, to 4, .* rows train") as raised:
