@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bertjax import cli
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/sst_smart.py; --config.KEY=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE or runs/RECIPE-VARIANT if not given.")
@@ -39,7 +39,7 @@ def main() -> None:
         except ValueError as error:
             raise UserError(
                 "--distributed: expected a cluster that JAX knows, or --coordinator, --num_processes and --process_id "
-                f"together, found neither ({str(error).strip()})"
+                f"together, found neither ({reason(error)})"
             ) from error
     elif (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
         raise UserError("--num_processes, --process_id: expected --coordinator=HOST:PORT with them, found none")

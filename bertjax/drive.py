@@ -148,10 +148,10 @@ def drive(
                     batch = next(batches)
                     shards = {name: parallel.shard(part) for name, part in batch.items()}
                     if not run_step.knows(shards):
-                        before = run_step.seconds
+                        before, shapes = run_step.seconds, _shapes(batch)
                         with meter.paused():
-                            peaks[_shapes(batch)] = peak_bytes(run_step.compile(state, shards, key))
-                        tell([f"compiled for {_shapes(batch)} in {run_step.seconds - before:.1f} s"])
+                            peaks[shapes] = peak_bytes(run_step.compile(state, shards, key))
+                        tell([f"compiled for {shapes} in {run_step.seconds - before:.1f} s"])
                     state, replicated = run_step(state, shards, key)
                     step += 1
                     means = parallel.unreplicate(replicated)

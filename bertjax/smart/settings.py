@@ -83,10 +83,11 @@ class SmartSettings:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
         # Noise that nothing turns hardly moves the output: R_s would be next to nothing, at full cost.
-        fewest = 0 if self.adversary == "power_iteration" and self.start != "noise" else 1
+        what, fewest = self.adversary, 1
+        if what == "power_iteration":
+            what, fewest = (f"{what} from noise", 1) if self.start == "noise" else (what, 0)
         if self.num_steps < fewest:
-            where = f"{self.adversary} from noise" if self.adversary == "power_iteration" and fewest else self.adversary
-            raise ValueError(f"num_steps must be at least {fewest} for {where}, found {self.num_steps}")
+            raise ValueError(f"num_steps must be at least {fewest} for {what}, found {self.num_steps}")
         if self.every < 1:
             raise ValueError(f"every must be at least 1, found {self.every}")
         if isinstance(self.decay, tuple):
