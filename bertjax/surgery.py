@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 Params = Any
+_ORDERS = 0x9C6
+"""Of the stream of orders, among those of a seed."""
 
 
 class PcgradState(NamedTuple):
@@ -49,7 +51,8 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
     def init(params: Params) -> PcgradState:
         del params
-        return PcgradState(jax.random.key_data(jax.random.key(seed)))
+        # A run splits its own keys off `key(seed)`: without the number, the orders' would be among them.
+        return PcgradState(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), _ORDERS)))
 
     def update(
         gradients: Sequence[Params], state: PcgradState, params: Params = None, **extra_args: Any

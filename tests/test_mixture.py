@@ -50,6 +50,14 @@ def test_the_seed_decides_the_draws():
     assert turns(SIZES, "proportional", 100, 1) != turns(SIZES, "proportional", 100, 2)
 
 
+@pytest.mark.parametrize("stream", [7, (7, 0), (7, 1), (7, 2)], ids=str)
+def test_no_other_stream_of_the_seed_decides_the_turns(stream):
+    """The share of the examples and the order of the batches come from sequences like these."""
+    theirs = np.random.default_rng(stream).random(100) < 0.5
+    drawn = turns({"a": 1, "b": 1}, "proportional", 100, 7)
+    assert [name == "a" for name in drawn] != theirs.tolist()
+
+
 def test_each_task_goes_its_own_way():
     order = ["a", "b", "b", "a", "a"]
     found = list(mixture(order))

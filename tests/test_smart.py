@@ -41,6 +41,14 @@ def test_the_perturbation_is_a_constant_to_outer_gradients(options):
     chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, gradients))
 
 
+def test_so_is_the_random_one_where_its_radius_follows_from_the_embeddings():
+    def moved(x):
+        radius = 0.1 * jnp.sqrt(jnp.mean(jnp.square(x)))
+        return jnp.sum(smart.random_perturbation(x, jax.random.key(0), radius=radius))
+
+    assert not jax.grad(moved)(jnp.ones((S, D))).any()
+
+
 # Power iteration
 
 

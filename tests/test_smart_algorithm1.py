@@ -110,8 +110,8 @@ def oracle(optimizer, radius, step_size, noise, decay):
             moments[name] = first, second
             unbiased = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
             params[name] = params[name] - 0.01 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-6)
-        # Line 15, after θ_t: ours moves the anchor on entering the next update, whose number decides on β.
-        beta = decay[0] if step + 1 < OF_STEPS / 10 else decay[1]
+        # Line 15, after θ_t, t from 1: β is the first of the two in t ≤ T / 10.
+        beta = decay[0] if step + 1 <= OF_STEPS / 10 else decay[1]
         anchor = {name: beta * anchor[name] + (1 - beta) * params[name] for name in params}
         yield deltas, {name: value.copy() for name, value in params.items()}
 

@@ -77,7 +77,7 @@ def decays(settings, num_steps, counts):
 
 
 def test_the_decay_changes_after_a_tenth_of_the_updates():
-    found = decays(smart.SmartSettings(decay=(0.9, 0.99)), 50, (0, 4, 5, 49))
+    found = decays(smart.SmartSettings(decay=(0.9, 0.99)), 50, (1, 5, 6, 50))
     np.testing.assert_allclose(found, [0.9, 0.9, 0.99, 0.99])
 
 

@@ -256,6 +256,23 @@ def test_the_anchor_moves_by_one_minus_decay():
     chex.assert_trees_all_close(moved, {"w": np.float32([1.5, 1.0])})
 
 
+def test_an_anchor_of_half_precision_parameters_moves():
+    # In bfloat16 1 − 0.999 is 0, and near 1 a step is 1/256.
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    start = smart.init_anchor({"w": jnp.zeros(3, jnp.bfloat16)})
+    moved = jax.lax.fori_loop(0, 2000, lambda _, anchor: smart.update_anchor(anchor, params, 0.999), start)
+    chex.assert_trees_all_close(moved, {"w": np.full(3, 1 - 0.999**2000, np.float32)}, rtol=1e-4)
+    tx = smart.add_bregman_proximal(weight=1.0, decay=0.999)
+
+    def divergence_fn(params, anchor):
+        assert anchor["w"].dtype == jnp.bfloat16
+        return jnp.sum(jnp.square(params["w"] - anchor["w"]))
+
+    updates, state = tx.update(params, tx.init(params), params, divergence_fn=divergence_fn)
+    assert updates["w"].dtype == jnp.bfloat16
+    assert smart.anchor(state)["w"].dtype == jnp.float32
+
+
 def test_an_anchor_at_the_parameters_stays_there_to_the_last_bit():
     params = {"w": jax.random.normal(jax.random.key(0), (10_000,))}
     chex.assert_trees_all_equal(smart.update_anchor(params, params, 0.999), params)

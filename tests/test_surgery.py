@@ -35,6 +35,13 @@ def flat(found):
     return np.concatenate([found["a"], found["b"]["c"]])
 
 
+def test_the_orders_keys_are_none_that_a_run_splits_off_its_seed():
+    keys = [pcgrad(3).init(tree(np.zeros(3))).key]
+    keys += [jax.random.key_data(key) for key in jax.random.split(jax.random.wrap_key_data(keys[0]))]
+    theirs = jax.random.key_data(jax.random.split(jax.random.key(3), 4))
+    assert not {tuple(key.tolist()) for key in keys} & {tuple(key) for key in theirs.tolist()}
+
+
 def test_gradients_in_agreement_are_averaged():
     rows = [np.array([1.0, 2.0, 0.0], np.float32), np.array([1.0, 0.0, 3.0], np.float32)]
     found, _ = apply(rows)

@@ -32,7 +32,8 @@ def turns(sizes: Mapping[str, int], sampling: str, num_steps: int, seed: int) ->
     }[sampling]
     shares = np.array([sizes[name] for name in names], np.float64) ** powers[:, None]
     bounds = np.cumsum(shares, axis=1) / shares.sum(axis=1, keepdims=True)
-    draws = np.random.default_rng((seed, 1)).random(num_steps)
+    # A spawned sequence: no other stream that the seed decides, of examples or of batches, begins like it.
+    draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,))).random(num_steps)
     return [names[i] for i in np.minimum((draws[:, None] >= bounds).sum(axis=1), len(names) - 1)]
 
 

@@ -144,4 +144,4 @@ def random_perturbation(
         z = jax.random.uniform(key, embedding.shape, keep.dtype, minval=-1, maxval=1)
     else:
         raise ValueError(f"distribution must be normal or uniform, found {distribution!r}")
-    return keep * jnp.asarray(radius, keep.dtype) * z
+    return keep * jax.lax.stop_gradient(jnp.asarray(radius, keep.dtype)) * z

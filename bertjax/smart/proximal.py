@@ -5,12 +5,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bertjax.smart.norms import at_least_float32
+
 Params = Any
 
 
 def init_anchor(params: Params) -> Params:
-    """A copy of the parameters, of which no buffer is shared: donating one leaves the other whole."""
-    return jax.tree.map(jnp.copy, params)
+    """A copy of the parameters, of which no buffer is shared: donating one leaves the other whole.
+
+    In float32 at least: at bfloat16's eight bits, 1 − 0.999 is 0, and a step of a hundredth is lost.
+    """
+    return jax.tree.map(lambda x: jnp.array(x, at_least_float32(x.dtype)), params)
+
+
+def like_params(anchor: Params, params: Params) -> Params:
+    """The anchor in the parameters' dtypes, to be run as they are."""
+    return jax.tree.map(lambda a, p: a.astype(p.dtype), anchor, params)
 
 
 def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> Params:
@@ -20,6 +30,6 @@ def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> P
     """
 
     def move(a: jax.Array, p: jax.Array) -> jax.Array:
-        return a + (1 - jnp.asarray(decay, a.dtype)) * (p - a)
+        return a + (1 - jnp.asarray(decay, a.dtype)) * (p.astype(a.dtype) - a)
 
     return jax.tree.map(move, anchor, params)

@@ -170,6 +170,10 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
       settings: SMART's.
       num_steps: updates of the whole run.
 
+    Returns:
+      A number, or a schedule of the updates that have been made when the anchor moves: the first of a pair is that of
+      1 to num_steps / 10, as in the paper's Algorithm 1.
+
     Raises:
       ValueError: β follows from the length of the run, and `num_steps` is None.
     """
@@ -182,7 +186,7 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
         return 1 - 1 / max(1.0, settings.horizon * num_steps)
     assert isinstance(decay, tuple)
     early, late = decay
-    return lambda count: jnp.where(count < math.ceil(num_steps / 10), early, late)
+    return lambda count: jnp.where(count <= num_steps // 10, early, late)
 
 
 PRESETS = {

@@ -11,7 +11,7 @@ from bertjax.smart.adversary import power_iteration
 from bertjax.smart.ascent import projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence
 from bertjax.smart.norms import at_least_float32
-from bertjax.smart.proximal import Params
+from bertjax.smart.proximal import Params, like_params
 from bertjax.smart.settings import SmartSettings
 
 
@@ -107,7 +107,7 @@ def smart_terms(
         moved_keys, anchor_keys = (jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, i) for i in range(2))
     anchored = None
     if settings.has_bregman:
-        anchor = jax.lax.stop_gradient(anchor)
+        anchor = jax.lax.stop_gradient(like_params(anchor, params))
         anchored = forward(anchor, embed(anchor, batch), batch, anchor_keys)
 
     embeddings = embed(params, batch)

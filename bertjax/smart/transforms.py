@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bertjax.smart.proximal import Params, init_anchor, update_anchor
+from bertjax.smart.proximal import Params, init_anchor, like_params, update_anchor
 from bertjax.smart.settings import (
     Scalar,
     SmartSettings,
@@ -26,7 +26,7 @@ class SmartState(NamedTuple):
 
     Attributes:
       count: calls so far, int32 [].
-      anchor: θ̃, or None without a Bregman term.
+      anchor: θ̃, of dtype float32 at least, or None without a Bregman term.
     """
 
     count: jax.Array  # type: ignore[assignment]  # optax's name for it
@@ -105,7 +105,8 @@ def add_bregman_proximal(
         params = _require("add_bregman_proximal", "params", params)
         divergence = _require("add_bregman_proximal", "divergence_fn", divergence_fn)
         anchor = _synced(state, params, decay, sync_period)
-        gradient = _local_gradient(lambda p: divergence(p, anchor), params, axis_name)
+        run = like_params(anchor, params)
+        gradient = _local_gradient(lambda p: divergence(p, run), params, axis_name)
         factor = value_at(weight, state.count)
         return _add(updates, gradient, factor, axis_name), SmartState(state.count + 1, anchor)
 
@@ -239,7 +240,8 @@ def smart(
 def anchor(opt_state: optax.OptState) -> Params:
     """The anchor θ̃ within an optimizer's state, however deep in chains and wrappers; for evaluation or export.
 
-    It is as of the last step's entry: θ's last update is not in it. A copy: donating the state leaves it whole.
+    It is as of the last step's entry: θ's last update is not in it. A copy, of dtype float32 at least: donating the
+    state leaves it whole.
 
     Raises:
       ValueError: no anchor in the state, or several.
