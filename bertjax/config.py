@@ -55,13 +55,42 @@ class SmartConfig:
             settings = smart.preset(self.preset, **changes)
         except ValueError as error:
             raise UserError(f"--config.smart.{error}") from None
-        idle = [name for name in changes if name not in ("weight", "bregman_weight")]
-        if self.preset == "none" and idle and not (settings.has_smoothness or settings.has_bregman):
-            raise UserError(
-                f"--config.smart.{idle[0]}: without effect at --config.smart.preset=none, which has neither of SMART's "
-                "terms; expected another preset with it, as bertjax"
-            )
+        for name in changes:
+            if reason := _why_idle(name, settings):
+                raise UserError(
+                    f"--config.smart.{name}: without effect at --config.smart.preset={self.preset} as it is set here: "
+                    f"{reason}; leave it out, or take a preset in which it has one"
+                )
         return settings
+
+
+_READ = {
+    "power_iteration": {"radius", "norm", "start", "num_steps"},
+    "projected_gradient_ascent": {"radius", "norm", "num_steps"},
+    "random_perturbation": {"radius"},
+    "none": set[str](),
+}
+"""Of the keys of `smart.*`, those that an adversary reads."""
+
+
+def _why_idle(name: str, settings: smart.SmartSettings) -> str:
+    """Why a key of `smart.*` changes nothing; "" where it does."""
+    if name in ("weight", "bregman_weight"):
+        return ""
+    if name in ("decay", "horizon"):
+        if not settings.has_bregman:
+            return "the Bregman term's weight is 0"
+        return "horizon takes its place" if name == "decay" and settings.horizon is not None else ""
+    if name == "matched_dropout" and settings.has_bregman:
+        return ""
+    if not settings.has_smoothness:
+        return "R_s has weight 0"
+    if name in ("every", "clean_gradient", "matched_dropout"):
+        return ""
+    is_unbounded = settings.adversary == "projected_gradient_ascent" and settings.projection == "none"
+    if name not in _READ[settings.adversary] or (name == "radius" and is_unbounded):
+        return f"its adversary ({settings.adversary}{', unprojected' if is_unbounded else ''}) does not read it"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)

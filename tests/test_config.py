@@ -97,8 +97,8 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
         (
             {"smart": {"radius": 0.05}},
-            "--config.smart.radius: without effect at --config.smart.preset=none, which has neither of SMART's terms; "
-            "expected another preset with it, as bertjax",
+            "--config.smart.radius: without effect at --config.smart.preset=none as it is set here: R_s has weight 0; "
+            "leave it out, or take a preset in which it has one",
         ),
         (
             {"smart": {"preset": "bertjax", "start": "noise"}},
@@ -162,6 +162,39 @@ def test_bad_values_are_refused_in_one_line(values, message):
     with pytest.raises(UserError) as raised:
         read_config(values)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("smart", "reason"),
+    [
+        ({"preset": "r3f", "norm": "linf"}, "norm: .* its adversary \\(random_perturbation\\) does not read it"),
+        ({"preset": "r3f", "num_steps": 5}, "num_steps: .* does not read it"),
+        ({"preset": "paper", "start": "output"}, "start: .* \\(projected_gradient_ascent\\) does not read it"),
+        ({"preset": "sift", "radius": 0.5}, "radius: .* \\(projected_gradient_ascent, unprojected\\)"),
+        ({"preset": "rdrop", "radius": 0.5}, "radius: .* its adversary \\(none\\)"),
+        ({"preset": "bertjax", "weight": 0.0, "every": 2}, "every: .* R_s has weight 0"),
+        ({"preset": "vat", "horizon": 0.1}, "horizon: .* the Bregman term's weight is 0"),
+        ({"preset": "bertjax", "horizon": 0.1, "decay": [0.9, 0.99]}, "decay: .* horizon takes its place"),
+        ({"preset": "none", "matched_dropout": False}, "matched_dropout: .* R_s has weight 0"),
+    ],
+)
+def test_flags_of_smart_that_nothing_reads_are_refused(smart, reason):
+    with pytest.raises(UserError, match=f"^--config.smart.{reason}"):
+        read_config({"smart": smart})
+
+
+@pytest.mark.parametrize(
+    "smart",
+    [
+        {"preset": "r3f", "radius": 0.1, "every": 2, "matched_dropout": True},
+        {"preset": "paper", "radius": 0.1, "norm": "l2", "num_steps": 2, "decay": [0.9, 0.99]},
+        {"preset": "bertjax", "weight": 0.0, "horizon": 0.1, "matched_dropout": False},
+        {"preset": "bertjax", "bregman_weight": 0.0, "start": "output", "clean_gradient": True},
+        {"preset": "none", "weight": 1.0, "radius": 0.1},
+    ],
+)
+def test_flags_of_smart_that_something_reads_are_taken(smart):
+    read_config({"smart": smart}).smart.settings()
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,12 @@ def test_no_anchor_or_two_are_refused(tx):
         (lambda: smart.add_bregman_proximal(-1.0), "weight must be .* found -1.0"),
         (lambda: smart.add_bregman_proximal(1.0, 1.5), "decay must be .* found 1.5"),
         (lambda: smart.add_bregman_proximal(sync_period=0), "sync_period must be at least 1, found 0"),
-        (lambda: smart.smart(sync_period=0), "sync_period must be at least 1, found 0"),
+        (lambda: smart.smart("none", sync_period=0), "sync_period must be at least 1, found 0"),
         (lambda: smart.smart("ours"), "preset must be one of"),
         (lambda: smart.smart("bertjax_exact"), "num_steps must be given"),
         (lambda: smart.add_smoothness(radius=-0.1), "radius must be"),
+        (lambda: smart.add_smoothness(bregman_weight=1.0), "bregman_weight is of the Bregman term"),
+        (lambda: smart.add_smoothness(decay=0.9), "decay is of the Bregman term"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):

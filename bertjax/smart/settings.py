@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bertjax.smart import adversary, ascent, norms
 
@@ -122,9 +123,12 @@ class SmartSettings:
 
 
 def check_number(name: str, value: Scalar, *, most: float | None = None) -> None:
-    """ValueError where a plain number is out of range; schedules and traced values pass."""
+    """ValueError where a plain number is out of range, or a value is none; schedules and traced values pass."""
     if not isinstance(value, int | float):
-        return
+        # An array of two, of a list, would be broadcast over parameters without a word.
+        if callable(value) or (isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0):
+            return
+        raise ValueError(f"{name} must be a number or a schedule, found {value!r}")
     # Written so that NaN is refused too.
     if most is not None and not 0 <= value <= most:
         raise ValueError(f"{name} must be a number in [0, {most}], found {value}")

@@ -86,8 +86,9 @@ def smart_terms(
       settings: weights and the adversary, at this update; a weight of plain 0 saves that term's passes.
       loss_fn: the task's loss of one example, (logits [C], example) to []; needed where the adversary
         starts at "task_gradient".
-      weights: [B], what each example counts in the caller's objective. It changes no result: with it the
-        start "task_gradient" is the caller's own backward pass, which XLA then computes once.
+      weights: [B], what each example counts in the caller's objective: with it the start "task_gradient" is the
+        caller's own backward pass, which XLA then computes once. It changes no result but where it is 0: that
+        example is not perturbed.
 
     Raises:
       ValueError: a start at the task's gradient without `loss_fn`, a Bregman term without `anchor`.

@@ -123,14 +123,14 @@ def add_smoothness(
     Args:
       weight: λ, a number or a schedule.
       axis_name: as for `smart`.
-      **settings: of `SmartSettings`: radius, adversary, start, every, ...
+      **settings: of `SmartSettings`: radius, adversary, start, every, ...; none of the Bregman term's.
 
     Returns:
       A GradientTransformationExtraArgs; its `update` takes `terms_fn`, as `smart`'s does, with None for the
       anchor.
 
     Raises:
-      ValueError: as `smart`.
+      ValueError: as `smart`, and for a setting of the Bregman term.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -142,11 +142,14 @@ def add_smoothness(
     References:
       Jiang et al., SMART, ACL 2020, equation 2.
     """
+    for name in ("bregman_weight", "decay", "horizon"):
+        if name in settings:
+            raise ValueError(f"{name} is of the Bregman term, which add_smoothness leaves out; use smart")
     return smart(SmartSettings(weight=weight, **settings), axis_name=axis_name)
 
 
 def smart(
-    settings: SmartSettings | str = "bertjax_exact",
+    settings: SmartSettings | str,
     *,
     num_steps: int | None = None,
     sync_period: int = 1,
