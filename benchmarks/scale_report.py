@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import scale
+from bertjax import paired
 
 FOLDER = Path(__file__).parents[1] / "docs"
-RESAMPLES = 10_000
 
 
 def means(records: Sequence[Mapping], stage: str) -> dict[str, dict[str, float]]:
@@ -42,7 +42,7 @@ def final_comparison(
 ) -> tuple[dict[str, dict[str, float]], list[int]]:
     """A last stage, its base first, on the seeds that all its settings share; and these seeds.
 
-    Differences are to the base, in points of accuracy. Their 95% intervals resample seeds and examples.
+    Differences are to the base, in points of accuracy, with intervals as of `paired.difference`.
     """
     runs: dict[str, dict[int, Mapping]] = {}
     for record in records:
@@ -52,23 +52,20 @@ def final_comparison(
     if not seeds:
         return {}, []
     losses = {name: np.array([by_seed[seed]["loss"] for seed in seeds]) for name, by_seed in runs.items()}
-    rights = {name: [list(map(int, by_seed[seed]["correct"])) for seed in seeds] for name, by_seed in runs.items()}
-    correct = {name: np.array(rows, np.float32) for name, rows in rights.items()}
-    rng = np.random.default_rng(0)
-    # How often each resample draws a seed and an example, as shares: the same draws for every setting.
-    shares = [(rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n).astype(np.float32) for n in correct[base].shape]
+    correct = {
+        name: {seed: [int(c) for c in by_seed[seed]["correct"]] for seed in seeds} for name, by_seed in runs.items()
+    }
+    accuracy = {name: 100 * np.array([*map(np.mean, rows.values())]) for name, rows in correct.items()}
     found = {}
-    for name in [base, *sorted(set(runs) - {base}, key=lambda n: -correct[n].mean())]:
-        difference, loss = correct[name] - correct[base], losses[name] - losses[base]
-        draws = np.sum((shares[0] @ difference) * shares[1], axis=1)
-        low, high = np.quantile(draws, (0.025, 0.975))
-        accuracies = 100 * correct[name].mean(axis=1)
+    for name in [base, *sorted(set(runs) - {base}, key=lambda n: -accuracy[n].mean())]:
+        rights, loss = np.ones(len(correct[base][seeds[0]])), losses[name] - losses[base]
+        difference = paired.difference(correct[name], correct[base], rights, paired.accuracy)
         found[name] = {
-            "accuracy": accuracies.mean(),
-            "deviation": accuracies.std(ddof=1) if len(seeds) > 1 else np.nan,
-            "difference": 100 * difference.mean(),
-            "low": 100 * low,
-            "high": 100 * high,
+            "accuracy": accuracy[name].mean(),
+            "deviation": accuracy[name].std(ddof=1) if len(seeds) > 1 else np.nan,
+            "difference": 100 * difference.mean,
+            "low": 100 * difference.low,
+            "high": 100 * difference.high,
             "loss": losses[name].mean(),
             "loss_difference": loss.mean(),
             "lower_loss": int((loss < 0).sum()),
@@ -115,8 +112,7 @@ def _final_section(records: Sequence[Mapping], stage: str, base: str = "plain") 
     head = ["setting", "dev accuracy, %", "std over seeds", f"minus {base}, points", "95% interval"]
     head += ["dev loss", f"minus {base}", "seeds with lower loss"]
     return f"""Seeds that all settings share so far: {len(seeds)}.
-Intervals come from {RESAMPLES:,} bootstrap resamples of seeds and of dev sentences.
-They are not corrected for the number of settings.
+Intervals are of seeds and of dev sentences (`bertjax.paired`), not corrected for the number of settings.
 
 {_table(head, rows)}
 **{verdict(found, seeds, base)}**

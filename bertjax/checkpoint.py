@@ -4,8 +4,6 @@ import contextlib
 import json
 import math
 import operator
-import os
-import re
 import shutil
 import sys
 import uuid
@@ -18,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.parallel import is_first_host
 from bertjax.step import Params, TrainState
 
@@ -102,7 +100,7 @@ class Checkpoints:
                 except _UNREADABLE as error:
                     if jax.process_count() > 1:  # the others may have read it
                         raise UserError(
-                            f"{folder / str(step)}: this checkpoint cannot be read ({_reason(error)}); remove it"
+                            f"{folder / str(step)}: this checkpoint cannot be read ({reason(error)}); remove it"
                         ) from error
                     _put_aside(folder / str(step), error)
                     managers[folder].reload()
@@ -118,7 +116,7 @@ class Checkpoints:
             return self._manager.restore(step, args=items)["params"]
         except _UNREADABLE as error:
             raise UserError(
-                f"{self._folder / str(step)}: this checkpoint cannot be read ({_reason(error)}); "
+                f"{self._folder / str(step)}: this checkpoint cannot be read ({reason(error)}); "
                 "take the other --checkpoint, or train again in another --workdir"
             ) from error
 
@@ -159,7 +157,7 @@ def _save(
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore's own are the last two
         _remove_half_written(folder)  # what is written fills the disk
         raise UserError(
-            f"{folder}: the checkpoint of update {step} cannot be written ({_reason(error)}); free space there; the "
+            f"{folder}: the checkpoint of update {step} cannot be written ({reason(error)}); free space there; the "
             "same command then goes on from the one before, if there is one"
         ) from error
 
@@ -188,7 +186,7 @@ def _put_aside(path: Path, error: Exception) -> None:
     kept = path.with_name(f"unreadable-{path.name}-{uuid.uuid4().hex[:8]}")
     path.rename(kept)
     print(
-        f"warning: {path}: this checkpoint cannot be read ({_reason(error)}); it is now {kept.name}, and an earlier "
+        f"warning: {path}: this checkpoint cannot be read ({reason(error)}); it is now {kept.name}, and an earlier "
         "one is taken, if there is one",
         file=sys.stderr,
     )
@@ -205,12 +203,6 @@ def _remove_half_written(folder: Path) -> list[str]:
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return [path.name for path in found]
-
-
-def _reason(error: Exception) -> str:
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore tells much more besides
-        return os.strerror(int(code[1]))
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _portable(state: TrainState) -> TrainState:

@@ -11,9 +11,13 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.interruption import EXIT_STATUS, Interrupted
 
+_SMALLER = (
+    "try --config.micro_batches=4, then --config.remat=True, then a smaller --config.max_length "
+    "(docs/devices.md), in another --workdir"
+)
 _HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "?")}
 
 
@@ -49,6 +53,10 @@ def run(main: Callable[[], object]) -> None:
         # Whoever reads, as `head`, has enough; what is left must not be flushed to nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's own, of class RuntimeError
+            raise
+        sys.exit(_report(f"a device's memory does not suffice ({reason(error)}); {_SMALLER}"))
 
 
 def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
@@ -70,12 +78,12 @@ def recipes(folder: Path) -> str:
     """For `--help`: a line for each recipe of a folder, its path and the first of its docstring."""
     lines = []
     for path in sorted(folder.glob("*.py")):
-        about = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        about = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
         lines.append(f"  {folder.name}/{path.name}: {about}")
     return "\n".join(["recipes, each of which tells its variants, cost and scores:", *lines])
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception | str) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
 

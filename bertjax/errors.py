@@ -1,6 +1,8 @@
 """The one exception for what a user can put right, and what its message may quote."""
 
 import difflib
+import os
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -43,6 +45,8 @@ def shown(value: Any) -> str:
 
 def reason(error: BaseException) -> str:
     """What another library's error says, on one short line."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # of tensorstore's, which tells much more besides
+        return os.strerror(int(code[1]))
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "…"
 

@@ -60,7 +60,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     for task in tasks:
         if labels.get(task.name, list(task.schema.label_names)) != list(task.schema.label_names):
             print(f"{task.name}: a new head: the classes of {config.init_from}'s are others", file=sys.stderr)
-            del params[f"head_{task.name}"]
+            params.pop(f"head_{task.name}", None)
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)

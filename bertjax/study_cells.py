@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.study_plan import Cell, Further
 from bertjax.workdir import read_config_values, read_records
 
@@ -40,8 +40,7 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
         folder = root / cell.folder
         with _log_beside(folder):
             traceback.print_exc()
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"{type(error).__name__}: {first_line}; all of it is in {folder}.log") from error
+        raise UserError(f"{type(error).__name__}: {reason(error)}; all of it is in {folder}.log") from error
 
 
 def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def machine() -> str:
 
 
 def _predicted(path: Path, label_names: Sequence[str]) -> list[float]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [row["predicted"] for row in csv.DictReader(file)]
     return [label_names.index(name) for name in rows] if label_names else [round(float(x), 3) for x in rows]
 
@@ -150,7 +149,7 @@ def _write_corpus(further: Further, folder: Path) -> None:
         pair = [" ".join(example[name].split()) for name in ("text", "text_pair") if name in example]
         documents.append("\n".join(pair if len(pair) > 1 else sentences(pair[0])))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "texts.txt").write_text("\n\n".join(documents) + "\n")
+    (folder / "texts.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -158,7 +157,7 @@ def _log_beside(folder: Path) -> Iterator[None]:
     """Sends what a run prints to a file beside its folder: a study shows its own progress."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(folder.with_name(folder.name + ".log").open("a"))
+        file = stack.enter_context(folder.with_name(folder.name + ".log").open("a", encoding="utf-8"))
         stack.enter_context(contextlib.redirect_stdout(file))
         stack.enter_context(contextlib.redirect_stderr(file))
         yield

@@ -11,11 +11,11 @@ from bertjax.config import default_config
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
 from bertjax.study_results import CELLS
-from bertjax.study_summary import BASE, FEWEST_SEEDS, LONGER, Row, summarise
+from bertjax.study_summary import BASE, FEWEST_SEEDS, LONGER, Comparison, Row, summarise
 from bertjax.workdir import write_text
 
 CHARTS = {
-    "headline": f"Points by which methods that differ from {BASE}, or were tried more than once, beat it on dev",
+    "headline": f"Points by which methods beat {BASE} on dev: those tested on several tasks or sizes, or beyond noise",
     "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
     "cost": "Score on dev against the time of a run",
     "sizes": "Score on dev against the size of the training set, at each size's own settings",
@@ -62,7 +62,7 @@ def cells_of(row: Row) -> list[str]:
         f"{100 * row.mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}"),
         "" if compared is None else f"{100 * compared.difference.mean:+.2f}",
         "" if tested is None else f"{100 * tested.difference.low:+.2f} to {100 * tested.difference.high:+.2f}",
-        "" if tested is None else f"{tested.p:.3g}" + (" *" if tested.is_beyond_noise else ""),
+        "" if tested is None else p_value(tested) + (" *" if tested.is_beyond_noise else ""),
         "" if calibration is None else f"{100 * calibration:.1f}",
         f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
         "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
@@ -70,6 +70,11 @@ def cells_of(row: Row) -> list[str]:
         "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}",
         "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
     ]
+
+
+def p_value(compared: Comparison) -> str:
+    """In words: in what order of magnitude it is below a thousandth, these tests cannot tell."""
+    return "" if compared.p is None else f"{compared.p:.2g}" if compared.p >= 0.001 else "<0.001"
 
 
 def headline(rows: Sequence[Row]) -> list[str]:
@@ -114,7 +119,7 @@ def at_equal_time(members: Sequence[Row]) -> list[str]:
     """A sentence on how the methods of a task and size compare with plain fine-tuning for as long; none without it."""
     told = [
         f"{row.method} {100 * found.difference.mean:+.2f} ({100 * found.difference.low:+.2f} to "
-        f"{100 * found.difference.high:+.2f}, p {found.p:.3g})"
+        f"{100 * found.difference.high:+.2f}, p {p_value(found)})"
         for row in members
         if (found := row.tested(LONGER)) is not None
     ]
@@ -126,20 +131,21 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
     comparisons = sum(row.tested(other) is not None for row in rows for other in row.minus)
     text = f"""{len(lines)} runs so far; {"; ".join(machines)}. Runs start
-from {default_config().init_from} where the settings at the end do not say otherwise. A run's score is that of its last
+from {default_config().init_from} where the settings at the end, which tell what each method is, do not say otherwise.
+A run's score is that of its last
 update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
 from one further pre-training on all of the domain's text, for all seeds.
 
-Intervals and p come from {paired.RESAMPLES:,} bootstrap resamples of seeds and of dev examples; both are given for
-{FEWEST_SEEDS} seeds or more, p no less than a paired t-test's and corrected for all {comparisons} comparisons (Holm); *
-marks those below 0.05. A bootstrap of few seeds is too sure of itself: read an interval of five as the narrowest that
-it can be.
+Intervals and p tell of other seeds and of other dev sets of this size: Student's t, with the variance over seeds and,
+by a bootstrap of {paired.RESAMPLES:,} resamples, over dev examples, and no narrower than a paired t-test over seeds
+(bertjax.paired). Both are given for {FEWEST_SEEDS} seeds or more; p is corrected for all
+{comparisons} comparisons (Holm), and * marks those below 0.05.
 
 Times and memory are against {BASE}'s: an update's, and a run's, which is of all its updates, further pre-training's
 with them. Times are compared between runs on one machine; as these share it, they are rough: benchmarks/steps.py
 measures in peace. Operations (XLA's count) are an update's, against plain fine-tuning. Smoothness is the mean
-divergence at the worst perturbation of 2% of the embeddings' RMS: less is smoother."""
+divergence at a perturbation of 2% of the embeddings' RMS, near the worst one: less is smoother."""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
 

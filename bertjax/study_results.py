@@ -7,7 +7,7 @@ from typing import Any
 
 from bertjax.errors import UserError, shown
 from bertjax.study_plan import Cell, Key, described
-from bertjax.workdir import write_text
+from bertjax.workdir import differences, write_text
 
 CELLS = "cells.jsonl"
 
@@ -16,15 +16,17 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The lines of the cells of a plan that are finished, in the file's order.
 
     Raises:
-      UserError: a line is no cell's; a cell was run with other settings than it has in the plan, or on other data than
-        others.
+      UserError: a line is no cell's, or a cell has two; a cell was run with other settings than it has in the plan, or
+        on other data than others.
     """
     planned = {cell.key: cell for cell in cells}
-    lines, data = [], dict[str, str]()
-    for number, text in enumerate(filter(None, _text(root).split("\n")), 1):
+    lines, data, places = [], dict[str, str](), dict[Key, int]()
+    for number, text in enumerate(_text(root).split("\n"), 1):
+        if not text:
+            continue
         try:
             line = json.loads(text)
-            cell, settings, fingerprints = planned.get(key_of(line)), line["settings"], line["fingerprints"]
+            cell, settings, fingerprints = planned.get(key_of(line)), dict(line["settings"]), dict(line["fingerprints"])
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{root / CELLS}:{number}: expected the results of a cell as JSON, found {shown(text)}; remove the "
@@ -32,11 +34,16 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
             ) from None
         if cell is None:
             continue
-        if settings != cell.settings:
+        if (first := places.setdefault(cell.key, number)) != number:
             raise UserError(
-                f"{root / CELLS}: {described(cell)} was run with other settings than the recipe's: "
-                f"{_first_difference(settings, cell.settings)}; give another --workdir, or the method another "
-                "name"
+                f"{root / CELLS}:{number}: expected one line a cell, found {described(cell)} in line {first} already; "
+                "remove one of both"
+            )
+        for key, *values in differences(settings, cell.settings):
+            was, planned_now = ("the default" if value is None else shown(value) for value in values)
+            raise UserError(
+                f"{root / CELLS}: {described(cell)} was run with other settings than the recipe's: {key} was {was}, "
+                f"is {planned_now}; give another --workdir, or the method another name"
             )
         for task, fingerprint in fingerprints.items():
             if data.setdefault(task, fingerprint) != fingerprint:
@@ -51,7 +58,10 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 def add_line(root: Path, line: Mapping[str, Any]) -> None:
     """Adds a finished cell, whole or not at all."""
     root.mkdir(parents=True, exist_ok=True)
-    write_text(root / CELLS, _text(root) + json.dumps(line, ensure_ascii=False) + "\n")
+    before = _text(root)
+    if before and not before.endswith("\n"):  # an editor's doing
+        before += "\n"
+    write_text(root / CELLS, before + json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def key_of(line: Mapping[str, Any]) -> Key:
@@ -65,12 +75,3 @@ def _text(root: Path) -> str:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected UTF-8, found something else; restore it, or use another --workdir") from None
-
-
-def _first_difference(found: Any, planned: Any, where: str = "") -> str:
-    if isinstance(found, Mapping) and isinstance(planned, Mapping):
-        for name in sorted(found.keys() | planned.keys()):
-            if found.get(name) != planned.get(name):
-                return _first_difference(found.get(name), planned.get(name), f"{where}.{name}")
-    told = ["the default" if value is None else shown(value) for value in (found, planned)]
-    return f"{where.lstrip('.')} was {told[0]}, is {told[1]}"

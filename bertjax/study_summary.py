@@ -18,7 +18,7 @@ BASE = "fine-tune"
 LONGER = "fine-tune longer"
 """Plain fine-tuning for about as long as SMART takes: where a study has it, all others are compared with it, too."""
 FEWEST_SEEDS = 3
-"""For a test: with fewer, the bootstrap knows next to nothing of how much seeds differ."""
+"""For a test: two say next to nothing of how much seeds differ."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from bertjax import run_result, small_files, whole_file
 from bertjax.config import Config, is_pretraining, read_config
-from bertjax.errors import UserError
+from bertjax.errors import UserError, shown
 from bertjax.parallel import is_first_host
 from bertjax.run_result import read_result
 
@@ -55,11 +55,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_config_values(workdir: Path) -> Any:
-    """Reads a run's `config.json`; UserError where it is missing or no JSON."""
+def read_config_values(workdir: Path) -> dict[str, Any]:
+    """Reads a run's `config.json`; UserError where it is missing or no JSON object."""
     path = workdir / "config.json"
     try:
-        return small_files.read_json(path, small_files.MIB)
+        values = small_files.read_json(path, small_files.MIB)
     except UserError:
         raise
     except FileNotFoundError:
@@ -68,6 +68,9 @@ def read_config_values(workdir: Path) -> Any:
         raise UserError(
             f"{path}: expected JSON, found something else ({error}); mend it, or use another --workdir"
         ) from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, found {shown(values)}; mend it, or use another --workdir")
+    return values
 
 
 def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -99,10 +102,10 @@ def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
     if is_pretraining(theirs) != is_pretraining(ours):
         kind = "further pre-training" if is_pretraining(theirs) else "fine-tuning"
         raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
-    differing = _differences(read_config(theirs, type(config)).to_dict(), ours)
-    if differing:
+    differing = differences(read_config(theirs, type(config)).to_dict(), ours)
+    if told := "; ".join(f"{key} was {was!r}, is now {is_now!r}" for key, was, is_now in differing):
         raise UserError(
-            f"--workdir: {workdir} holds a run of another config: {'; '.join(differing)}; "
+            f"--workdir: {workdir} holds a run of another config: {told}; "
             "use another one, or remove this one to start anew"
         )
     return read_result(workdir) if (workdir / run_result.NAME).exists() else None
@@ -146,9 +149,11 @@ def held(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # some network file systems
             print(f"warning: {workdir} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        try:
+            lock.truncate(0)
+            os.write(lock.fileno(), f"{os.getpid()}\n".encode())  # past a buffer, which closing would write again
+        except OSError as error:
+            raise _unwritable(workdir / LOCK, error) from None
         yield
 
 
@@ -160,30 +165,34 @@ def _check_writable(workdir: Path) -> None:
         raise UserError(f"--workdir: {workdir} cannot be written, as {there} may not be; use another one")
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name in ours:
-        if isinstance(ours[name], dict):
-            found += _differences(theirs[name], ours[name], f"{prefix}{name}.")
-        elif theirs[name] != ours[name]:
-            found.append(f"{prefix}{name} was {theirs[name]!r}, is now {ours[name]!r}")
-    return found
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys at which two trees of settings differ, each with both values; None for what is not there."""
+    for name in {**now, **then}:
+        was, is_now = then.get(name), now.get(name)
+        if isinstance(was, Mapping) or isinstance(is_now, Mapping):
+            yield from differences(was or {}, is_now or {}, f"{prefix}{name}.")
+        elif was != is_now:
+            yield f"{prefix}{name}", was, is_now
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's log so far, none where there is no log; a last line that was cut off is dropped.
 
     Raises:
-      UserError: a line is no JSON.
+      UserError: a line is no JSON object.
     """
     path = workdir / LOG
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
     except ValueError as error:
         raise UserError(f"{path}: expected a JSON object a line ({error}); mend or remove it") from None
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, found {shown(record)}; mend or remove the file")
+    return records
 
 
 class MetricsLog:

@@ -67,6 +67,15 @@ def test_a_mistake_is_one_line(script, arguments, message, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_want_of_memory_is_one_line_with_what_to_do():
+    code = "import jax.numpy as jnp\nfrom bertjax import cli\ncli.run(lambda: jnp.zeros(10**15))"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: a device's memory does not suffice (RESOURCE_EXHAUSTED: Out of memory")
+    assert finished.stderr.endswith("--config.max_length (docs/devices.md), in another --workdir\n")
+    assert finished.stderr.count("\n") == 1
+
+
 def test_a_reader_who_has_enough_is_no_traceback(tmp_path):
     code = "from bertjax import cli\ncli.run(lambda: [print('line' * 999) for _ in range(99)])"
     writer = subprocess.Popen(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.config import PretrainConfig, RunConfig, SmartConfig, default_config, is_pretraining, read_config
+from bertjax.config import PretrainConfig, RunConfig, default_config, is_pretraining, read_config
 from bertjax.errors import UserError
+from bertjax.smart_config import SmartConfig
 from bertjax.study_plan import plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

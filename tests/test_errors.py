@@ -32,6 +32,7 @@ def test_values_are_shown_short_however_deep_or_long():
 def test_reasons_of_others_are_one_short_line():
     assert reason(ValueError("two\n  lines")) == "two lines"
     assert reason(TimeoutError()) == "TimeoutError"
+    assert reason(ValueError("INTERNAL: [os_error_code='28'] [source locations='…']")) == "No space left on device"
     assert len(reason(ValueError("x" * 10**6))) == 201
 
 

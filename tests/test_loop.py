@@ -9,10 +9,11 @@ import pytest
 
 from bertjax import loop
 from bertjax.checkpoint import Checkpoints
-from bertjax.config import RunConfig, SmartConfig
+from bertjax.config import RunConfig
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
 from bertjax.interruption import Interrupted
+from bertjax.smart_config import SmartConfig
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 
 import chex
@@ -194,6 +195,19 @@ def test_nothing_is_left_of_a_failure(source, tmp_path, monkeypatch):
 def test_an_output_that_cannot_be_written(source, tmp_path):
     (tmp_path / "file").write_text("")
     assert complaint(source, tmp_path / "file" / "out").startswith(f"{tmp_path / 'file' / 'out'}: cannot be written (")
+
+
+@pytest.mark.parametrize("write", [convert, export])
+def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, write):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = sorted(tmp_path.iterdir())
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+        with pytest.raises(UserError, match=r"out: cannot be written \(.*File too large.*\); free space"):
+            write(source, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # Links that somebody planted

@@ -10,9 +10,10 @@ import pytest
 from soak import end_of
 
 from bertjax import drive, loop
-from bertjax.config import PretrainConfig, RunConfig, SmartConfig
+from bertjax.config import PretrainConfig, RunConfig
 from bertjax.interruption import Interrupted
 from bertjax.pretrain_loop import pretrain
+from bertjax.smart_config import SmartConfig
 
 KINDS = {
     "smart, lazily": {"task": "sst5", "smart": SmartConfig(preset="bertjax", every=2)},

@@ -57,7 +57,9 @@ def test_what_nobody_foresaw_ends_one_cell(monkeypatch, tmp_path):
 
     monkeypatch.setattr(study_cells, "_run_cell", run)
     cell = Cell(("sts",), "smart", 0.1, 0, RunConfig())
-    with pytest.raises(UserError, match="RuntimeError: RESOURCE_EXHAUSTED: Out of memory; all of it is in") as raised:
+    with pytest.raises(
+        UserError, match="RuntimeError: RESOURCE_EXHAUSTED: Out of memory by much; all of it is in"
+    ) as raised:
         study_cells.run_cell(cell, tmp_path)
     log = tmp_path / "runs/sts/smart/0.1/0.log"
     assert str(raised.value).endswith(str(log))

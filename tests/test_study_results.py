@@ -33,7 +33,7 @@ def test_lines_are_read_as_they_were_added(tmp_path):
         (RunConfig(seed=1), "epochs was 4, is the default"),
         (
             RunConfig(seed=1, epochs=4, smart=dataclasses.replace(RunConfig().smart, preset="r3f")),
-            "smart was the default, is {'preset': 'r3f'}",
+            "smart.preset was the default, is 'r3f'",
         ),
     ],
 )
@@ -45,6 +45,24 @@ def test_other_settings_are_told(tmp_path, config, told):
         f"{tmp_path / 'cells.jsonl'}: sst5 fine-tune 0.1 1 was run with other settings than the recipe's: {told}; give "
         "another --workdir, or the method another name"
     )
+
+
+def test_a_cell_that_stands_twice_is_told_by_its_lines(tmp_path):
+    """As where the results of two machines were joined; a blank line counts as one."""
+    for place in (0, 1):
+        study_results.add_line(tmp_path, line(CELLS[place]))
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(line(CELLS[0])))
+    with pytest.raises(UserError, match=r"cells.jsonl:4: expected one line a cell, found sst5 .* 0 in line 1 already"):
+        study_results.read_lines(tmp_path, CELLS)
+
+
+def test_a_file_that_lost_its_last_line_end_is_added_to(tmp_path):
+    study_results.add_line(tmp_path, line(CELLS[0]))
+    path = tmp_path / "cells.jsonl"
+    path.write_text(path.read_text().rstrip("\n"))
+    study_results.add_line(tmp_path, line(CELLS[1]))
+    assert study_results.read_lines(tmp_path, CELLS) == [line(CELLS[0]), line(CELLS[1])]
 
 
 def test_other_data_are_told(tmp_path):
@@ -72,7 +90,15 @@ def test_data_elsewhere_are_no_other_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[1]", "3", '{"tasks": "sst5"}', '{"tasks": "a", "method": "b", "share": 1, "seed": 0}']
+    "text",
+    [
+        "{",
+        "[1]",
+        "3",
+        '{"tasks": "sst5"}',
+        '{"tasks": "sst5", "method": "fine-tune", "share": 0.1, "seed": 1, "settings": 3, "fingerprints": {}}',
+        '{"tasks": "a", "method": "b", "share": 1, "seed": 0}',
+    ],
 )
 def test_a_line_of_something_else_is_told(tmp_path, text):
     study_results.add_line(tmp_path, line(CELLS[0]))

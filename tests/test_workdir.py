@@ -8,8 +8,9 @@ from checkpoints import RESULT
 from matplotlib.figure import Figure
 
 from bertjax import workdir as workdirs
-from bertjax.config import RunConfig, SmartConfig
+from bertjax.config import RunConfig
 from bertjax.errors import UserError
+from bertjax.smart_config import SmartConfig
 
 CONFIG = RunConfig(max_steps=3)
 
@@ -40,7 +41,17 @@ def test_another_config_is_refused_by_its_keys(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "[" * 100_000, " " * (2**26 + 1), '{"epocs": 1}', '"\ud800"'.encode("utf-8", "surrogatepass")]
+    "text",
+    [
+        "{",
+        "[]",
+        "3",
+        "null",
+        "[" * 100_000,
+        " " * (2**26 + 1),
+        '{"epocs": 1}',
+        '"\ud800"'.encode("utf-8", "surrogatepass"),
+    ],
 )
 def test_a_broken_config_is_an_error(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -116,6 +127,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
             workdirs.write_figure(tmp_path / "x.png", Figure())
         with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written"), log:
             log.write(10, 0.5, "train", {"loss": 1.5}, {})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        with pytest.raises(UserError, match=r".lock: cannot be written \(File too large\)"), workdirs.held(tmp_path):
+            pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert json.loads(path.read_text()) == {"a": 1}
@@ -167,4 +181,7 @@ def test_a_log_whose_last_evaluation_comes_again_drops_that(tmp_path):
 def test_a_broken_log_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
     with pytest.raises(UserError, match="metrics.jsonl: expected a JSON object a line"):
+        workdirs.MetricsLog(tmp_path, 0)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n3\n')
+    with pytest.raises(UserError, match="metrics.jsonl:2: expected a JSON object, found 3"):
         workdirs.MetricsLog(tmp_path, 0)

@@ -13,7 +13,7 @@ from tensorflow_datasets.text.glue import Glue
 from bertjax import assets
 from bertjax.data.builders import Dataset, Example, Examples, plain
 from bertjax.data.schema import Schema
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
 VERSION = "2.0.0"
@@ -43,11 +43,11 @@ def load_glue(name: str, schema: Schema) -> Dataset:
             builder.download_and_prepare(download_config=checked)
         sources = {split: builder.as_data_source(theirs) for split, theirs in _SPLITS.get(name, _OTHER_SPLITS).items()}
     except Exception as error:  # TFDS passes on whatever its transport raises
-        reason = " ".join(str(error).split()) or type(error).__name__
+        told = reason(error)
         if isinstance(error, NonMatchingChecksumError):  # whose own words end with what matters
-            reason = f"{reason.partition(', ')[0].removeprefix('Artifact ')} has another checksum than TFDS knows"
+            told = f"{told.partition(', ')[0].removeprefix('Artifact ')} has another checksum than TFDS knows"
         raise UserError(
-            f"--config.task: {name} is downloaded through TFDS, as glue/{name}, which failed ({reason[:200]}); "
+            f"--config.task: {name} is downloaded through TFDS, as glue/{name}, which failed ({told}); "
             "check the network, or choose a task with files of your own"
         ) from error
     return Dataset(

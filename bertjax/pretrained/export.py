@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from bertjax import shape
 from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settings
-from bertjax.errors import UserError
+from bertjax.errors import UserError, reason
 from bertjax.model import BertConfig
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_names
@@ -150,7 +150,10 @@ def _write(
     tensors = {
         names[path]: np.ascontiguousarray(array.T if is_kernel(path) else array) for path, array in params.items()
     }
-    safetensors.numpy.save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    try:
+        safetensors.numpy.save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # a full disk, say
+        raise OSError(reason(error)) from None
     _write_json(target / "config.json", _hf_config(config, architecture, labels))
     _write_tokenizer(target, folder, config)
     _write_json(target / LINEAGE, past)
@@ -179,7 +182,7 @@ def _write_tokenizer(target: Path, folder: Path, config: BertConfig) -> None:
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     _write_json(target / "tokenizer_config.json", settings)
     # Both: a tokenizer made of the vocabulary alone knows nothing of the other's added tokens.
-    tokenizer.save(str(target / "tokenizer.json"))
+    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     if (folder / "vocab.txt").is_file():
         (target / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
 

@@ -27,6 +27,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); free space, or name another") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

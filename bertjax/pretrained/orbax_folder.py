@@ -49,11 +49,14 @@ def read(folder: Path, config: BertConfig) -> Parameters:
 
 
 def write(folder: Path, params: Parameters) -> None:
-    """Writes parameters, to be read by `read`."""
+    """Writes parameters, to be read by `read`; OSError where they cannot be written."""
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), flax.traverse_util.unflatten_dict(params))
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), flax.traverse_util.unflatten_dict(params))
+    except (ValueError, RuntimeError) as error:  # tensorstore's own
+        raise OSError(reason(error)) from None
 
 
 def _flat(tree: Any) -> dict[TensorPath, Any]:
