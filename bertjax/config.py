@@ -100,7 +100,7 @@ class RunConfig(Config):
 
     Attributes:
       task: one of `tasks.TASKS`.
-      tasks: several of them, to train on all; `task` is then not looked at.
+      tasks: several of them, to train on all; `task` must then be left out.
       task_weights: of the tasks' objectives, in the order of `tasks`; None for 1 each.
       sampling: of tasks, one an update: round_robin; proportional to their examples n; square_root, to n^0.5;
         annealed, to a power of n that falls from 1 to 0.2 over the run (Stickland and Murray, ICML 2019).

@@ -74,8 +74,9 @@ def projected_gradient_ascent(
        [0.1 0.1]]
 
     References:
-      Jiang et al., SMART, ACL 2020, Algorithm 1. At its ε = σ = 1e-5 the divergence is next to nothing in
-      float32, and the gradient is rounding in bfloat16; `power_iteration` has neither weakness.
+      Jiang et al., SMART, ACL 2020, Algorithm 1. At its ε = σ = 1e-5 the divergence is next to nothing in float32,
+      and in bfloat16 rounding decides the gradient's sign and much of its direction; `power_iteration` has neither
+      weakness.
     """
     norms.check(norm, per)
     if num_steps < 1:
