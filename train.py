@@ -14,7 +14,7 @@ from bertjax.errors import UserError, reason
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:VARIANT; --config.KEY=VALUE changes it.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE or runs/RECIPE-VARIANT if not given.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts, of which a TPU pod or SLURM tells JAX.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several hosts, where nobody tells JAX.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first host, where nobody tells JAX.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 flags.mark_flag_as_required("config")

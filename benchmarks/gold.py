@@ -117,8 +117,8 @@ shared with other work. Recipes: `configs/gold.py` and `configs/mtl_smart.py:gol
 {notes}
 
 Further pre-training (`configs/pretrain_editorials.py`) on its 36 held-out documents; "before", the heads alone have
-been trained on the frozen encoder. Measured when batches were padded to `max_length`; the same seed now gives other batches
-and masks:
+been trained on the frozen encoder. Measured when batches were padded to `max_length`; the same seed now gives other
+batches and masks:
 
 | | masked words right | perplexity | next sentence right |
 | --- | --- | --- | --- |

@@ -39,8 +39,8 @@ def power_iteration(
     enters and bfloat16 is as good as float32. δᵀ (Jᵀ H J) δ never falls from step to step, in either norm.
     Where the product vanishes the direction stays as it is.
 
-    Jᵀ H J has rank C − 1 at most (1 for a score), and its eigenvectors are Jᵀ u with u in output space. So a start in output
-    space costs one backward pass and no step after it has to: for two classes, or one score, it is exact.
+    Jᵀ H J has rank C − 1 at most (1 for a score), and its eigenvectors are Jᵀ u with u in output space. So a start
+    in output space costs one backward pass and no step after it has to: for two classes, or one score, it is exact.
 
     Args:
       logits_fn: [S, D] to [C].
