@@ -196,7 +196,7 @@ def main() -> None:
             for row in table[STAGES[0]]
         ),
         "",
-        "## Cosine between the bfloat16 and the float32 direction, 16 sentences: mean (its sign is free), smallest in size",
+        "## Cosine of the bfloat16 with the float32 direction, 16 sentences: mean (its sign is free), smallest in size",
         "",
         "| direction | " + " | ".join(f"{stage} updates" for stage in STAGES) + " |",
         "| --- |" + " --- |" * len(STAGES),

@@ -71,7 +71,7 @@ def test_troubleshooting_lists_the_messages():
     page = hooks.on_page_markdown((ROOT / "docs" / "troubleshooting.md").read_text(), page=None)
     for message in (
         "- `` --config.train_share: expected a share of the training examples in (0, 1], found {self.train_share} ``",
-        "- `` --workdir: {workdir} holds a run of another config: {'; '.join(differing)}; use another one, or remove "
+        "- `` --workdir: {workdir} holds a run of another config: {told}; use another one, or remove "
         "this one to start anew ``",
         "- `` expected {len(layout.columns)} tab-separated columns, found {len(fields)} ``",
         "- `` decay must be a number in [0, {most}], found {value} ``",
