@@ -84,7 +84,7 @@ def path_of_anchor(path: Path) -> None:
     for name, chosen_settings in settings.items():
         decay = smart.anchor_decay(chosen_settings, NUM_STEPS)
         anchor = [theta[0]]
-        for count, point in enumerate(theta[1:]):
+        for count, point in enumerate(theta[1:], 1):
             beta = float(smart.value_at(decay, jnp.asarray(count)))
             anchor.append(anchor[-1] + (1 - beta) * (point - anchor[-1]))
         anchors[name] = np.stack(anchor)

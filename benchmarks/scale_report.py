@@ -66,6 +66,7 @@ def final_comparison(
             "difference": 100 * difference.mean,
             "low": 100 * difference.low,
             "high": 100 * difference.high,
+            "p": difference.p,
             "loss": losses[name].mean(),
             "loss_difference": loss.mean(),
             "lower_loss": int((loss < 0).sum()),
@@ -79,8 +80,10 @@ def verdict(found: Mapping[str, Mapping[str, float]], seeds: Sequence[int], base
     rest = {name: row for name, row in found.items() if name != base}
     if not rest or len(seeds) < 2:
         return "There are too few seeds to judge yet."
-    better = [name for name, row in rest.items() if row["low"] > 0]
-    worse = [name for name, row in rest.items() if row["high"] < 0]
+    corrected = dict(zip(rest, paired.holm([row["p"] for row in rest.values()]), strict=True))
+    beyond = {name: rest[name]["difference"] for name, p in corrected.items() if p < 0.05}
+    better = [name for name, difference in beyond.items() if difference > 0]
+    worse = [name for name, difference in beyond.items() if difference < 0]
     beaten = f"Beyond noise, {named} is beaten by: {'; '.join(better)}."
     text = beaten if better else f"No setting beats {named} beyond noise."
     return text + (f" Worse than {base} beyond noise: {'; '.join(worse)}." if worse else "")
@@ -104,15 +107,16 @@ def _final_section(records: Sequence[Mapping], stage: str, base: str = "plain") 
     found, seeds = final_comparison(records, stage, base)
     rows = []
     for name, row in found.items():
-        paired = [f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"]
+        apart = [f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"]
         losses = [f"{row['loss_difference']:+.4f}", f"{row['lower_loss']} of {len(seeds)}"]
         if name == base:
-            paired, losses = ["", ""], ["", ""]
-        rows.append([name, f"{row['accuracy']:.2f}", f"{row['deviation']:.2f}", *paired, f"{row['loss']:.4f}", *losses])
+            apart, losses = ["", ""], ["", ""]
+        rows.append([name, f"{row['accuracy']:.2f}", f"{row['deviation']:.2f}", *apart, f"{row['loss']:.4f}", *losses])
     head = ["setting", "dev accuracy, %", "std over seeds", f"minus {base}, points", "95% interval"]
     head += ["dev loss", f"minus {base}", "seeds with lower loss"]
     return f"""Seeds that all settings share so far: {len(seeds)}.
-Intervals are of seeds and of dev sentences (`bertjax.paired`), not corrected for the number of settings.
+Intervals are of seeds and of dev sentences (`bertjax.paired`), not corrected for the number of settings; what is said
+below them is.
 
 {_table(head, rows)}
 **{verdict(found, seeds, base)}**

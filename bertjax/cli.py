@@ -24,8 +24,8 @@ _HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helps
 def run(main: Callable[[], object]) -> None:
     """Parses the flags, calls `main`, and exits.
 
-    With 0 when done, 2 for a `UserError` or a bad flag, 75 if asked to stop and the state is saved, 130 if interrupted
-    before it was, 141 if nobody reads stdout any more.
+    With 0 when done, 2 for a `UserError`, a bad flag or a device's want of memory, 75 if asked to stop and the state is
+    saved, 130 if interrupted before it was, 141 if nobody reads stdout any more.
     """
 
     def run_main(_: Sequence[str]) -> None:
@@ -56,7 +56,8 @@ def run(main: Callable[[], object]) -> None:
     except Exception as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's own, of class RuntimeError
             raise
-        sys.exit(_report(f"a device's memory does not suffice ({reason(error)}); {_SMALLER}"))
+        remedy = _SMALLER if "config" in flags.FLAGS else "use one with more, or JAX_PLATFORMS=cpu"
+        sys.exit(_report(f"a device's memory does not suffice ({reason(error)}); {remedy}"))
 
 
 def recipe(holder: flags.FlagHolder) -> ml_collections.ConfigDict:

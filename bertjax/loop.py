@@ -51,7 +51,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel.check_batch_size(config.batch_size, config.micro_batches)
     inputs = load_inputs(config, config.init_from, ("train", "dev"))
     tasks, model = inputs.tasks, inputs.model
-    for line in inputs.warnings:
+    for line in [*config.smart.idle(), *inputs.warnings]:
         print(f"warning: {line}", file=sys.stderr)
     past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))

@@ -64,10 +64,10 @@ def difference(
     of the mean difference over K seeds and N examples has three parts, σ_s²/K + σ_e²/N + σ_se²/KN. That of the seeds'
     differences is the first and the last; that of a bootstrap of the examples, the same for both methods and all
     seeds, the second and the last; and the last, which both hold, is known from a bootstrap of each seed alone.
-    (Resampling seeds and examples at once counts it three times.) Interval and p are Student's t, with Satterthwaite's
-    degrees of freedom, or those of a paired t-test of the seeds alone where they are wider: few seeds may agree by
-    chance, and the first then err 1.5 times as often as they say at 5%, nine times at 0.2%. Of one seed both tell of
-    the examples alone.
+    (Resampling seeds and examples at once counts it three times.) Interval and p come from Student's t with
+    Satterthwaite's degrees of freedom, and again from a paired t-test of the seeds alone; the wider counts. Few seeds
+    may agree by chance: the first way alone then errs 1.5 times as often as it says at 5%, nine times at 0.2%. Of one
+    seed both tell of the examples alone.
 
     References:
       Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 12; Owen, The pigeonhole bootstrap,

@@ -1,6 +1,7 @@
 """SMART's settings as a recipe gives them: a preset and changes to it."""
 
 import dataclasses
+from typing import Any
 
 from bertjax import smart
 from bertjax.errors import UserError
@@ -14,7 +15,7 @@ class SmartConfig:
       preset: one of `smart.PRESETS`.
       weight: λ.
       radius: of the perturbation; a share of the embeddings' RMS in the presets bertjax, bertjax_exact and vat,
-        absolute in paper, mtdnn_head and r3f, without effect in mtdnn_2020, sift and rdrop.
+        absolute in paper, mtdnn_head and r3f, not read by mtdnn_2020, sift and rdrop.
       norm: l2 or linf.
       start: of the power iteration: noise, output or task_gradient.
       num_steps: of the adversary.
@@ -41,18 +42,19 @@ class SmartConfig:
 
     def settings(self) -> smart.SmartSettings:
         """The preset with its changes; UserError for a value out of range."""
-        changes = {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
         try:
-            settings = smart.preset(self.preset, **changes)
+            return smart.preset(self.preset, **self._changes())
         except ValueError as error:
             raise UserError(f"--config.smart.{error}") from None
-        for name in changes:
-            if reason := _why_idle(name, settings):
-                raise UserError(
-                    f"--config.smart.{name}: without effect at --config.smart.preset={self.preset} as it is set here: "
-                    f"{reason}; leave it out, or take a preset in which it has one"
-                )
-        return settings
+
+    def idle(self) -> list[str]:
+        """A line for each key that is changed and has no effect: a recipe may set it, and a flag the preset."""
+        settings = self.settings()
+        reasons = {name: _why_idle(name, settings) for name in self._changes()}
+        return [f"--config.smart.{name} has no effect: {reason}" for name, reason in reasons.items() if reason]
+
+    def _changes(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
 
 
 _READ = {
@@ -71,14 +73,16 @@ def _why_idle(name: str, settings: smart.SmartSettings) -> str:
     if name in ("decay", "horizon"):
         if not settings.has_bregman:
             return "the Bregman term's weight is 0"
-        return "horizon takes its place" if name == "decay" and settings.horizon is not None else ""
+        return "--config.smart.horizon takes its place" if name == "decay" and settings.horizon is not None else ""
     if name == "matched_dropout" and settings.has_bregman:
         return ""
     if not settings.has_smoothness:
         return "R_s has weight 0"
+    if name == "matched_dropout" and settings.matched_dropout and settings.adversary == "none":
+        return "R_s is then 0, as nothing tells its two passes apart"
     if name in ("every", "clean_gradient", "matched_dropout"):
         return ""
     is_unbounded = settings.adversary == "projected_gradient_ascent" and settings.projection == "none"
     if name not in _READ[settings.adversary] or (name == "radius" and is_unbounded):
-        return f"its adversary ({settings.adversary}{', unprojected' if is_unbounded else ''}) does not read it"
+        return f"R_s's adversary ({settings.adversary}{', unprojected' if is_unbounded else ''}) does not read it"
     return ""

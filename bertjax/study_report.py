@@ -73,7 +73,7 @@ def cells_of(row: Row) -> list[str]:
 
 
 def p_value(compared: Comparison) -> str:
-    """In words: in what order of magnitude it is below a thousandth, these tests cannot tell."""
+    """As text: below a thousandth these tests cannot tell the order of magnitude."""
     return "" if compared.p is None else f"{compared.p:.2g}" if compared.p >= 0.001 else "<0.001"
 
 

@@ -37,7 +37,7 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         if (first := places.setdefault(cell.key, number)) != number:
             raise UserError(
                 f"{root / CELLS}:{number}: expected one line a cell, found {described(cell)} in line {first} already; "
-                "remove one of both"
+                "remove one of the two"
             )
         for key, *values in differences(settings, cell.settings):
             was, planned_now = ("the default" if value is None else shown(value) for value in values)

@@ -169,7 +169,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "
     """The dotted keys at which two trees of settings differ, each with both values; None for what is not there."""
     for name in {**now, **then}:
         was, is_now = then.get(name), now.get(name)
-        if isinstance(was, Mapping) or isinstance(is_now, Mapping):
+        if (was or is_now) and all(isinstance(value, Mapping | None) for value in (was, is_now)):
             yield from differences(was or {}, is_now or {}, f"{prefix}{name}.")
         elif was != is_now:
             yield f"{prefix}{name}", was, is_now

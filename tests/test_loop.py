@@ -204,11 +204,13 @@ def test_skipped_rows_are_told_and_kept_in_the_result(config, sst_folder, tmp_pa
     assert result["datasets"]["sst5"]["rows"]["train"] == 61
 
 
-def test_warnings_about_the_data_are_told_first_and_kept_in_the_result(config, sst_folder, tmp_path, capsys):
+def test_warnings_are_told_first_and_kept_in_the_result(config, sst_folder, tmp_path, capsys):
     text = (sst_folder / "ids-sst-dev.csv").read_text().splitlines()[1].split("\t")[2]
     with (sst_folder / "ids-sst-train.csv").open("a") as file:
         file.write(f"61\ttrain61\t{text}\t2\n")
-    result = loop.train_and_evaluate(change(config, max_steps=1), tmp_path / "run")
+    idle = SmartConfig(radius=0.1)
+    result = loop.train_and_evaluate(change(config, max_steps=1, smart=idle), tmp_path / "run")
     (line,) = result["warnings"]
     assert line.startswith("sst5: 1 of 62 rows of train have texts that also stand in dev, the first of them train61; ")
-    assert capsys.readouterr().err.startswith(f"warning: {line}\n")
+    told = f"warning: --config.smart.radius has no effect: R_s has weight 0\nwarning: {line}\n"
+    assert capsys.readouterr().err.startswith(told)

@@ -251,6 +251,12 @@ def test_the_anchor_is_a_copy():
     assert anchor["w"].unsafe_buffer_pointer() != params["w"].unsafe_buffer_pointer()
 
 
+def test_parameters_that_are_plain_numbers_have_an_anchor_too():
+    params = {"w": jnp.ones(2), "b": 0.5}
+    anchor = smart.update_anchor(smart.init_anchor(params), {"w": jnp.ones(2), "b": 1.5}, 0.75)
+    chex.assert_trees_all_close(anchor, {"w": np.ones(2, np.float32), "b": np.float32(0.75)})
+
+
 def test_the_anchor_moves_by_one_minus_decay():
     moved = smart.update_anchor({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, -2.0])}, 0.75)
     chex.assert_trees_all_close(moved, {"w": np.float32([1.5, 1.0])})

@@ -35,6 +35,10 @@ def test_lines_are_read_as_they_were_added(tmp_path):
             RunConfig(seed=1, epochs=4, smart=dataclasses.replace(RunConfig().smart, preset="r3f")),
             "smart.preset was the default, is 'r3f'",
         ),
+        (
+            RunConfig(seed=1, epochs=4, columns=dataclasses.replace(RunConfig().columns, text="body")),
+            "columns.text was the default, is 'body'",
+        ),
     ],
 )
 def test_other_settings_are_told(tmp_path, config, told):
@@ -63,6 +67,15 @@ def test_a_file_that_lost_its_last_line_end_is_added_to(tmp_path):
     path.write_text(path.read_text().rstrip("\n"))
     study_results.add_line(tmp_path, line(CELLS[1]))
     assert study_results.read_lines(tmp_path, CELLS) == [line(CELLS[0]), line(CELLS[1])]
+
+
+def test_a_value_in_the_place_of_several_is_told(tmp_path):
+    cell = dataclasses.replace(
+        CELLS[1], config=RunConfig(seed=1, smart=dataclasses.replace(RunConfig().smart, every=2))
+    )
+    study_results.add_line(tmp_path, line(cell) | {"settings": {"smart": 3}})
+    with pytest.raises(UserError, match=r"smart was 3, is {'every': 2}; give another --workdir"):
+        study_results.read_lines(tmp_path, [cell])
 
 
 def test_other_data_are_told(tmp_path):

@@ -15,12 +15,17 @@ def init_anchor(params: Params) -> Params:
 
     In float32 at least: at bfloat16's eight bits, 1 − 0.999 is 0, and a step of a hundredth is lost.
     """
-    return jax.tree.map(lambda x: jnp.array(x, at_least_float32(x.dtype)), params)
+
+    def copied(x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x)
+        return jnp.array(x, at_least_float32(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None)
+
+    return jax.tree.map(copied, params)
 
 
 def like_params(anchor: Params, params: Params) -> Params:
     """The anchor in the parameters' dtypes, to be run as they are."""
-    return jax.tree.map(lambda a, p: a.astype(p.dtype), anchor, params)
+    return jax.tree.map(lambda a, p: a.astype(jnp.asarray(p).dtype), anchor, params)
 
 
 def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> Params:
@@ -30,6 +35,6 @@ def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> P
     """
 
     def move(a: jax.Array, p: jax.Array) -> jax.Array:
-        return a + (1 - jnp.asarray(decay, a.dtype)) * (p.astype(a.dtype) - a)
+        return a + (1 - jnp.asarray(decay, a.dtype)) * (jnp.asarray(p, a.dtype) - a)
 
     return jax.tree.map(move, anchor, params)

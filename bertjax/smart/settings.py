@@ -91,11 +91,11 @@ class SmartSettings:
             raise ValueError(f"num_steps must be at least {fewest} for {what}, found {self.num_steps}")
         if self.every < 1:
             raise ValueError(f"every must be at least 1, found {self.every}")
-        if isinstance(self.decay, tuple):
-            if len(self.decay) != 2:
+        if isinstance(self.decay, tuple | list):
+            if isinstance(self.decay, list) or len(self.decay) != 2:
                 raise ValueError(
-                    "decay must be a number, a schedule, or two numbers, for the first tenth of the updates and "
-                    f"after, found {self.decay}"
+                    "decay must be a number, a schedule, or a tuple of two numbers, for the first tenth of the "
+                    f"updates and after, found {self.decay}"
                 )
             for beta in self.decay:
                 check_number("decay", beta, most=1)
@@ -123,10 +123,10 @@ class SmartSettings:
 
 
 def check_number(name: str, value: Scalar, *, most: float | None = None) -> None:
-    """ValueError where a plain number is out of range, or a value is none; schedules and traced values pass."""
+    """ValueError for a plain number out of range, or what is no number; schedules and traced values pass."""
     if not isinstance(value, int | float):
         # An array of two, of a list, would be broadcast over parameters without a word.
-        if callable(value) or (isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0):
+        if callable(value) or (isinstance(value, jax.Array | np.ndarray | np.number) and value.ndim == 0):
             return
         raise ValueError(f"{name} must be a number or a schedule, found {value!r}")
     # Written so that NaN is refused too.
@@ -175,8 +175,8 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
       num_steps: updates of the whole run.
 
     Returns:
-      A number, or a schedule of the updates that have been made when the anchor moves: the first of a pair is that of
-      1 to num_steps / 10, as in the paper's Algorithm 1.
+      A number, or a schedule of the updates that have been made when the anchor moves: the first of a pair
+      holds while they are at most num_steps / 10, as in the paper's Algorithm 1.
 
     Raises:
       ValueError: β follows from the length of the run, and `num_steps` is None.
