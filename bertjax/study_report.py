@@ -17,7 +17,7 @@ from bertjax.workdir import write_text
 CHARTS = {
     "headline": f"Points by which methods beat {BASE} on dev: those tested on several tasks or sizes, or beyond noise",
     "differences": f"Points by which each method beats {BASE} on dev, with 95% intervals",
-    "cost": "Score on dev against the time of a run",
+    "cost": f"Points better than {BASE} on dev, with 95% intervals, against the time of a run",
     "sizes": "Score on dev against the size of the training set, at each size's own settings",
     "curves": "Training loss over epochs, mean and range of the seeds",
     "calibration": "Calibration error against local smoothness",
