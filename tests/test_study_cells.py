@@ -67,6 +67,20 @@ def test_what_nobody_foresaw_ends_one_cell(monkeypatch, tmp_path):
     assert "by much" in log.read_text()
 
 
+def test_times_are_of_all_updates_of_all_calls(tmp_path):
+    """Readings of 10, 10 and, before a cut, 5 updates: 10 · 1 + 10 · 2 + 5 · 6 seconds."""
+    readings = [(10, "train", 1.0), (10, "dev", 9.0), (20, "train", 2.0), (25, "train", 6.0)]
+    lines = [
+        json.dumps({"step": step, "split": split, "epoch": 1, "values": {}, "timing": {"step_seconds": seconds}})
+        for step, split, seconds in readings
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    found = study_cells._readings(tmp_path)
+    assert study_cells._seconds(found) == 60
+    assert study_cells._median_seconds(found) == 2
+    assert study_cells._seconds([]) == 0
+
+
 @pytest.mark.slow
 def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     small = {"init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16, "epochs": 1}
