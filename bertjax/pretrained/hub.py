@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjax.errors import UserError, reason
+from bertjax.errors import UserError
 
 
 class Commit(NamedTuple):
@@ -102,8 +102,7 @@ def _find(name: str) -> Commit:
         if commit is None:
             raise _unobtainable(name, error) from error
         print(
-            f"warning: no answer from the hub ({reason(error).rstrip('.')}); its local cache has "
-            f"{repository}@{commit.sha}",
+            f"warning: no answer from the hub ({_reason(error)}); its local cache has {repository}@{commit.sha}",
             file=sys.stderr,
         )
         return commit
@@ -187,8 +186,13 @@ def _hash(path: Path, changed: int, *, is_git: bool) -> str:
     return digest.hexdigest()
 
 
+def _reason(error: Exception) -> str:
+    # Its first line: what follows is the hub's own advice, of other libraries' flags.
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def _unobtainable(name: str, error: Exception) -> UserError:
     return UserError(
-        f"init_from: no folder {name!r} here, and the hub gave no model of that name: {reason(error).rstrip('.')}; "
+        f"init_from: no folder {name!r} here, and the hub gave no model of that name: {_reason(error)}; "
         "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6"
     )
