@@ -177,11 +177,18 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> Chart | None:
     for line in lines:
         if line["log"]:
             group = found.setdefault((line["tasks"], line["tasks"], line["share"]), {})
-            group.setdefault(line["method"], []).append(line["log"])
+            group.setdefault(line["method"], []).append(_thinned(line["log"]))
     panels = {
         group: {name: logs for name, logs in methods.items() if len(logs) >= 3} for group, methods in found.items()
     }
     return _panels({group: methods for group, methods in panels.items() if methods}, _draw_curves)
+
+
+def _thinned(log: Sequence[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
+    """Means of neighbouring readings, so that a long run's line is no noise."""
+    size = -(-len(log) // most)
+    parts = [log[begin : begin + size] for begin in range(0, len(log), size)]
+    return [(part[-1][0], statistics.mean(loss for _, loss in part)) for part in parts]
 
 
 def _draw_curves(axes: Any, methods: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:

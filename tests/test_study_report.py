@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bertjax import study_charts, study_report
 from bertjax.errors import UserError
@@ -294,3 +295,20 @@ def test_a_browser_shows_every_chart(report, tmp_path, theme):
     assert (background.mean() > 0.9) == (theme == "light")
     inked = np.abs(picture - background).max(axis=-1) > 0.3
     assert 0.01 < inked.mean() < 0.5
+
+
+def test_long_curves_are_of_means_and_short_ones_as_they_are():
+    short = [(1.0, 3.0), (2.0, 2.0)]
+    assert study_charts._thinned(short) == short
+    found = study_charts._thinned([(float(i), float(i)) for i in range(1, 126)])
+    assert len(found) <= 60
+    assert (found[0], found[-1]) == ((3.0, 2.0), (125.0, 124.5))
+
+
+def test_cost_is_against_paired_differences_and_not_scores(rows):
+    drawn = Figure()
+    study_charts.cost(rows)[1](drawn)
+    members = next(iter(study_charts.groups_of(rows).values()))
+    expected = {row.method: 100 * row.minus[BASE].difference.mean for row in members if row.method != BASE} | {BASE: 0}
+    found = {text.get_text(): text.xy[1] for text in drawn.axes[0].texts}
+    assert found == pytest.approx(expected)
