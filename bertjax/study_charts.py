@@ -147,6 +147,7 @@ def _draw_sizes(axes: Any, members: Sequence[Row]) -> None:
             label=name,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="share of the training examples, %", ylabel=f"{members[0].metric} on dev, %")
     axes.legend(frameon=False)
 
