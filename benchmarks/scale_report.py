@@ -56,9 +56,9 @@ def final_comparison(
         name: {seed: [int(c) for c in by_seed[seed]["correct"]] for seed in seeds} for name, by_seed in runs.items()
     }
     accuracy = {name: 100 * np.array([*map(np.mean, rows.values())]) for name, rows in correct.items()}
-    found = {}
+    rights, found = np.ones(len(correct[base][seeds[0]])), {}
     for name in [base, *sorted(set(runs) - {base}, key=lambda n: -accuracy[n].mean())]:
-        rights, loss = np.ones(len(correct[base][seeds[0]])), losses[name] - losses[base]
+        loss = losses[name] - losses[base]
         difference = paired.difference(correct[name], correct[base], rights, paired.accuracy)
         found[name] = {
             "accuracy": accuracy[name].mean(),

@@ -59,6 +59,7 @@ def test_a_real_difference_is_seen_and_none_is_not():
     found = paired.difference(good, bad, LABELS, paired.accuracy)
     expected = np.mean([np.mean(good[s] == LABELS) - np.mean(bad[s] == LABELS) for s in range(5)])
     assert found.mean == pytest.approx(expected)
+    assert found.low < found.mean < found.high
     assert (found.seeds, found.low > 0.1, found.p < 1e-3) == (5, True, True)
     mirrored = paired.difference(bad, good, LABELS, paired.accuracy)
     assert (mirrored.mean, mirrored.low, mirrored.high) == pytest.approx((-found.mean, -found.high, -found.low))
@@ -111,6 +112,25 @@ def test_chance_is_a_finding_once_in_twenty_at_most(seeds, of_seeds, of_examples
     for _ in range(200):
         parts = of_seeds * rng.normal(size=(seeds, 1)), of_examples * rng.normal(size=(1, 60))
         found += compared(sum(parts) + of_both * rng.normal(size=(seeds, 60))).p < 0.05
+    assert found <= 21  # of a binomial of 0.05: one in a thousand lies above
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    """200 pairs of runs that are alike but for chance: zero lies within about 95% of the intervals."""
+    rng, within = np.random.default_rng(2), 0
+    for _ in range(200):
+        a, b = (runs(0.7, range(8), rng) for _ in range(2))
+        found = paired.difference(a, b, LABELS, paired.accuracy, resamples=500)
+        within += found.low <= 0 <= found.high
+    assert within >= 184  # of a binomial of 0.95: one in a thousand falls below
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_few_seeds_that_differ_much_are_no_finding(seeds):
+    rng, found = np.random.default_rng(4), 0
+    for _ in range(200):
+        ours, theirs = ({s: runs(rng.uniform(0.5, 0.8), [s], rng)[s] for s in range(seeds)} for _ in range(2))
+        found += paired.difference(ours, theirs, LABELS, paired.accuracy, resamples=500).p < 0.05
     assert found <= 21  # of a binomial of 0.05: one in a thousand lies above
 
 

@@ -187,7 +187,7 @@ def _hash(path: Path, changed: int, *, is_git: bool) -> str:
 
 
 def _reason(error: Exception) -> str:
-    # Its first line: what follows is the hub's own advice, of other libraries' flags.
+    # Its first line: what follows is that library's own advice, beside ours.
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
