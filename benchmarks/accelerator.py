@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from benchmarks import peers
 from benchmarks.steps import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import optim
-from bertjax.model import Bert, BertConfig, init_params
+from bertjax.bert_config import BertConfig
+from bertjax.model import Bert, init_params
 from bertjax.parallel import DataParallel, peak_bytes
 from bertjax.report import table
 from bertjax.step import init_state, train_step

@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.steps import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import optim
+from bertjax.bert_config import BertConfig
 from bertjax.dropout import dropout
-from bertjax.model import DROPOUTS, Bert, BertConfig, Layer, init_params
+from bertjax.model import DROPOUTS, Bert, Layer, init_params
 from bertjax.parallel import peak_bytes
 from bertjax.report import table
 from bertjax.step import eval_step, init_state, train_step

@@ -6,117 +6,19 @@ them. Softmax, LayerNorm and logits are float32 whatever the compute dtype.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bertjax.bert_config import ACTIVATIONS, BertConfig
 from bertjax.dropout import dropout
-from bertjax.errors import UserError
 
 DROPOUTS = 3
 """Of a layer."""
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """x Φ(x), with the normal distribution's Φ (Hendrycks and Gimpel, 2016)."""
-    if x.dtype != jnp.float32:  # 1 + erf needs more digits than bfloat16 has
-        return jax.nn.gelu(x, approximate=False)
-    # JAX takes erfc, with branches for its tails: 3% of an update on a CPU.
-    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": gelu,
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
-
-
-_SIZES = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**16,
-    "num_hidden_layers": 2**10,
-    "num_attention_heads": 2**10,
-    "intermediate_size": 2**18,
-    "max_position_embeddings": 2**20,
-    "type_vocab_size": 2**10,
-}
-"""The largest of each: ten times and more what anybody has, and little enough to count through."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BertConfig:
-    """An encoder's architecture, under the names of Hugging Face's `config.json`."""
-
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int = 0
-
-    def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                raise UserError(f"BERT config: {name} must be {kind.__name__}, found {value!r:.80}")
-        for name, most in _SIZES.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise UserError(f"BERT config: {name} must be from 1 to {most:,}, found {getattr(self, name)!r:.40}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)!r:.40}")
-        for name in ("initializer_range", "layer_norm_eps"):
-            if not 0 <= getattr(self, name) <= 1000:
-                raise UserError(f"BERT config: {name} must be in [0, 1000], found {getattr(self, name)!r:.40}")
-        if not 0 <= self.pad_token_id < self.vocab_size:
-            raise UserError(
-                f"BERT config: pad_token_id must be below vocab_size and not negative, found {self.pad_token_id!r:.40}"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"BERT config: hidden_size {self.hidden_size} is no multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-        if self.hidden_act not in ACTIVATIONS:
-            raise UserError(
-                f"BERT config: hidden_act must be one of {', '.join(ACTIVATIONS)}, found {self.hidden_act!r:.80}"
-            )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "BertConfig":
-        """Reads a parsed `config.json`; keys that do not change the encoder's function are passed over.
-
-        Raises:
-          UserError: a value of the wrong type or range, another architecture than BERT's, or a required
-            size that is missing.
-        """
-        if values.get("model_type", "bert") != "bert":
-            raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r:.80}")
-        if values.get("position_embedding_type", "absolute") != "absolute":
-            raise UserError(
-                "BERT config: position_embedding_type must be 'absolute', "
-                f"found {values['position_embedding_type']!r:.80}"
-            )
-        if values.get("is_decoder"):
-            raise UserError("BERT config: is_decoder must be false: attention here looks both ways")
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in names and value is not None}
-        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - known.keys()
-        if missing:
-            raise UserError(f"BERT config: {', '.join(sorted(missing))} missing")
-        return cls(**known)
 
 
 class Embeddings(nn.Module):

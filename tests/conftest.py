@@ -35,8 +35,8 @@ import pytest
 import safetensors.numpy
 
 from bertjax import loop
+from bertjax.bert_config import BertConfig
 from bertjax.config import RunConfig
-from bertjax.model import BertConfig
 from bertjax.pretrained import tensor_shapes
 
 # A shell's `&` has its commands ignore it; the tests of interrupts send it.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from checkpoints import COARSE, GOLDEN, TENSORS, assert_holds, refusal, write_checkpoint, write_safetensors
 
-from bertjax.model import Bert, BertConfig, init_params
+from bertjax.bert_config import BertConfig
+from bertjax.model import Bert, init_params
 from bertjax.pretrained import load_pretrained, with_heads
 
 WIDE_INIT = GOLDEN["config"] | {"initializer_range": 3.0}

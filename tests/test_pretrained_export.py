@@ -25,9 +25,10 @@ from checkpoints import (
     write_tokenizer,
 )
 
+from bertjax.bert_config import BertConfig
 from bertjax.data.text import load_tokenizer
 from bertjax.errors import UserError
-from bertjax.model import Bert, BertConfig
+from bertjax.model import Bert
 from bertjax.pretrained import load_pretrained, resolve
 from bertjax.pretrained.__main__ import main
 from bertjax.pretrained.convert import convert

@@ -9,7 +9,7 @@ import pytest
 from checkpoints import MLM, NSP, TENSORS, assert_holds, refusal, write_checkpoint
 from golden import make_bert
 
-from bertjax.model import BertConfig
+from bertjax.bert_config import BertConfig
 from bertjax.pretrained import load_pretrained, with_heads
 
 KEY = jax.random.key(0)

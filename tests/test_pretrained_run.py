@@ -25,9 +25,9 @@ from checkpoints import (
 )
 
 from bertjax import assets
+from bertjax.bert_config import BertConfig
 from bertjax.data.text import load_tokenizer
 from bertjax.errors import UserError
-from bertjax.model import BertConfig
 from bertjax.pretrained import keep_encoder, lineage, load_pretrained, read_config, resolve
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export

@@ -11,7 +11,8 @@ from checkpoints import GOLDEN, TENSORS, assert_holds, write_checkpoint
 from golden import make_bert
 
 from bertjax import encode
-from bertjax.model import ACTIVATIONS, Bert
+from bertjax.bert_config import ACTIVATIONS
+from bertjax.model import Bert
 from bertjax.pretrained import load_pretrained, with_heads
 
 

@@ -11,7 +11,7 @@ from checkpoints import MLM, NSP, write_tokenizer
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from bertjax.model import BertConfig
+from bertjax.bert_config import BertConfig
 from bertjax.pretrained import tensor_shapes, torch_file
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export

@@ -11,9 +11,9 @@ import numpy as np
 import safetensors.numpy
 
 from bertjax import shape
+from bertjax.bert_config import BertConfig
 from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settings
 from bertjax.errors import UserError, reason
-from bertjax.model import BertConfig
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_names
 from bertjax.pretrained.new_folder import new_folder

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax.bert_config import BertConfig
 from bertjax.errors import UserError
-from bertjax.model import BertConfig
 from bertjax.pretrained import flax_file, orbax_folder, safetensors_file, tensorflow_file, torch_file
 from bertjax.pretrained.names import (
     CLASSIFIER,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from bertjax.model import BertConfig
+from bertjax.bert_config import BertConfig
 
 TensorPath = tuple[str, ...]
 TensorShape = tuple[int, ...]

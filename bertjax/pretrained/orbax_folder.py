@@ -8,8 +8,8 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from bertjax.bert_config import BertConfig
 from bertjax.errors import UserError, reason
-from bertjax.model import BertConfig
 from bertjax.pretrained.names import (
     TensorPath,
     TensorShape,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import assets, run_result, shape, whole_file
+from bertjax.bert_config import BertConfig
 from bertjax.errors import UserError
-from bertjax.model import BertConfig
 from bertjax.pretrained import hub
 from bertjax.run_result import read_result
 from bertjax.small_files import MIB, read_json
