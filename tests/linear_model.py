@@ -33,6 +33,15 @@ def symmetric_kl(z, reference):
     return float(((p - q) * (np.log(p) - np.log(q))).sum())
 
 
+def kl(z, reference):
+    """KL(q‖p), q of the reference: it tells one side from the other."""
+    p, q = softmax(z), softmax(reference)
+    return float((q * (np.log(q) - np.log(p))).sum())
+
+
+BY_HAND = {"symmetric_kl": symmetric_kl, "kl": kl}
+
+
 def logits_of(x, w):
     return x[MASK].sum(0) @ w
 
@@ -51,7 +60,7 @@ def as_batch(x, mask=MASK):
     return {"x": jnp.asarray(x, jnp.float32)[None], "mask": jnp.asarray(mask)[None]}
 
 
-def terms(params, anchor, x, settings, key=0, model=MODEL, **options):
+def terms(params, anchor, x, settings, key=0, model=MODEL, divergence=smart.symmetric_kl, **options):
     """Of one example, through a batch of one."""
     batch, keys = as_batch(x), jax.random.split(jax.random.key(key))[:, None]
     found = smart.smart_terms(
@@ -61,14 +70,16 @@ def terms(params, anchor, x, settings, key=0, model=MODEL, **options):
         batch,
         *keys,
         mask=batch["mask"],
-        divergence=smart.symmetric_kl,
+        divergence=divergence,
         settings=settings,
         **options,
     )
     return jax.tree.map(lambda leaf: leaf[0], found)
 
 
-def perturb(x, w, key=0, adversary=smart.power_iteration, mask=MASK, sees=MASK, **options):
+def perturb(
+    x, w, key=0, adversary=smart.power_iteration, mask=MASK, sees=MASK, divergence=smart.symmetric_kl, **options
+):
     x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
 
     def logits_fn(x):
@@ -76,4 +87,4 @@ def perturb(x, w, key=0, adversary=smart.power_iteration, mask=MASK, sees=MASK, 
 
     mask = None if mask is None else jnp.asarray(mask)
     key = jax.random.key(key) if isinstance(key, int) else key
-    return adversary(logits_fn, x, key, divergence=smart.symmetric_kl, mask=mask, **options)
+    return adversary(logits_fn, x, key, divergence=divergence, mask=mask, **options)

@@ -4,10 +4,13 @@ import csv
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from conftest import write_sts
 
-from bertjax import loop
+from bertjax import loop, smart
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import RunConfig
 from bertjax.errors import UserError
@@ -131,6 +134,54 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     one = loop.train_and_evaluate(config, tmp_path / "one")
     assert (one["devices"]["count"], four["devices"]["count"]) == (1, 4)
     assert one["dev"]["sst5"]["final"]["loss"] == pytest.approx(four["dev"]["sst5"]["final"]["loss"], abs=1e-3)
+
+
+class Seen(Exception):
+    pass
+
+
+def test_every_key_reaches_what_it_is_for(config, sst_folder, tmp_path, monkeypatch):
+    write_sts(sst_folder)
+    found = {}
+
+    def train_step(*_, **options):
+        found.update(options)
+        raise Seen
+
+    def adamw(schedule, weight_decay):
+        found.update(rates=[float(schedule(step)) for step in (0, 2, 6, 10)], weight_decay=weight_decay)
+        return optax.identity()
+
+    def turns(sizes, sampling, num_steps, seed):
+        found.update(sampling=sampling, seed=seed)
+        return ["sts"] * num_steps
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(loop.optim, "adamw", adamw)
+    monkeypatch.setattr(loop, "turns", turns)
+    config = change(
+        config,
+        task=RunConfig.task,
+        tasks=("sst5", "sts"),
+        task_weights=(0.5, 2.0),
+        sampling="annealed",
+        max_steps=10,
+        warmup=0.2,
+        weight_decay=0.3,
+        micro_batches=2,
+        remat=True,
+        dtype="bfloat16",
+        seed=7,
+    )
+    with pytest.raises(Seen):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert [(task.name, task.weight) for task in found["tasks"]] == [("sst5", 0.5), ("sts", 2.0)]
+    assert (found["sampling"], found["seed"], found["num_steps"], found["tune"]) == ("annealed", 7, 10, "all")
+    # Up for two updates, then down to 0 at the last.
+    assert found["rates"] == pytest.approx([0, 0.02, 0.01, 0], abs=1e-6)
+    assert (found["weight_decay"], found["micro_batches"]) == (0.3, 2)
+    assert (found["model"].remat, found["model"].dtype) == (True, jnp.bfloat16)
+    assert found["settings"] == smart.preset("bertjax")
 
 
 @pytest.mark.parametrize(

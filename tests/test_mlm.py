@@ -129,6 +129,19 @@ def test_the_length_of_b_does_not_tell_the_label():
     assert abs(np.corrcoef(sizes, labels)[0, 1]) < 0.15
 
 
+def test_a_random_b_comes_from_any_other_document_and_begins_anywhere():
+    found = [pair for epoch in range(200) for pair in plan_pairs(DOCUMENTS, S, 0, epoch) if pair.label == 1]
+    homes = np.zeros((len(DOCUMENTS), len(DOCUMENTS)))
+    for (number, *_), (other, *_), _ in found:
+        homes[number, other] += 1
+    assert not np.diag(homes).any()
+    expected = (homes.sum(1)[:, None] / (len(DOCUMENTS) - 1) * (1 - np.eye(len(DOCUMENTS)))).sum(0)
+    assert abs(homes.sum(0) - expected).max() < 5 * np.sqrt(expected.max())
+    # Of each document a sentence is as likely as another to be the first: 5 standard deviations of their mean rank.
+    ranks = [(begin + 0.5) / len(DOCUMENTS[other]) for _, (other, begin, _), _ in found]
+    assert abs(np.mean(ranks) - 0.5) < 5 / np.sqrt(12 * len(ranks))
+
+
 def test_sentences_that_a_random_b_displaces_are_put_back():
     for number, document in enumerate(DOCUMENTS):
         pairs = [pair for pair in plan_pairs(DOCUMENTS, S, 3, 0) if pair.first[0] == number]

@@ -133,6 +133,18 @@ def test_surgery_of_both_tasks_gradients(model, params):
     assert float(means["loss"]) == pytest.approx(sum(losses) / 2)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_tasks_drop_out_apart(tiny_config, rate):
+    # The same head, examples and indices under another name: only the masks can tell them apart.
+    config = dataclasses.replace(tiny_config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+    model = Bert(config, {"sst5": 5, "twin": 5})
+    params = init_params(jax.random.key(0), model)
+    params["head_twin"] = params["head_sst5"]
+    tasks, batch = (SST, dataclasses.replace(SST, name="twin")), BATCHES["sst5"]
+    _, means = run(model, params, {"sst5": batch, "twin": batch}, tasks=tasks, tx=optax.chain(pcgrad(), SGD))
+    assert (float(means["sst5/loss"]) != float(means["twin/loss"])) == (rate > 0)
+
+
 @pytest.mark.slow
 def test_four_devices_are_one(model, params):
     tx = optax.chain(pcgrad(), SGD)

@@ -12,11 +12,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bertjax import assets, loop, pretrain_loop
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import PretrainConfig, RunConfig, is_pretraining
+from bertjax.data.mlm import PairBatches
 from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
@@ -188,6 +190,54 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     assert (one["devices"]["count"], four["devices"]["count"]) == (1, 4)
     ((ours,), (theirs,)) = (result["dev"].values() for result in (one, four))
     assert ours["final"]["mlm_perplexity"] == pytest.approx(theirs["final"]["mlm_perplexity"], rel=1e-3)
+
+
+class Seen(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("tune", "peak", "epochs"), [("heads", 0.04, 1), ("all", 0.01, 2)])
+def test_every_key_reaches_what_it_is_for(config, tmp_path, monkeypatch, model, params, tune, peak, epochs):
+    found = {}
+
+    def pretrain_step(*_, **options):
+        found.update(options)
+        raise Seen
+
+    def adamw(schedule, weight_decay):
+        found.update(rates=[float(schedule(step)) for step in (0, 2, 6, 10)], weight_decay=weight_decay)
+        return optax.identity()
+
+    def pair_batches(*arguments, **options):
+        found.update(options)
+        return PairBatches(*arguments, **options)
+
+    monkeypatch.setattr(pretrain_loop, "pretrain_step", pretrain_step)
+    monkeypatch.setattr(pretrain_loop.optim, "adamw", adamw)
+    monkeypatch.setattr(pretrain_loop, "PairBatches", pair_batches)
+    if tune == "all":  # the checkpoint has heads, and the first stage is passed over
+        monkeypatch.setattr(pretrain_loop, "load_pretrained", lambda _: (model.config, dict(params)))
+        monkeypatch.setattr(pretrain_loop._Run, "evaluate", lambda run, _: {run.corpus.name: {}})
+    config = change(
+        config,
+        head_learning_rate=0.04,
+        max_steps=10,
+        warmup=0.2,
+        weight_decay=0.3,
+        micro_batches=2,
+        whole_word=True,
+        remat=True,
+        dtype="bfloat16",
+        seed=7,
+    )
+    with pytest.raises(Seen):
+        pretrain(config, tmp_path / "run")
+    # Up for two updates, then down to 0 at the last.
+    assert found["rates"] == pytest.approx([0, peak, peak / 2, 0], abs=1e-6)
+    assert (found["tune"], found["weight_decay"], found["micro_batches"]) == (tune, 0.3, 2)
+    assert (found["model"].remat, found["model"].dtype) == (True, jnp.bfloat16)
+    assert (found["seed"], found["epochs"], found["whole_word"]) == (7, epochs, True)
+    assert (found["max_length"], found["batch_size"]) == (20, 16)
 
 
 def test_changed_text_is_not_gone_on_with(config, corpus, tmp_path, monkeypatch):

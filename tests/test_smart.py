@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear_model import MASK, C, D, S, as_jax, logits_of, make_problem, perturb, softmax, symmetric_kl
+from linear_model import BY_HAND, MASK, C, D, S, as_jax, logits_of, make_problem, perturb, softmax, symmetric_kl
 
 from bertjax import smart
+from bertjax.smart import norms
 
 # Both adversaries
 
@@ -180,30 +181,53 @@ def test_power_iteration_refuses(options, message):
 # Projected gradient ascent
 
 
-def test_ascent_is_algorithm_1():
+def slope(delta, x, w, divergence=symmetric_kl):
+    """∇ l(f(x + δ), f(x)) in δ by finite differences, [S, D]."""
+    gradient, clean = np.zeros((S, D)), logits_of(x, w)
+    for at in np.ndindex(S, D):
+        nudge = np.zeros((S, D))
+        nudge[at] = 1e-6
+        up, down = (divergence(logits_of(x + delta + n, w), clean) for n in (nudge, -nudge))
+        gradient[at] = (up - down) / 2e-6
+    return gradient
+
+
+def starting_noise(size):
+    return size * np.asarray(jax.random.normal(jax.random.key(0), (S, D)), np.float64) * MASK[:, None]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_ascent_is_algorithm_1(name):
     params, _, x = make_problem()
     radius, step_size, noise = 0.3, 0.2, 0.1
     delta = perturb(
         x,
         params["w"],
         adversary=smart.projected_gradient_ascent,
+        divergence=getattr(smart, name),
         radius=radius,
         step_size=step_size,
         noise=noise,
         num_steps=2,
     )
-    expected = noise * np.asarray(jax.random.normal(jax.random.key(0), (S, D)), np.float64) * MASK[:, None]
-    clean = logits_of(x, params["w"])
+    expected = starting_noise(noise)
     for _ in range(2):
-        gradient = np.zeros((S, D))
-        for at in np.ndindex(S, D):
-            nudge = np.zeros((S, D))
-            nudge[at] = 1e-6
-            up, down = (symmetric_kl(logits_of(x + expected + n, params["w"]), clean) for n in (nudge, -nudge))
-            gradient[at] = (up - down) / 2e-6
+        gradient = slope(expected, x, params["w"], BY_HAND[name])
         expected = np.clip(expected + step_size * gradient / abs(gradient).max(), -radius, radius)
     np.testing.assert_allclose(delta, expected, atol=1e-4)
     assert (np.asarray(delta)[~MASK] == 0).all()
+
+
+def test_the_raw_gradient_blown_up_token_by_token_is_mtdnn_heads():
+    params, _, x = make_problem()
+    options = {"per": "token", "projection": "sphere", "normalize_gradient": False}
+    delta = perturb(
+        x, params["w"], adversary=smart.projected_gradient_ascent, radius=1.0, step_size=1e-2, noise=0.1, **options
+    )
+    expected = starting_noise(0.1)
+    expected = (expected + 1e-2 * slope(expected, x, params["w"]))[MASK]
+    expected /= abs(expected).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(delta)[MASK], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -227,14 +251,26 @@ def test_ascent_refuses(changes, message):
 @pytest.mark.parametrize("projection", ["ball", "sphere"])
 def test_ascent_ends_in_the_ball_or_on_the_sphere(norm, per, projection):
     params, _, x = make_problem()
-    options = {"radius": 0.1, "step_size": 0.05, "noise": 1e-3, "norm": norm, "per": per, "projection": projection}
-    delta = np.asarray(perturb(x, params["w"], adversary=smart.projected_gradient_ascent, **options))[MASK]
-    rows = delta if per == "token" else delta.reshape(1, -1)
-    sizes = np.linalg.norm(rows, axis=1) if norm == "l2" else abs(rows).max(axis=1)
-    if projection == "sphere":
-        np.testing.assert_allclose(sizes, 0.1, rtol=1e-5)
-    else:
-        np.testing.assert_allclose(sizes, 0.05, atol=6e-3)  # the step, and what is left of the noise
+    options = {"radius": 0.1, "noise": 1e-3, "norm": norm, "per": per, "projection": projection}
+    for step_size in (0.05, 0.5):
+        delta = perturb(
+            x, params["w"], adversary=smart.projected_gradient_ascent, step_size=step_size, num_steps=1, **options
+        )
+        delta = np.asarray(delta)[MASK]
+        rows = delta if per == "token" else delta.reshape(1, -1)
+        sizes = np.linalg.norm(rows, axis=1) if norm == "l2" else abs(rows).max(axis=1)
+        if projection == "sphere" or step_size > 0.1:
+            np.testing.assert_allclose(sizes, 0.1, rtol=1e-5)
+        else:
+            np.testing.assert_allclose(sizes, 0.05, atol=6e-3)  # the step, and what is left of the noise
+
+
+@pytest.mark.parametrize(("per", "sizes"), [("example", 13.0), ("token", [[5.0], [12.0]])])
+def test_the_nearest_point_of_an_l2_ball_is_along_the_ray(per, sizes):
+    x = np.float32([[3, 4], [0, 12]])
+    found = norms.project(jnp.asarray(x), jnp.float32(1.0), "l2", per)
+    np.testing.assert_allclose(found, x / np.float32(sizes), rtol=1e-6)
+    np.testing.assert_allclose(norms.project(jnp.asarray(x), jnp.float32(14.0), "l2", per), x)
 
 
 # Random perturbation

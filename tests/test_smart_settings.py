@@ -71,6 +71,25 @@ def test_the_paper_preset_is_the_papers():
     assert (paper.adversary, paper.per, paper.projection) == ("projected_gradient_ascent", "example", "ball")
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        # Our own, as docs/scale.md chose them; the others from the papers and code that the presets name.
+        ("bertjax", {"weight": 1.0, "radius": 0.02, "norm": "l2", "bregman_weight": 1.0, "decay": (0.99, 0.999)}),
+        ("bertjax_exact", {"weight": 1.0, "radius": 0.02, "norm": "l2", "start": "noise", "num_steps": 1}),
+        ("mtdnn_2020", {"step_size": 1e-3, "noise": 1e-5, "norm": "linf", "per": "token", "projection": "none"}),
+        ("mtdnn_head", {"step_size": 1e-3, "noise": 1e-5, "radius": 1.0, "per": "token", "projection": "sphere"}),
+        ("mtdnn_head", {"normalize_gradient": False, "norm": "linf", "num_steps": 1, "matched_dropout": False}),
+        ("sift", {"step_size": 1e-4, "noise": 1e-2, "norm": "linf", "per": "token", "projection": "none"}),
+        ("vat", {"start": "noise", "num_steps": 1, "norm": "l2", "clean_gradient": False, "bregman_weight": 0.0}),
+        ("r3f", {"radius": 1e-5, "adversary": "random_perturbation", "matched_dropout": False}),
+        ("rdrop", {"adversary": "none", "matched_dropout": False, "bregman_weight": 0.0}),
+    ],
+)
+def test_presets_have_the_numbers_of_their_sources(name, numbers):
+    assert {key: getattr(smart.preset(name), key) for key in numbers} == numbers
+
+
 # The anchor's decay
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from linear_model import (
+    BY_HAND,
     MASK,
     MODEL,
     C,
@@ -29,16 +30,18 @@ from bertjax import smart
 BOTH = smart.SmartSettings(weight=1.0, radius=0.3, bregman_weight=1.0)
 
 
-def test_terms_by_hand():
+@pytest.mark.parametrize("name", BY_HAND)
+def test_terms_by_hand(name):
     params, anchor, x = make_problem(classes=2)
-    found = terms(params, anchor, x, BOTH)
+    divergence = BY_HAND[name]
+    found = terms(params, anchor, x, BOTH, divergence=getattr(smart, name))
     clean = logits_of(x, params["w"])
     column = np.where(MASK[:, None], params["w"][:, 1] - params["w"][:, 0], 0)
     worst = 0.3 * np.linalg.norm(x[MASK]) * column / np.linalg.norm(column)
-    either = [symmetric_kl(logits_of(x + sign * worst, params["w"]), clean) for sign in (1, -1)]
+    either = [divergence(logits_of(x + sign * worst, params["w"]), clean) for sign in (1, -1)]
     np.testing.assert_allclose(found.logits, clean, rtol=1e-5)
     assert any(np.isclose(found.smoothness, value, rtol=1e-4) for value in either)
-    np.testing.assert_allclose(found.bregman, symmetric_kl(clean, logits_of(x, anchor["w"])), rtol=1e-5)
+    np.testing.assert_allclose(found.bregman, divergence(clean, logits_of(x, anchor["w"])), rtol=1e-5)
 
 
 def test_gradients_by_finite_differences_of_the_hand_computed_terms():
@@ -116,8 +119,9 @@ def test_a_weight_of_zero_saves_the_passes():
         assert len(calls) == expected
 
 
+@pytest.mark.parametrize("adversary", ["power_iteration", "projected_gradient_ascent"])
 @pytest.mark.parametrize("matched", [True, False])
-def test_matched_dropout_shares_keys_and_unmatched_does_not(matched):
+def test_matched_dropout_shares_keys_and_unmatched_does_not(matched, adversary):
     params, anchor, _ = make_problem()
     seen = []
 
@@ -134,9 +138,15 @@ def test_matched_dropout_shares_keys_and_unmatched_does_not(matched):
         *keys,
         mask=batch["mask"],
         divergence=smart.symmetric_kl,
-        settings=smart.SmartSettings(weight=1.0, bregman_weight=1.0, matched_dropout=matched),
+        settings=smart.SmartSettings(
+            weight=1.0, bregman_weight=1.0, matched_dropout=matched, adversary=adversary, step_size=0.1, noise=0.1
+        ),
     )
     jax.effects_barrier()
+    if not matched:
+        # Those of the clean pass have no other but the tangents of it.
+        clean = {tuple(np.asarray(data)) for data in jax.random.key_data(keys[0])}
+        assert sum(key in clean for key in seen) == (2 if adversary == "projected_gradient_ascent" else 4)
     assert len(seen) >= 2 * 3  # the adversary's linearised pass belongs to the clean one
     assert len(set(seen)) == 2 * (1 if matched else 3)
 
@@ -207,6 +217,20 @@ def test_a_start_at_the_tasks_gradient_goes_along_it():
     clean = logits_of(x, params["w"])
     either = [symmetric_kl(logits_of(x + sign * worst, params["w"]), clean) for sign in (1, -1)]
     assert any(np.isclose(found.smoothness, value, rtol=1e-4) for value in either)
+
+
+def test_the_sign_along_the_tasks_gradient_is_drawn():
+    # To first order R_s does not know it; a loss that only ever fell along δ would be a bias.
+    params, anchor, x = make_problem()
+    settings = smart.SmartSettings(weight=1.0, radius=0.3, start="task_gradient", num_steps=0)
+    column = np.where(MASK[:, None], params["w"][:, 0], 0) * np.sign(logits_of(x, params["w"])[0])
+    worst = 0.3 * np.linalg.norm(x[MASK]) * column / np.linalg.norm(column)
+    clean = logits_of(x, params["w"])
+    up, down = (symmetric_kl(logits_of(x + sign * worst, params["w"]), clean) for sign in (1, -1))
+    found = [float(terms(params, anchor, x, settings, key=i, loss_fn=squared_first).smoothness) for i in range(12)]
+    rises = sum(np.isclose(value, up, rtol=1e-4) for value in found)
+    assert rises + sum(np.isclose(value, down, rtol=1e-4) for value in found) == 12
+    assert 2 <= rises <= 10
 
 
 def test_a_start_at_the_tasks_gradient_needs_a_loss():

@@ -29,11 +29,18 @@ def quadratic(params, anchor):
     return 0.5 * 3.0 * jnp.sum(jnp.square(params["w"] - anchor["w"]))
 
 
+def quadratic_terms(params, anchor, settings):
+    """The same as `smart` wants it: of one example."""
+    zero = jnp.zeros(1)
+    return smart.Terms(jnp.zeros((1, 1)), zero, zero, quadratic(params, anchor)[None])
+
+
 def follow(tx, steps, *, target=1.0, start=0.0, **extra):
     """θ after each step on the loss ½ (θ − target)²."""
     params, found = {"w": jnp.full(2, start)}, []
     opt_state = tx.init(params)
-    update = jax.jit(lambda g, s, p: tx.update(g, s, p, divergence_fn=quadratic, **extra))
+    extra |= {"divergence_fn": quadratic, "terms_fn": quadratic_terms}
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, **extra))
     for _ in range(steps):
         updates, opt_state = update({"w": params["w"] - target}, opt_state, params)
         params = optax.apply_updates(params, updates)
@@ -42,23 +49,31 @@ def follow(tx, steps, *, target=1.0, start=0.0, **extra):
 
 
 def closed_form(steps, weight, decay, rate, *, period=1):
-    """θ ← θ − rate (θ − 1 + 3 μ (θ − θ̃)) as powers of one matrix on (θ, θ̃, 1); θ̃ moves after every S steps."""
+    """θ ← θ − rate (θ − 1 + 3 μ (θ − θ̃)) as powers of one matrix on (θ, θ̃, 1); θ̃ moves after every S steps.
+
+    `decay` is β after so many S steps.
+    """
     step = np.array([[1 - rate * (1 + 3 * weight), rate * 3 * weight, rate], [0, 1, 0], [0, 0, 1]])
-    sync = np.array([[1, 0, 0], [1 - decay, decay, 0], [0, 0, 1]])
     state, found = np.array([0.0, 0.0, 1.0]), []
     for count in range(1, steps + 1):
         state = step @ state
         found.append(state[0])
         if count % period == 0:
-            state = sync @ state
+            beta = decay(count // period) if callable(decay) else decay
+            state = np.array([[1, 0, 0], [1 - beta, beta, 0], [0, 0, 1]]) @ state
     return found
 
 
+@pytest.mark.parametrize("form", ["add_bregman_proximal", "smart"])
 @pytest.mark.parametrize("period", [1, 3])
-def test_the_bregman_update_on_a_quadratic_is_its_closed_form(period):
-    tx = optax.chain(smart.add_bregman_proximal(2.0, 0.7, sync_period=period), optax.sgd(0.1))
-    found, _ = follow(tx, 10)
-    np.testing.assert_allclose(found, closed_form(10, 2.0, 0.7, 0.1, period=period), rtol=1e-5)
+@pytest.mark.parametrize("decay", [0.7, lambda n: 1 - 1 / (n + 1)], ids=["fixed", "scheduled"])
+def test_the_bregman_update_on_a_quadratic_is_its_closed_form(form, period, decay):
+    if form == "smart":
+        tx = smart.smart(smart.SmartSettings(bregman_weight=2.0, decay=decay), sync_period=period)
+    else:
+        tx = smart.add_bregman_proximal(2.0, decay, sync_period=period)
+    found, _ = follow(optax.chain(tx, optax.sgd(0.1)), 10)
+    np.testing.assert_allclose(found, closed_form(10, 2.0, decay, 0.1, period=period), rtol=1e-5)
 
 
 def test_the_update_ends_at_the_proximal_point():

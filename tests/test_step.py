@@ -78,6 +78,8 @@ def test_a_plain_step_is_gradient_descent_on_the_mean_loss(model, params):
     state, means = run(model, params, SETTINGS["plain"], batch)
     value, gradient = jax.value_and_grad(loss)(params)
     chex.assert_trees_all_close(means["loss"], value, rtol=1e-5)
+    hits = np.asarray(eval_step(params, batch, model=model, task=TASK)).argmax(-1) == batch["label"]
+    assert float(means["accuracy"]) == pytest.approx(hits.mean())
     chex.assert_trees_all_close(means["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
     chex.assert_trees_all_close(state.params, expected, atol=1e-6)
@@ -206,12 +208,18 @@ def test_bregman_is_zero_at_the_first_step_and_not_after(model, params):
     assert float(means["bregman"]) > 1e-6
 
 
-def test_the_anchor_follows_by_the_decay(model, params):
-    settings = smart.preset("bertjax_exact", decay=(0.75, 0.75))
+@pytest.mark.parametrize(
+    ("changes", "betas"),
+    # Of 20 updates the first tenth are two; a horizon of a fifth is four: 1 / (1 − β) = 4.
+    [({"decay": (0.25, 0.75)}, (0.25, 0.25, 0.75, 0.75)), ({"horizon": 0.2}, (0.75, 0.75))],
+    ids=["decay", "horizon"],
+)
+def test_the_anchor_follows_by_the_decay(model, params, changes, betas):
+    settings = smart.preset("bertjax_exact", weight=0.0, **changes)
     state, anchor = None, params
-    for _ in range(2):
+    for beta in betas:
         state, _ = run(model, params, settings, make_batch(), state=state)
-        anchor = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, anchor, state.params)
+        anchor = jax.tree.map(lambda a, p, beta=beta: beta * a + (1 - beta) * p, anchor, state.params)
         chex.assert_trees_all_close(state.anchor, anchor, atol=1e-7)
 
 
