@@ -66,13 +66,13 @@ class Outcome(NamedTuple):
       state: the last, replicated.
       scores: by what was judged, {"final": metrics, "best": metrics and their "step"}.
       skipped: updates that were left out, as their loss or gradient was not finite.
-      peaks: bytes that XLA sets aside on a device for an update, by the batches that it was compiled for.
+      peaks: bytes that XLA sets aside on a device for an update, or None, by the batches that it was compiled for.
     """
 
     state: TrainState
     scores: dict[str, Any]
     skipped: int
-    peaks: dict[str, int]
+    peaks: dict[str, int | None]
 
 
 def drive(
@@ -106,7 +106,7 @@ def drive(
     """
     state, step, is_judged = initial.pop(), 0, True
     scores: dict[str, Any] = {}
-    peaks: dict[str, int] = {}
+    peaks: dict[str, int | None] = {}
     # On several hosts a signal reaches one of them, and the scheduler's notice all.
     interruption = Interruption() if jax.process_count() == 1 else Interruption(())
     with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints, interruption:

@@ -62,12 +62,15 @@ def explain_step(
         delta = smart.power_iteration(
             logits_fn, embedding, key, divergence=divergence, radius=radius, num_steps=POWER_STEPS, mask=mask
         )
-        clean, moved = logits_fn(embedding), logits_fn((embedding + delta).astype(embedding.dtype))
+        clean = logits_fn(embedding)
+        # To second order both signs are the worst; beyond it one is.
+        there, back = (logits_fn((embedding + sign * delta).astype(embedding.dtype)) for sign in (1, -1))
+        up, down = (divergence.value(moved, clean) for moved in (there, back))
         real = mask.astype(jnp.float32)
         squares = jnp.mean(jnp.square(embedding.astype(jnp.float32)), axis=-1)
         size = jnp.sqrt(jnp.sum(real * squares) / jnp.sum(real))
         norms = jnp.sqrt(jnp.mean(jnp.square(delta.astype(jnp.float32)), axis=-1)) / size
-        return clean, moved, divergence.value(moved, clean), norms
+        return clean, jnp.where(up >= down, there, back), jnp.maximum(up, down), norms
 
     return jax.vmap(explain)(batch)
 

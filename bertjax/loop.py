@@ -1,6 +1,7 @@
 """A fine-tuning run: from a config to a folder with checkpoints, a log and a result."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -111,7 +112,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
             "cost": {
                 "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
                 "compiled_shapes": len(outcome.peaks),
-                "peak_bytes": max(outcome.peaks.values()),
+                "peak_bytes": max((peak for peak in outcome.peaks.values() if peak is not None), default=None),
                 "flops_ratio": _flops_ratio(run_step, step_with, settings, parallel, outcome.state, steps, step_key),
             },
             **circumstances(config, plan.num_steps, meter, parallel),
@@ -228,8 +229,11 @@ def _flops_ratio(
     state: TrainState,
     steps: Sequence[Mapping[str, Any]],
     key: jax.Array,
-) -> float:
-    """Floating-point operations of an update against plain fine-tuning's, on one batch: its length hardly matters."""
+) -> float | None:
+    """Floating-point operations of an update against plain fine-tuning's, on one batch: its length hardly matters.
+
+    None where the backend does not count them.
+    """
     if not (settings.has_smoothness or settings.has_bregman):
         return 1.0
 
@@ -242,4 +246,5 @@ def _flops_ratio(
         # XLA counts the dearer of a condition's branches, and R_s is in every k-th update alone.
         without = flops(dataclasses.replace(settings, weight=0.0), state)
         ours = without + (ours - without) / settings.every
-    return ours / flops(smart.PRESETS["none"], state.replace(anchor=None))
+    ratio = ours / flops(smart.PRESETS["none"], state.replace(anchor=None))
+    return ratio if math.isfinite(ratio) else None

@@ -1,5 +1,6 @@
 """Maps per-replica steps over devices: `jax.jit` on one, `jax.pmap` on several, of one host or of many."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -127,13 +128,20 @@ class CompiledByShape:
         return self.compile(tree, batch, *rest)(tree, batch, *rest)
 
     def flops(self, tree: Any, batch: Any, *rest: Any) -> float:
-        """XLA's own count of floating-point operations of one step, on one device."""
-        return self.compile(tree, batch, *rest).cost_analysis()["flops"]
+        """XLA's own count of floating-point operations of one step, on one device; NaN on backends without one."""
+        found = self.compile(tree, batch, *rest).cost_analysis() or {}
+        count: float = found.get("flops", math.nan)
+        return count
 
 
-def peak_bytes(executable: Any) -> int:
-    """What XLA sets aside for a step on one device: state, batch and temporaries; what is overwritten counts once."""
+def peak_bytes(executable: Any) -> int | None:
+    """What XLA sets aside for a step on one device: state, batch and temporaries; what is overwritten counts once.
+
+    None on backends that do not tell.
+    """
     found = executable.memory_analysis()
+    if found is None:
+        return None
     own: int = found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes + own + found.temp_size_in_bytes
 

@@ -55,7 +55,8 @@ class Row:
       metrics: means over seeds of all other numbers of dev.
       time_ratio: of an update to BASE's, of medians over the seeds run on the same machine; None where there is none.
       run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
-      flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone.
+      flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone, and where there is
+        no count.
       memory_ratio: of the largest step to BASE's, the median over the seeds that both have.
       warnings: of lineage, for any of the seeds.
     """
@@ -141,6 +142,10 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
 
     numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
 
+    # Of the last layer alone XLA's count is not against all of an update.
+    whole = [cell["cost"]["flops_ratio"] for cell in cells.values() if cell["settings"].get("tune") != "head"]
+    counted = [count for count in whole if count is not None]
+
     def ratio(of: Measured, where: Where) -> float | None:
         ours, theirs = (_medians(part, of, where) for part in (cells, base))
         ratios = [ours[place] / theirs[place] for place in ours.keys() & theirs.keys()]
@@ -157,10 +162,7 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
         time_ratio=ratio(_update_seconds, _machine),
         run_ratio=ratio(_run_seconds, _machine),
-        # Of the last layer alone XLA's count is not against all of an update.
-        flops_ratio=None
-        if any(cell["settings"].get("tune") == "head" for cell in cells.values())
-        else statistics.median(cell["cost"]["flops_ratio"] for cell in cells.values()),
+        flops_ratio=statistics.median(counted) if counted else None,
         memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes"), _seed),
         warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
     )

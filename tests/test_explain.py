@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_study_report import Page
 
+from bertjax import smart
 from bertjax.errors import UserError
-from bertjax.explain import explain_lines, write_page
+from bertjax.explain import explain_lines, explain_step, write_page
 from bertjax.raw import open_line_model, predict_lines
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +41,19 @@ def test_outputs_are_the_predictions_and_the_perturbation_has_its_radius(gold_ru
     smaller = explain_lines(run, LINES, 0.005)
     for large, small in zip(found, smaller, strict=True):
         assert large.divergence / small.divergence == pytest.approx(100, rel=0.2)
+
+
+def test_of_both_signs_the_worse_is_shown():
+    # Σ eˣ goes further up than down.
+    def logits(params, x, example, key):
+        return jnp.sum(jnp.where(example["attention_mask"][:, None], jnp.exp(x), 0), keepdims=True)[0]
+
+    model = smart.Model(lambda params, example: example["x"], logits)
+    batch = {"x": jnp.ones((16, 3, 2)), "attention_mask": jnp.ones((16, 3), bool), "index": jnp.arange(16)}
+    clean, moved, divergence, _ = explain_step({}, batch, model=model, divergence=smart.squared_error, radius=0.3)
+    np.testing.assert_allclose(clean, 6 * np.e, rtol=1e-5)
+    np.testing.assert_allclose(moved, 6 * np.exp(1.3), rtol=1e-5)
+    np.testing.assert_allclose(divergence, (6 * (np.exp(1.3) - np.e)) ** 2, rtol=1e-4)
 
 
 def test_a_score_is_told_as_it_is(gold_run):

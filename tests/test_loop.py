@@ -126,6 +126,13 @@ def test_the_seed_decides_the_run(config, tmp_path):
     assert results[0] != results[2]
 
 
+def test_a_backend_that_counts_nothing_ends_no_run(config, tmp_path, monkeypatch):
+    for name in ("cost_analysis", "memory_analysis"):
+        monkeypatch.setattr(jax.stages.Compiled, name, lambda _: None)
+    cost = loop.train_and_evaluate(change(config, max_steps=1), tmp_path / "run")["cost"]
+    assert (cost["flops_ratio"], cost["peak_bytes"]) == (None, None)
+
+
 def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     config = change(config, max_steps=3)
     four = loop.train_and_evaluate(config, tmp_path / "four")

@@ -163,6 +163,16 @@ def test_what_is_not_known_or_not_alike_is_left_out():
     assert "cpu, JAX 1.2.3; gpu, JAX 1.2.3" in study_report.about(part[::-1], [row])[0]
 
 
+def test_operations_are_of_the_runs_that_counted_them():
+    base, ours = ([line("sst5", method, 1.0, seed, 0.5) for seed in range(3)] for method in ("fine-tune", "smart"))
+    ours[0]["cost"] = {"flops_ratio": None, "peak_bytes": None}
+    assert summarise([*base, *ours])[1].flops_ratio == 2.5
+    for x in ours:
+        x["cost"] = {"flops_ratio": None, "peak_bytes": None}
+    row = summarise([*base, *ours])[1]
+    assert (row.flops_ratio, row.memory_ratio) == (None, None)
+
+
 def test_memory_is_compared_on_the_same_examples():
     base = [line("sst5", "fine-tune", 1.0, seed, 0.5, peak=100 * (seed + 1)) for seed in range(3)]
     ours = line("sst5", "smart", 1.0, 2, 0.5, peak=450)
