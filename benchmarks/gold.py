@@ -142,6 +142,8 @@ def main() -> None:
             for seed in range(seeds):
                 train(options.runs, options.data_dir, row, seed)
     records = collect(options.runs)
+    if not records:
+        raise SystemExit(f"no finished runs in {options.runs}: run python -m benchmarks.gold --data_dir=FOLDER first")
     editorials = pretrained(options.runs)
     machine = platform.processor() or platform.machine()
     RESULTS.write_text(json.dumps({"machine": machine, "rows": records, "editorials": editorials}, indent=1) + "\n")

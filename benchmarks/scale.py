@@ -212,13 +212,20 @@ def _start_worker(count) -> None:
     with count.get_lock():
         place = count.value
         count.value += 1
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[place]})  # a core each: XLA then starts one thread
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[place % len(cores)]})  # a core each: XLA then starts one thread
     os.nice(19)
 
 
 def _run_stage(pool, trials: Sequence[Trial], data_dir: str) -> list[dict]:
     records = read_results()
-    done = {(record["stage"], record["name"], record["seed"]) for record in records}
+    done = {(record["stage"], record["name"], record["seed"]): record for record in records}
+    for trial in trials:
+        record = done.get(trial.key)
+        if record and (record["learning_rate"], record["epochs"]) != (trial.learning_rate, trial.epochs):
+            raise SystemExit(
+                f"{RESULTS}: {trial.key} is there with another rate or number of epochs; move the file away"
+            )
     todo = [trial for trial in trials if trial.key not in done]
     for record in pool.imap_unordered(functools.partial(run, data_dir=data_dir), todo):
         with RESULTS.open("a") as file:

@@ -140,9 +140,10 @@ Written by `python -m benchmarks.scale_report`; edit that file, not this one.
 
 MiniLM-L6 on gold SST-5 (five classes). Each run trains on {scale.SENTENCES["plain"]} sentences of the training file
 (1%) or, in the last sections, on {scale.SENTENCES["larger plain"]} (5%) and more, at batch size {scale.BATCH_SIZE}.
-{scale.VALIDATION_SENTENCES} other sentences of the same file are the validation part; every choice is made on it.
-The dev file is looked at by the three last stages alone, once a run, after the last epoch. A seed draws its own
-training sentences, head, order and masks. They are the same for every setting, so differences are paired.
+{scale.VALIDATION_SENTENCES} other sentences of the same file are the validation part; rates, epochs and settings are
+chosen on it. The dev file is looked at by the three last stages alone, once a run, after the last epoch. One thing was
+decided by what they showed: that the cheap mode is the preset `bertjax`. A seed draws its own training sentences, head,
+order and masks. They are the same for every setting, so differences are paired.
 
 <!-- not run: it takes hours, and CS224N's files -->
 ```bash

@@ -65,6 +65,10 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)
+    whole = config.epochs * plan.epoch_steps
+    if plan.num_steps < whole:
+        told = f"{plan.name}: {plan.num_steps:,} of the {whole:,.0f} updates of {config.epochs} epochs"
+        print(f"{told}, as --config.max_steps says", file=sys.stderr)
     settings = config.smart.settings()
     tx = optim.adamw(optim.linear_schedule(config.learning_rate, plan.num_steps, config.warmup), config.weight_decay)
     if config.pcgrad:

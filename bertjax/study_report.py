@@ -200,13 +200,17 @@ def markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Se
         )
         parts.append(f"{CHARTS[name]}.")
     for group, members in study_charts.groups_of(rows).items():
-        parts += [f"## {study_charts.title_of(group)}: {members[0].metric}"]
+        parts += [f"## {_heading(group, members)}"]
         table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
         parts.append("\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in table))
         parts += at_equal_time(members)
         parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
     parts += ["## Settings that are not the defaults", "\n".join(f"- {line}" for line in settings_of(lines))]
     return "\n\n".join(parts) + "\n"
+
+
+def _heading(group: tuple[str, str, float], members: Sequence[Row]) -> str:
+    return f"{study_charts.title_of(group)}: {members[0].metric} on {members[0].dev_rows:,} rows of dev"
 
 
 def _escaped(cell: str) -> str:
@@ -222,9 +226,7 @@ def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapp
             f'<figure><div role="img" aria-label="{told}">{vector}</div><figcaption>{told}.</figcaption></figure>'
         )
     for group, members in study_charts.groups_of(rows).items():
-        body.append(
-            f"<h2>{html.escape(study_charts.title_of(group))}: {html.escape(members[0].metric)}</h2><table><tr>"
-        )
+        body.append(f"<h2>{html.escape(_heading(group, members))}</h2><table><tr>")
         body += [f"<th>{html.escape(column)}</th>" for column in COLUMNS]
         body.append("</tr>")
         for row in members:

@@ -49,6 +49,7 @@ class Row:
       share: of the training examples.
       method: its name.
       metric: the task's main one.
+      dev_rows: that it is of.
       scores: its value on dev after the last update, by seed.
       minus: comparisons with BASE and with LONGER, by name; without those of a method with itself, of BASE with LONGER,
         and of methods that share no seed.
@@ -66,6 +67,7 @@ class Row:
     share: float
     method: str
     metric: str
+    dev_rows: int
     scores: Mapping[int, float]
     minus: Mapping[str, Comparison]
     metrics: Mapping[str, float]
@@ -157,6 +159,7 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         share=share,
         method=method,
         metric=first["metric"],
+        dev_rows=len(first["labels"]),
         scores={seed: values["score"] for seed, values in dev.items()},
         minus={name: Comparison(found) for name in (BASE, LONGER) if (found := minus(name)) is not None},
         metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},

@@ -28,7 +28,7 @@ def get_config(variant="starter"):
     elif variant == "gold":
         config.tasks = ("sst5", "quora", "sts")
         config.sampling = "square_root"
-        config.on_bad_row = "skip"  # two rows of the course's quora-train.csv have no label
+        config.on_bad_row = "skip"  # some rows of Quora have no label
         config.epochs = 3
         config.checkpoint_every = 200
     else:

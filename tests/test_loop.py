@@ -268,7 +268,8 @@ def test_warnings_are_told_first_and_kept_in_the_result(config, sst_folder, tmp_
         file.write(f"61\ttrain61\t{text}\t2\n")
     idle = SmartConfig(radius=0.1)
     result = loop.train_and_evaluate(change(config, max_steps=1, smart=idle), tmp_path / "run")
+    assert "sst5: 1 of the 8 updates of 2 epochs, as --config.max_steps says\n" in (err := capsys.readouterr().err)
     (line,) = result["warnings"]
     assert line.startswith("sst5: 1 of 62 rows of train have texts that also stand in dev, the first of them train61; ")
     told = f"warning: --config.smart.radius has no effect: R_s has weight 0\nwarning: {line}\n"
-    assert capsys.readouterr().err.startswith(told)
+    assert err.startswith(told)

@@ -239,6 +239,7 @@ def test_the_report_is_whole(report):
         assert (report / name).read_bytes().startswith(b"\x89PNG")
     assert len(set(re.findall(r"[\w-]+\.png", text))) == 2 * len(study_report.CHARTS)
     assert text.count("\n| smart | 3 |") == 6
+    assert "\n## sst5, 10% of train: accuracy on 400 rows of dev\n" in text
     html, page = (report / "report.html").read_text(), Page()
     page.feed(html)
     assert not page.open
