@@ -133,6 +133,7 @@ def test_a_backend_that_counts_nothing_ends_no_run(config, tmp_path, monkeypatch
     assert (cost["flops_ratio"], cost["peak_bytes"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     config = change(config, max_steps=3)
     four = loop.train_and_evaluate(config, tmp_path / "four")

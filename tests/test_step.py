@@ -166,6 +166,7 @@ def test_rematerialisation_changes_memory_alone(tiny_config, start):
     assert kept[1] < 0.5 * kept[0]
 
 
+@pytest.mark.slow
 def test_not_jitted_is_jitted(model, params):
     settings, tx, batch = SETTINGS["smart"], SGD, make_batch()
     state = init_state(params, tx, settings)
