@@ -2,7 +2,7 @@
 
     python train.py --config=configs/sst.py
 
-Four minutes on two CPU cores.
+Four minutes on two CPU cores, dev accuracy about 0.56.
 """
 
 from bertjax.config import default_config
