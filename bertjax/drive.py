@@ -59,6 +59,14 @@ class Plan:
         return self.is_evaluated(step) or bool(self.checkpoint_every and step % self.checkpoint_every == 0)
 
 
+def steps_of(name: str, whole: int, most: int | None) -> int:
+    """The updates of a run: all of its epochs' or, told on stderr, the `most` that its config allows."""
+    if most is None or most >= whole:
+        return whole
+    print(f"{name}: {most:,} of the {whole:,} updates of its epochs, as --config.max_steps says", file=sys.stderr)
+    return most
+
+
 class Outcome(NamedTuple):
     """What a run came to.
 

@@ -18,7 +18,7 @@ from bertjax import workdir as workdirs
 from bertjax.config import RunConfig, read_config
 from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches, with_pooled
 from bertjax.data.mixture import Mixture, turns
-from bertjax.drive import Plan, Scores, drive
+from bertjax.drive import Plan, Scores, drive, steps_of
 from bertjax.evaluation import Predictor, describe_data
 from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
@@ -65,10 +65,6 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)
-    whole = config.epochs * plan.epoch_steps
-    if plan.num_steps < whole:
-        told = f"{plan.name}: {plan.num_steps:,} of the {whole:,.0f} updates of {config.epochs} epochs"
-        print(f"{told}, as --config.max_steps says", file=sys.stderr)
     settings = config.smart.settings()
     tx = optim.adamw(optim.linear_schedule(config.learning_rate, plan.num_steps, config.warmup), config.weight_decay)
     if config.pcgrad:
@@ -135,9 +131,10 @@ def _plan(config: RunConfig, inputs: Inputs) -> Plan:
     main_metrics = {task.name: task.main_metric for task in inputs.tasks}
     if len(main_metrics) > 1:
         main_metrics["mean"] = "score"
+    name = "+".join(inputs.data)
     return Plan(
-        name="+".join(inputs.data),
-        num_steps=min(config.epochs * epoch_steps, config.max_steps or config.epochs * epoch_steps),
+        name=name,
+        num_steps=steps_of(name, config.epochs * epoch_steps, config.max_steps),
         epoch_steps=epoch_steps,
         eval_every=config.eval_every or epoch_steps,
         checkpoint_every=config.checkpoint_every,

@@ -128,10 +128,10 @@ class CompiledByShape:
         return self.compile(tree, batch, *rest)(tree, batch, *rest)
 
     def flops(self, tree: Any, batch: Any, *rest: Any) -> float:
-        """XLA's own count of floating-point operations of one step, on one device; NaN on backends without one."""
+        """XLA's own count of floating-point operations of one step, on one device; NaN where it has none."""
         found = self.compile(tree, batch, *rest).cost_analysis() or {}
-        count: float = found.get("flops", math.nan)
-        return count
+        count: float = found.get("flops", 0)
+        return count if count > 0 else math.nan
 
 
 def peak_bytes(executable: Any) -> int | None:

@@ -25,7 +25,7 @@ from bertjax.data.mlm import (
     train_batches,
 )
 from bertjax.data.text import check_vocabulary, load_tokenizer
-from bertjax.drive import Outcome, Plan, Scores, drive
+from bertjax.drive import Outcome, Plan, Scores, drive, steps_of
 from bertjax.errors import UserError
 from bertjax.meter import Meter
 from bertjax.model import Bert
@@ -137,12 +137,13 @@ class _Run:
     def stage(self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter) -> _Stage:
         """Trains the heads or everything."""
         config, name, is_first = self.config, self.corpus.name, tune == "heads"
+        told = f"{name}, heads" if is_first else name
         epochs = config.head_epochs if is_first else config.epochs
         pairs = self.source(epochs)
-        num_steps = min(len(pairs), config.max_steps or len(pairs))
+        num_steps = steps_of(told, len(pairs), config.max_steps)
         epoch_steps = len(pairs) / epochs
         plan = Plan(
-            name=f"{name}, heads" if is_first else name,
+            name=told,
             num_steps=num_steps,
             epoch_steps=epoch_steps,
             eval_every=num_steps if is_first else config.eval_every or max(1, round(epoch_steps)),

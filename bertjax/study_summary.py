@@ -49,7 +49,7 @@ class Row:
       share: of the training examples.
       method: its name.
       metric: the task's main one.
-      dev_rows: that it is of.
+      dev_rows: examples of dev that it is measured on.
       scores: its value on dev after the last update, by seed.
       minus: comparisons with BASE and with LONGER, by name; without those of a method with itself, of BASE with LONGER,
         and of methods that share no seed.

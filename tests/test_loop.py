@@ -148,7 +148,7 @@ class Seen(Exception):
     pass
 
 
-def test_every_key_reaches_what_it_is_for(config, sst_folder, tmp_path, monkeypatch):
+def test_keys_reach_what_they_are_for(config, sst_folder, tmp_path, monkeypatch):
     write_sts(sst_folder)
     found = {}
 
@@ -180,6 +180,7 @@ def test_every_key_reaches_what_it_is_for(config, sst_folder, tmp_path, monkeypa
         remat=True,
         dtype="bfloat16",
         seed=7,
+        smart=SmartConfig(preset="bertjax", radius=0.05),
     )
     with pytest.raises(Seen):
         loop.train_and_evaluate(config, tmp_path / "run")
@@ -189,7 +190,7 @@ def test_every_key_reaches_what_it_is_for(config, sst_folder, tmp_path, monkeypa
     assert found["rates"] == pytest.approx([0, 0.02, 0.01, 0], abs=1e-6)
     assert (found["weight_decay"], found["micro_batches"]) == (0.3, 2)
     assert (found["model"].remat, found["model"].dtype) == (True, jnp.bfloat16)
-    assert found["settings"] == smart.preset("bertjax")
+    assert found["settings"] == smart.preset("bertjax", radius=0.05)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,8 @@ def test_warnings_are_told_first_and_kept_in_the_result(config, sst_folder, tmp_
         file.write(f"61\ttrain61\t{text}\t2\n")
     idle = SmartConfig(radius=0.1)
     result = loop.train_and_evaluate(change(config, max_steps=1, smart=idle), tmp_path / "run")
-    assert "sst5: 1 of the 8 updates of 2 epochs, as --config.max_steps says\n" in (err := capsys.readouterr().err)
+    err = capsys.readouterr().err
+    assert "sst5: 1 of the 8 updates of its epochs, as --config.max_steps says\n" in err
     (line,) = result["warnings"]
     assert line.startswith("sst5: 1 of 62 rows of train have texts that also stand in dev, the first of them train61; ")
     told = f"warning: --config.smart.radius has no effect: R_s has weight 0\nwarning: {line}\n"

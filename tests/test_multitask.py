@@ -142,7 +142,8 @@ def test_tasks_drop_out_apart(tiny_config, rate):
     params["head_twin"] = params["head_sst5"]
     tasks, batch = (SST, dataclasses.replace(SST, name="twin")), BATCHES["sst5"]
     _, means = run(model, params, {"sst5": batch, "twin": batch}, tasks=tasks, tx=optax.chain(pcgrad(), SGD))
-    assert (float(means["sst5/loss"]) != float(means["twin/loss"])) == (rate > 0)
+    gap = abs(float(means["sst5/loss"]) - float(means["twin/loss"]))
+    assert gap > 1e-3 if rate else gap < 1e-6
 
 
 @pytest.mark.slow

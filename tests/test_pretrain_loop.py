@@ -197,7 +197,7 @@ class Seen(Exception):
 
 
 @pytest.mark.parametrize(("tune", "peak", "epochs"), [("heads", 0.04, 1), ("all", 0.01, 2)])
-def test_every_key_reaches_what_it_is_for(config, tmp_path, monkeypatch, model, params, tune, peak, epochs):
+def test_keys_reach_what_they_are_for(config, tmp_path, monkeypatch, model, params, tune, peak, epochs):
     found = {}
 
     def pretrain_step(*_, **options):

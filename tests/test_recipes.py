@@ -22,10 +22,9 @@ RECIPES = [
     ("sst_smart", None),
     ("sst_smart", "paper"),
     *(("gold", variant) for variant in ("sst5", "quora", "sts", "sst5-head", "cfimdb-head-paper")),
-    # Of the same code on other data.
-    pytest.param("mtl_smart", None, marks=pytest.mark.slow),
-    *(pytest.param("gold", variant, marks=pytest.mark.slow) for variant in ("cfimdb", "sts-head", "sst5-paper")),
 ]
+# The same code on other data.
+SLOW = [("mtl_smart", None), *(("gold", variant) for variant in ("cfimdb", "sts-head", "sst5-paper"))]
 COURSE = {  # by prefix: text columns, label column, labels
     "ids-sst": (["sentence"], "sentiment", "01234"),
     "ids-cfimdb": (["sentence"], "sentiment", "01"),
@@ -81,7 +80,11 @@ def shrunken(config, data, tiny_checkpoint):
     return config
 
 
-@pytest.mark.parametrize(("name", "variant"), RECIPES, ids=lambda value: value or "")
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [*RECIPES, *(pytest.param(*recipe, marks=pytest.mark.slow) for recipe in SLOW)],
+    ids=lambda value: value or "",
+)
 def test_a_shrunken_recipe_runs_to_its_end(name, variant, data, tiny_checkpoint, tmp_path):
     config = shrunken(recipe(name, variant), data, tiny_checkpoint)
     result = loop.train_and_evaluate(config, tmp_path / "run")
@@ -99,7 +102,7 @@ def test_a_shrunken_recipe_runs_to_its_end(name, variant, data, tiny_checkpoint,
 
 def test_every_recipe_is_here():
     assert {path.stem for path in (ROOT / "configs").glob("*.py")} == {
-        *(name for name, _ in RECIPES),
+        *(name for name, _ in RECIPES + SLOW),
         "own",  # in test_classes_of_a_file_of_ones_own
         "pretrain_editorials",  # in test_pretrain_loop.py
         "study",  # in test_study_cells.py

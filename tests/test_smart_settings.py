@@ -74,7 +74,7 @@ def test_the_paper_preset_is_the_papers():
 @pytest.mark.parametrize(
     ("name", "numbers"),
     [
-        # Our own, as docs/scale.md chose them; the others from the papers and code that the presets name.
+        # Our own; the others from the papers and code that the presets name.
         ("bertjax", {"weight": 1.0, "radius": 0.02, "norm": "l2", "bregman_weight": 1.0, "decay": (0.99, 0.999)}),
         ("bertjax_exact", {"weight": 1.0, "radius": 0.02, "norm": "l2", "start": "noise", "num_steps": 1}),
         ("mtdnn_2020", {"step_size": 1e-3, "noise": 1e-5, "norm": "linf", "per": "token", "projection": "none"}),

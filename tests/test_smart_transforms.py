@@ -30,7 +30,7 @@ def quadratic(params, anchor):
 
 
 def quadratic_terms(params, anchor, settings):
-    """The same as `smart` wants it: of one example."""
+    """`quadratic` as the `terms_fn` of `smart`, for a batch of one."""
     zero = jnp.zeros(1)
     return smart.Terms(jnp.zeros((1, 1)), zero, zero, quadratic(params, anchor)[None])
 
@@ -51,7 +51,7 @@ def follow(tx, steps, *, target=1.0, start=0.0, **extra):
 def closed_form(steps, weight, decay, rate, *, period=1):
     """θ ← θ − rate (θ − 1 + 3 μ (θ − θ̃)) as powers of one matrix on (θ, θ̃, 1); θ̃ moves after every S steps.
 
-    `decay` is β after so many S steps.
+    `decay` is β, or β by how often the anchor has moved.
     """
     step = np.array([[1 - rate * (1 + 3 * weight), rate * 3 * weight, rate], [0, 1, 0], [0, 0, 1]])
     state, found = np.array([0.0, 0.0, 1.0]), []
