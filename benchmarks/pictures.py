@@ -3,8 +3,8 @@
     python -m benchmarks.pictures --plain=RUN --smart=RUN
 
 Both runs are finished ones of one classification, without SMART and with it: those in docs/smart.md are of
-`configs/sst.py` and `configs/sst_smart.py`. The path is of the starter model over
-`NUM_STEPS` plain updates on rated_sst, with the anchors that would have followed it. Three minutes on two cores.
+`configs/sst.py` and `configs/sst_smart.py`. The path is of the starter model over `NUM_STEPS` plain updates on
+rated_sst, with the anchors that would have followed it. Three minutes on two cores.
 """
 
 import argparse

@@ -137,13 +137,13 @@ class _Run:
     def stage(self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter) -> _Stage:
         """Trains the heads or everything."""
         config, name, is_first = self.config, self.corpus.name, tune == "heads"
-        told = f"{name}, heads" if is_first else name
+        title = f"{name}, heads" if is_first else name
         epochs = config.head_epochs if is_first else config.epochs
         pairs = self.source(epochs)
-        num_steps = steps_of(told, len(pairs), config.max_steps)
+        num_steps = steps_of(title, len(pairs), config.max_steps)
         epoch_steps = len(pairs) / epochs
         plan = Plan(
-            name=told,
+            name=title,
             num_steps=num_steps,
             epoch_steps=epoch_steps,
             eval_every=num_steps if is_first else config.eval_every or max(1, round(epoch_steps)),

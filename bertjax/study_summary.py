@@ -145,8 +145,11 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
     numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
 
     # Of the last layer alone XLA's count is not against all of an update.
-    whole = [cell["cost"]["flops_ratio"] for cell in cells.values() if cell["settings"].get("tune") != "head"]
-    counted = [count for count in whole if count is not None]
+    counted = [
+        count
+        for cell in cells.values()
+        if cell["settings"].get("tune") != "head" and (count := cell["cost"]["flops_ratio"]) is not None
+    ]
 
     def ratio(of: Measured, where: Where) -> float | None:
         ours, theirs = (_medians(part, of, where) for part in (cells, base))

@@ -31,6 +31,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import hypothesis
 import jax
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 
@@ -122,6 +123,32 @@ def sst_folder(tmp_path, monkeypatch):
     folder.mkdir()
     write_sst(folder)
     return folder
+
+
+class Seen(Exception):
+    """Of `seen`: the step is about to be traced."""
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """A function that has a loop end with `Seen` at its first step, and returns what its step and AdamW are given."""
+
+    def watch(module, step):
+        found = {}
+
+        def stop(*_, **options):
+            found.update(options)
+            raise Seen
+
+        def adamw(schedule, weight_decay):
+            found.update(rates=[float(schedule(at)) for at in (0, 2, 6, 10)], weight_decay=weight_decay)
+            return optax.identity()
+
+        monkeypatch.setattr(module, step, stop)
+        monkeypatch.setattr(module.optim, "adamw", adamw)
+        return found
+
+    return watch
 
 
 @pytest.fixture(scope="module")

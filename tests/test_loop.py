@@ -6,9 +6,8 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from conftest import write_sts
+from conftest import Seen, write_sts
 
 from bertjax import loop, smart
 from bertjax.checkpoint import Checkpoints
@@ -144,28 +143,14 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     assert one["dev"]["sst5"]["final"]["loss"] == pytest.approx(four["dev"]["sst5"]["final"]["loss"], abs=1e-3)
 
 
-class Seen(Exception):
-    pass
-
-
-def test_keys_reach_what_they_are_for(config, sst_folder, tmp_path, monkeypatch):
+def test_keys_reach_what_they_are_for(config, sst_folder, tmp_path, monkeypatch, seen):
     write_sts(sst_folder)
-    found = {}
-
-    def train_step(*_, **options):
-        found.update(options)
-        raise Seen
-
-    def adamw(schedule, weight_decay):
-        found.update(rates=[float(schedule(step)) for step in (0, 2, 6, 10)], weight_decay=weight_decay)
-        return optax.identity()
+    found = seen(loop, "train_step")
 
     def turns(sizes, sampling, num_steps, seed):
         found.update(sampling=sampling, seed=seed)
         return ["sts"] * num_steps
 
-    monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(loop.optim, "adamw", adamw)
     monkeypatch.setattr(loop, "turns", turns)
     config = change(
         config,
