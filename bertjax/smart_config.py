@@ -22,7 +22,7 @@ class SmartConfig:
       clean_gradient: whether R_s is differentiated through its clean branch too.
       every: R_s enters at every so many updates, as many times as heavy.
       bregman_weight: μ.
-      decay: β of the anchor over the first tenth of the updates, and after it.
+      decay: β of the anchor over the first tenth of the updates, and after it; or one for all.
       horizon: of the anchor, 1/(1 − β), as a share of all updates; in place of decay.
       matched_dropout: whether all passes of a step share their dropout masks.
     """
@@ -54,7 +54,10 @@ class SmartConfig:
         return [f"--config.smart.{name} has no effect: {reason}" for name, reason in reasons.items() if reason]
 
     def _changes(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
+        changes = {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
+        if self.decay is not None and len(self.decay) == 1:  # as a flag gives one number to a tuple
+            changes["decay"] = self.decay[0]
+        return changes
 
 
 _READ = {

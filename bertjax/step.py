@@ -175,7 +175,7 @@ def task_gradient(
                     divergence=task.divergence,
                     settings=now,
                     loss_fn=lambda logits, example: task.loss(logits, example["label"]),
-                    weights=weights,
+                    weights=task.weight * weights,  # as in the sum below, whose backward pass it shares
                 )
             else:
                 logits = forward(model, task, params, batch, dropout_keys)
@@ -188,7 +188,7 @@ def task_gradient(
                 means["smoothness"] = settings.every * jnp.sum(weights * terms.smoothness)
             if settings.has_bregman:
                 means["bregman"] = jnp.sum(weights * terms.bregman)
-            return task.weight * jnp.sum(weights * terms.objective(now)), means
+            return jnp.sum(task.weight * weights * terms.objective(now)), means
 
         return jax.grad(objective, has_aux=True)(trained(state.params, tune))
 

@@ -55,6 +55,11 @@ def test_an_unknown_variant_is_refused():
         load_recipe(CONFIGS[0].with_name("sst_smart.py"))("papr")
 
 
+def test_one_number_to_a_tuple_of_decays_is_one_decay():
+    assert SmartConfig(preset="bertjax", decay=(0.9,)).settings().decay == 0.9
+    assert SmartConfig(preset="bertjax", decay=(0.9, 0.99)).settings().decay == (0.9, 0.99)
+
+
 def test_a_config_survives_json():
     config = RunConfig(smart=SmartConfig(preset="bertjax", decay=(0.9, 0.99)), max_steps=3)
     assert read_config(json.loads(json.dumps(config.to_dict()))) == config

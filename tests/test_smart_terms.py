@@ -43,6 +43,23 @@ def test_terms_by_hand(name):
     np.testing.assert_allclose(found.bregman, divergence(clean, logits_of(x, anchor["w"])), rtol=1e-5)
 
 
+@pytest.mark.parametrize("preset", ["bertjax", "bertjax_exact"])
+def test_of_logits_of_half_width_the_terms_are_of_full_width(preset):
+    params, anchor, x = make_problem()
+    settings = smart.preset(preset, radius=0.3)
+    half = MODEL._replace(logits=lambda *arguments: MODEL.logits(*arguments).astype(jnp.bfloat16))
+
+    def found(params, model):
+        one = terms(params, anchor, x, settings, model=model, loss_fn=lambda z, _: -jax.nn.log_softmax(z)[0])
+        return one.objective(settings), one
+
+    (value, narrow), (expected, wide) = (found(as_jax(params), model) for model in (half, MODEL))
+    chex.assert_type([narrow.logits, narrow.smoothness, narrow.bregman], [jnp.bfloat16, jnp.float32, jnp.float32])
+    np.testing.assert_allclose(value, expected, rtol=0.05)
+    narrow, wide = (jax.grad(found, has_aux=True)(as_jax(params), model)[0] for model in (half, MODEL))
+    chex.assert_trees_all_close(narrow, wide, atol=0.1 * float(jnp.abs(wide["w"]).max()))
+
+
 def test_gradients_by_finite_differences_of_the_hand_computed_terms():
     # δ and the anchor are constants; the clean branch of R_s is not.
     params, anchor, x = make_problem()

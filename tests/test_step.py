@@ -48,8 +48,8 @@ def make_batch(rows=B, seed=0):
     }
 
 
-def make_step(model, settings, tx, num_steps=20, **options):
-    options |= {"model": model, "tasks": (TASK,), "tx": tx, "settings": settings, "num_steps": num_steps}
+def make_step(model, settings, tx, num_steps=20, task=TASK, **options):
+    options |= {"model": model, "tasks": (task,), "tx": tx, "settings": settings, "num_steps": num_steps}
     return lambda state, batch, key, axis=None: train_step(state, {TASK.name: batch}, key, axis=axis, **options)
 
 
@@ -345,14 +345,16 @@ def test_bfloat16_computes_beside_float32_parameters(model, params):
     assert float(means["smoothness"]) == pytest.approx(float(expected["smoothness"]), rel=0.2)
 
 
-def test_the_cheap_form_runs_the_clean_backward_pass_once(tiny_config):
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_cheap_form_runs_the_clean_backward_pass_once(tiny_config, weight):
     # In forward passes: plain 3; the cheap form 7, and 8 where the adversary's backward pass is not the main one.
+    task = dataclasses.replace(TASK, weight=weight)
     config = dataclasses.replace(tiny_config, hidden_size=64, intermediate_size=256, num_hidden_layers=2)
     model = Bert(config, {TASK.name: TASK.outputs})
     params, flops = init_params(jax.random.key(0), model), {}
     cheap = smart.preset("bertjax")
     for name, settings in {"plain": SETTINGS["plain"], "cheap": cheap}.items():
-        step = jax.jit(make_step(model, settings, SGD))
+        step = jax.jit(make_step(model, settings, SGD, task=task))
         compiled = step.lower(init_state(params, SGD, settings), make_batch(), jax.random.key(0)).compile()
         flops[name] = compiled.cost_analysis()["flops"]
     assert flops["cheap"] / flops["plain"] < 2.5

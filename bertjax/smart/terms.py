@@ -34,10 +34,10 @@ class Terms(NamedTuple):
     """What `smart_terms` gives, differentiable in the parameters; only once where it starts at "task_gradient".
 
     Attributes:
-      logits: [B, C], of the clean pass.
-      loss: float32 [B], of the task on the clean pass; 0 without a `loss_fn`.
-      smoothness: R_s, float32 [B]; 0 where λ is a plain 0.
-      bregman: D, float32 [B]; 0 where μ is a plain 0.
+      logits: [B, C], of the clean pass, in the model's dtype.
+      loss: of the task on the clean pass, in `loss_fn`'s dtype, [B]; 0 without one.
+      smoothness: R_s, float32 at least, [B]; 0 where λ is a plain 0.
+      bregman: D, alike; 0 where μ is a plain 0.
     """
 
     logits: jax.Array
@@ -46,8 +46,8 @@ class Terms(NamedTuple):
     bregman: jax.Array
 
     def objective(self, settings: SmartSettings) -> jax.Array:
-        """L + λ R_s + μ D of each example, float32 [B]."""
-        total = self.loss
+        """L + λ R_s + μ D of each example, float32 at least, [B]."""
+        total = self.loss.astype(at_least_float32(self.loss.dtype))
         if settings.has_bregman:
             total = total + jnp.asarray(settings.number("bregman_weight"), total.dtype) * self.bregman
         if settings.has_smoothness:
@@ -115,7 +115,7 @@ def smart_terms(
     logits = forward(params, embeddings, batch, dropout_keys)
 
     def clean(logits: jax.Array) -> Terms:
-        zero = jnp.zeros(logits.shape[:1], logits.dtype)
+        zero = jnp.zeros(logits.shape[:1], at_least_float32(logits.dtype))
         loss = zero if loss_fn is None else jax.vmap(loss_fn)(logits, batch)
         bregman = zero if anchored is None else divergence.value(logits, anchored)
         return Terms(logits, loss, zero, bregman)
@@ -128,7 +128,7 @@ def smart_terms(
     terms_of: Callable[[jax.Array], Terms] = clean
     if starts_at_gradient:
         terms_of = _linearized(clean, there)
-        weights = jnp.ones(mask.shape[:1], logits.dtype) if weights is None else weights
+        weights = jnp.ones(mask.shape[:1], at_least_float32(logits.dtype)) if weights is None else weights
         slope = jax.grad(lambda z: jnp.sum(weights * terms_of(z).objective(settings)))(there)
         (gradient,) = jax.vjp(lambda x: forward(frozen, x, batch, dropout_keys), here)[1](slope)
     terms = terms_of(logits)
@@ -149,8 +149,11 @@ def _linearized(clean: Callable[[jax.Array], Terms], at: jax.Array) -> Callable[
     slopes = [jax.grad(lambda z, name=name: jnp.sum(getattr(clean(z), name)))(at) for name in ("loss", "bregman")]
 
     def around(logits: jax.Array) -> Terms:
-        loss, bregman = (jnp.sum(slope * (logits - at), axis=-1) for slope in slopes)
-        return terms._replace(logits=logits, loss=terms.loss + loss, bregman=terms.bregman + bregman)
+        loss, bregman = (
+            term + jnp.sum(slope * (logits - at), axis=-1).astype(term.dtype)
+            for term, slope in zip((terms.loss, terms.bregman), slopes, strict=True)
+        )
+        return terms._replace(logits=logits, loss=loss, bregman=bregman)
 
     return around
 
