@@ -6,12 +6,12 @@
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from bertjax import cli
 from bertjax.errors import UserError
+from bertjax.user_path import user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "final", ["final", "best"], "Which of the run's checkpoints.")
@@ -20,6 +20,10 @@ FORMAT = flags.DEFINE_enum("format", "table", ["table", "course"], "Of the predi
 RADIUS = flags.DEFINE_float("radius", 0.02, "Relative radius at which smoothness is measured; 0 leaves it out.")
 EXPLAIN = flags.DEFINE_string("explain", None, "With --input, HTML page of which tokens the adversary moves.")
 BESIDE = flags.DEFINE_string("beside", None, "With --explain, folder of a second run, say one without SMART.")
+PLACES = {
+    name: flags.DEFINE_string(f"config.{name}", None, f"Where the run's {name} is now, if it was moved.")
+    for name in ("data_dir", "data_file", "dev_file")
+}
 INPUT = flags.DEFINE_string("input", None, "File of raw lines to predict for, or - for stdin; in place of a split.")
 TASK = flags.DEFINE_string("task", None, "With --input, which task of a run of several.")
 
@@ -29,7 +33,7 @@ def main() -> None:
     if INPUT.value is None:
         _refuse("it goes with --input, found none", TASK, EXPLAIN)
     else:
-        _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT)
+        _refuse("it does not go with --input; drop one of the two", SPLIT, FORMAT, *PLACES.values())
     if EXPLAIN.value is None:
         _refuse("it goes with --explain, found none", BESIDE)
         if INPUT.value is not None:
@@ -39,18 +43,20 @@ def main() -> None:
     from bertjax.evaluation import evaluate
     from bertjax.raw import predict_lines
 
+    workdir = user_path(WORKDIR.value)
     keep_compiled()
     if INPUT.value is None:
-        evaluate(Path(WORKDIR.value), SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value)
+        moved = {name: flag.value for name, flag in PLACES.items() if flag.value is not None}
+        evaluate(workdir, SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value, moved=moved)
         return
     if EXPLAIN.value is not None:
         from bertjax.explain import write_page
 
-        beside = None if BESIDE.value is None else Path(BESIDE.value)
+        beside = None if BESIDE.value is None else user_path(BESIDE.value)
         write_page(
-            Path(WORKDIR.value),
+            workdir,
             INPUT.value,
-            Path(EXPLAIN.value),
+            user_path(EXPLAIN.value),
             beside=beside,
             task=TASK.value,
             checkpoint=CHECKPOINT.value,
@@ -58,7 +64,7 @@ def main() -> None:
         )
         print(f"page in {EXPLAIN.value}", file=sys.stderr)
         return
-    for line in predict_lines(Path(WORKDIR.value), INPUT.value, TASK.value, CHECKPOINT.value):
+    for line in predict_lines(workdir, INPUT.value, TASK.value, CHECKPOINT.value):
         sys.stdout.buffer.write(f"{line}\n".encode())
     sys.stdout.buffer.flush()
 

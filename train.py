@@ -3,6 +3,7 @@
 python train.py --config=configs/sst_smart.py [--config.KEY=VALUE ...]
 """
 
+import re
 from pathlib import Path
 
 from absl import flags
@@ -13,8 +14,8 @@ from bertjax.errors import UserError, reason
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:VARIANT; --config.KEY=VALUE changes it.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE or runs/RECIPE-VARIANT if not given.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts, of which a TPU pod or SLURM tells JAX.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first host, where nobody tells JAX.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts that JAX finds by itself: TPU pod, SLURM.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first host, where JAX cannot find them.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 flags.mark_flag_as_required("config")
@@ -34,6 +35,7 @@ def main() -> None:
     config = cli.recipe(CONFIG)
     keep_compiled()
     if DISTRIBUTED.value or COORDINATOR.value:
+        _check_hosts()
         try:
             jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         except ValueError as error:
@@ -45,6 +47,14 @@ def main() -> None:
         raise UserError("--num_processes, --process_id: expected --coordinator=HOST:PORT with them, found none")
     run = pretrain if is_pretraining(config) else train_and_evaluate
     run(config, WORKDIR.value or cli.default_workdir())
+
+
+def _check_hosts() -> None:
+    address, hosts, host = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise UserError(f"--coordinator: expected HOST:PORT, found {address!r}")
+    if hosts is not None and host is not None and not 0 <= host < hosts:
+        raise UserError(f"--process_id: expected 0 to {hosts - 1}, one less than --num_processes, found {host}")
 
 
 if __name__ == "__main__":

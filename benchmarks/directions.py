@@ -68,8 +68,10 @@ def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
     return state.params
 
 
-def embeddings_and_logits(inputs: Inputs, params: dict, batch: Mapping, dtype: jnp.dtype = jnp.float32) -> Callable:
-    """(embedding [S, D], example) to logits [C], without dropout, and the embeddings [B, S, D]."""
+def embeddings_and_logits(
+    inputs: Inputs, params: dict, batch: Mapping, dtype: jnp.dtype = jnp.float32
+) -> tuple[jax.Array, Callable]:
+    """The embeddings [B, S, D], and (embedding [S, D], example) to logits [C], without dropout."""
     cut = cut_at_embeddings(inputs.model.clone(dtype=dtype), inputs.tasks[0])
     return jax.vmap(cut.embed, (None, 0))(params, batch), lambda x, example: cut.logits(params, x, example, None)
 

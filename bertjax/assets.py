@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from bertjax.errors import UserError, nearest
+from bertjax.user_path import user_path
 
 _MIB = 2**20
 
@@ -84,7 +85,7 @@ ASSETS: Mapping[str, Asset] = {
 def cache_dir() -> Path:
     """The folder for what bertjax fetches and prepares: $BERTJAX_CACHE, $XDG_CACHE_HOME/bertjax or ~/.cache/bertjax."""
     if own := os.environ.get("BERTJAX_CACHE"):
-        return Path(own).expanduser()
+        return user_path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "bertjax"
 

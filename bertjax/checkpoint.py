@@ -80,30 +80,43 @@ class Checkpoints:
     def restore_last(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
         """The last state that can be read, its step and its progress; None where there is none.
 
-        What cannot be read is put aside under another name, and a line on stderr says so.
+        What cannot be read is put aside under another name, and a line on stderr says so, if there is another that can.
 
         Args:
           like: gives structure, shapes, dtypes and places.
+
+        Raises:
+          UserError: there are some, and none can be read; they stay as they are.
         """
+        unreadable: dict[Path, Exception] = {}
         with contextlib.ExitStack() as stack:
             managers = {self._folder: self._manager}
             if self._aside.is_dir():
                 aside = contextlib.closing(_manager(self._aside, (), create=False))
                 managers[self._aside] = stack.enter_context(aside)
-            while steps := [
-                (step, folder == self._folder) for folder in managers for step in managers[folder].all_steps()
-            ]:
-                step, is_regular = max(steps)
-                folder = self._folder if is_regular else self._aside
+            steps = [
+                (step, folder == self._folder, folder) for folder in managers for step in managers[folder].all_steps()
+            ]
+            for step, _, folder in sorted(steps, reverse=True):
                 try:
-                    return step, *_restore_state(managers[folder], step, like)
+                    found = step, *_restore_state(managers[folder], step, like)
                 except _UNREADABLE as error:
                     if jax.process_count() > 1:  # the others may have read it
                         raise UserError(
                             f"{folder / str(step)}: this checkpoint cannot be read ({reason(error)}); remove it"
                         ) from error
-                    _put_aside(folder / str(step), error)
-                    managers[folder].reload()
+                    unreadable[folder / str(step)] = error
+                    continue
+                for path, why in unreadable.items():
+                    _put_aside(path, why)
+                    managers[path.parent].reload()
+                return found
+        if unreadable:
+            path, why = next(iter(unreadable.items()))
+            raise UserError(
+                f"{path}: this checkpoint cannot be read, nor any before it ({reason(why)}); go on with the versions "
+                "of bertjax and its packages that wrote it, or start anew in another --workdir"
+            )
         return None
 
     def restore_params(self, step: int, like: Params) -> Params:

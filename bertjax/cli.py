@@ -47,7 +47,9 @@ def run(main: Callable[[], object]) -> None:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_STATUS)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        is_run = "config" in flags.FLAGS and "workdir" in flags.FLAGS
+        goes_on = "; the same command goes on from the last checkpoint" if is_run else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever reads, as `head`, has enough; what is left must not be flushed to nobody.
@@ -81,7 +83,7 @@ def recipes(folder: Path) -> str:
     for path in sorted(folder.glob("*.py")):
         about = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
         lines.append(f"  {folder.name}/{path.name}: {about}")
-    return "\n".join(["recipes, each of which tells its variants, cost and scores:", *lines])
+    return "\n".join(["recipes; each file's docstring tells variants, cost and scores:", *lines])
 
 
 def _report(error: Exception | str) -> int:

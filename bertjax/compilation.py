@@ -11,6 +11,8 @@ import jax
 from bertjax.assets import cache_dir
 
 MOST_BYTES = 2 * 2**30
+LEAST_SECONDS = 0.2
+"""Of compilation, that make it worth keeping."""
 
 
 def keep_compiled() -> None:
@@ -38,7 +40,7 @@ def keep_compiled() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
 
 
 def _drop_unfinished(folder: Path) -> None:

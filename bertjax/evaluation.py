@@ -2,9 +2,10 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from bertjax import plots, predictions, report
 from bertjax.bootstrap import intervals
 from bertjax.calibration import expected_calibration_error
+from bertjax.config import read_config
 from bertjax.data.batches import eval_batches, with_pooled
 from bertjax.data.builders import Dataset
 from bertjax.data.text import Examples
@@ -67,7 +69,13 @@ class Predictor:
 
 
 def evaluate(
-    workdir: Path, split: str, checkpoint: str = "final", *, radius: float = RADIUS, layout: str = "table"
+    workdir: Path,
+    split: str,
+    checkpoint: str = "final",
+    *,
+    radius: float = RADIUS,
+    layout: str = "table",
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluates a finished run's checkpoint on a split.
 
@@ -81,6 +89,7 @@ def evaluate(
       checkpoint: "final", or "best": each task's own best by its main metric on dev.
       radius: of the perturbation at which smoothness is measured (`smoothness.smoothness_step`); 0 leaves it out.
       layout: of the predictions, one of `predictions.FORMATS`.
+      moved: where the run's data are now, under "data_dir", "data_file" and "dev_file", if elsewhere than they were.
 
     Returns:
       What eval-SPLIT.json holds.
@@ -91,7 +100,10 @@ def evaluate(
     if not (math.isfinite(radius) and radius >= 0):
         raise UserError(f"--radius: expected a finite number of at least 0, found {radius}")
     run = open_run(workdir)
-    config = run.config
+    for name in moved:
+        if getattr(run.config, name) is None:
+            raise UserError(f"--config.{name}: {workdir} was trained without; drop the flag")
+    config = read_config(run.config.to_dict() | dict(moved))
     predictions.check_format(layout, declared_tasks(config))
     parallel = DataParallel(jax.devices())
     inputs = load_inputs(config, run.encoder, (split,))
@@ -133,9 +145,10 @@ def evaluate(
                 divergence=task.divergence,
                 radius=radius,
             )
-            moved = Predictor(step_fn, parallel, pad_id).predict(params, examples, **shapes).mean(dtype=np.float64)
-            summary["smoothness"][name] = {"radius": radius, "mean": float(moved)}
-            row[f"smoothness at {radius:g}"] = f"{moved:.3g}"
+            divergences = Predictor(step_fn, parallel, pad_id).predict(params, examples, **shapes)
+            mean = float(divergences.mean(dtype=np.float64))
+            summary["smoothness"][name] = {"radius": radius, "mean": mean}
+            row[f"smoothness at {radius:g}"] = f"{mean:.3g}"
         measure = partial(_measure, task)
         values, bounds = measure(outputs, examples.labels), intervals(measure, outputs, examples.labels)
         summary["metrics"][name], summary["intervals"][name] = values, bounds

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from bertjax.checkpoint import Checkpoints
-from bertjax.config import RunConfig, is_pretraining, read_config
+from bertjax.config import PretrainConfig, RunConfig
 from bertjax.errors import UserError
 from bertjax.inputs import declared_tasks
 from bertjax.model import Bert, init_params
 from bertjax.run_result import NAME, read_result
 from bertjax.step import Params
-from bertjax.workdir import read_config_values
+from bertjax.workdir import read_run_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class FinishedRun:
 
 def open_run(workdir: Path) -> FinishedRun:
     """Opens a run's folder; UserError where it holds none, one of pre-training, or one that is not finished."""
-    values = read_config_values(workdir)
-    if is_pretraining(values):
+    config = read_run_config(workdir)
+    if isinstance(config, PretrainConfig):
         raise UserError(
             f"--workdir: {workdir} holds a pre-training run, and eval.py is for fine-tuned ones; "
             f"fine-tune it first: train.py --config=configs/sst.py --config.init_from={workdir}"
         )
-    run = FinishedRun(workdir, read_config(values), read_result(workdir))
+    run = FinishedRun(workdir, config, read_result(workdir))
     for task in declared_tasks(run.config):
         if task.name not in run.result["datasets"] or task.name not in run.result["dev"]:
             raise UserError(

@@ -21,6 +21,7 @@ from bertjax.model import Bert
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.pretrained import resolve
 from bertjax.tasks import Task, classification, get_task, regression
+from bertjax.user_path import user_path
 
 MAX_BUCKETS = 8
 """Batch shapes of a task: each costs a compilation, and each further one saves less padding."""
@@ -168,4 +169,4 @@ def load_dataset(task: Task, config: RunConfig) -> builders.Dataset:
 
 
 def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name).expanduser()
+    return None if name is None else user_path(name)

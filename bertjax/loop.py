@@ -14,6 +14,7 @@ import optax
 
 from bertjax import lineage as lineages
 from bertjax import optim, smart
+from bertjax import origin as origins
 from bertjax import workdir as workdirs
 from bertjax.config import RunConfig, read_config
 from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches, with_pooled
@@ -23,10 +24,11 @@ from bertjax.evaluation import Predictor, describe_data
 from bertjax.inputs import Inputs, load_inputs
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
-from bertjax.pretrained import head_labels, keep_encoder, lineage, load_pretrained, with_heads
+from bertjax.pretrained import fitting_heads, head_labels, keep_encoder, lineage, load_pretrained, with_heads
 from bertjax.result import circumstances, run_once, skip_warnings
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
+from bertjax.user_path import user_path
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
       UserError: something in the config, the data or the checkpoint that the user can put right.
     """
     config = config if isinstance(config, RunConfig) else read_config(config)
-    return run_once(config, Path(workdir), _run)
+    return run_once(config, user_path(workdir), _run)
 
 
 def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -57,11 +59,9 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(config.init_from)
-    labels = head_labels(config.init_from)
-    for task in tasks:
-        if labels.get(task.name, list(task.schema.label_names)) != list(task.schema.label_names):
-            print(f"{task.name}: a new head: the classes of {config.init_from}'s are others", file=sys.stderr)
-            params.pop(f"head_{task.name}", None)
+    origin = origins.describe(past, inputs.folder, params)
+    classes = {task.name: task.schema.label_names for task in tasks}
+    params = fitting_heads(params, head_labels(config.init_from), classes)
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)
@@ -85,6 +85,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
     with workdirs.begin(workdir, config):
         if is_first_host():
+            origins.keep(workdir, origin)
             keep_encoder(inputs.folder, workdir / "encoder")
         outcome = drive(
             workdir,

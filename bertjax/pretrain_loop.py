@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bertjax import optim
+from bertjax import origin as origins
 from bertjax import workdir as workdirs
 from bertjax.config import PretrainConfig, read_config
 from bertjax.data.documents import Corpus, load_corpus
@@ -42,6 +43,7 @@ from bertjax.pretraining import (
 )
 from bertjax.result import circumstances, run_once, skip_warnings
 from bertjax.step import Params
+from bertjax.user_path import user_path
 
 MAIN_METRIC = "mlm_accuracy"
 LABELS = "the text's own: the words that were masked, and whether the second text followed the first"
@@ -64,7 +66,7 @@ def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
       UserError: something in the config, the corpus or the checkpoint that the user can put right.
     """
     config = config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig)
-    return run_once(config, Path(workdir), _run)
+    return run_once(config, user_path(workdir), _run)
 
 
 class _Stage(NamedTuple):
@@ -184,11 +186,13 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     past = lineage(config.init_from)
     _, loaded = load_pretrained(config.init_from)
+    origin = origins.describe(past, run.folder, loaded)
     params, is_new = with_pretraining_heads(loaded, run.model, head_key)
     del loaded
 
     with workdirs.begin(workdir, config):
         if is_first_host():
+            origins.keep(workdir, origin)
             keep_encoder(run.folder, workdir / "encoder")
         heads = workdir / "heads"
         if is_new:

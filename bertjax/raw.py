@@ -12,7 +12,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertjax.config import RunConfig
-from bertjax.data.text import Examples, load_tokenizer, tokenize
+from bertjax.data.lines import Line, split_lines
+from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError, nearest
 from bertjax.evaluation import Predictor
 from bertjax.finished import open_run
@@ -23,10 +24,10 @@ from bertjax.parallel import DataParallel
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.step import Params, eval_step
 from bertjax.tasks import Task
+from bertjax.user_path import user_path
 
 STDIN = "-"
 _AT_ONCE = 4096
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,11 @@ def open_line_model(workdir: Path, task: str | None, checkpoint: str) -> LineMod
     tasks = declared_tasks(run.config)
     chosen = _choose(tasks, task)
     architecture = read_bert_config(run.encoder)
+    tokenizer = load_tokenizer(run.encoder)
+    check_vocabulary(tokenizer, architecture.vocab_size, run.encoder)
     model = Bert(architecture, {t.name: t.outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
     restore = partial(run.restore, run.step(chosen.name, checkpoint), model)
-    return LineModel(chosen, run.config, model, restore, load_tokenizer(run.encoder), architecture.pad_token_id)
+    return LineModel(chosen, run.config, model, restore, tokenizer, architecture.pad_token_id)
 
 
 def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoint: str = "final") -> Iterator[str]:
@@ -105,25 +108,21 @@ def read_lines(source: str, columns: int) -> list[str]:
     """The lines of a file, or of stdin for "-", each checked, without their ends; errors as of `predict_lines`."""
     where = "stdin" if source == STDIN else source
     try:
-        data = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
+        data = sys.stdin.buffer.read() if source == STDIN else user_path(source).read_bytes()
     except OSError as error:
         raise UserError(
             f"--input: expected a file of lines, found none to read at {where} ({error.strerror})"
         ) from None
-    # Only LF ends a line, as in the data: texts may hold what str.splitlines takes for an end.
-    raw = data.removeprefix(_BOM).removesuffix(b"\n").split(b"\n")
-    if raw == [b""]:
+    lines = list(split_lines(data.removesuffix(b"\n")))
+    if [line.text for line in lines] == [""]:
         raise UserError(f"{where}: expected lines of text, found none")
-    return [_check(line.removesuffix(b"\r"), columns, f"{where}:{number}") for number, line in enumerate(raw, 1)]
+    return [_check(line, columns, f"{where}:{line.number}") for line in lines]
 
 
-def _check(line: bytes, columns: int, where: str) -> str:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where}: expected UTF-8, found byte 0x{line[error.start]:02x}; convert the input to UTF-8"
-        ) from None
+def _check(line: Line, columns: int, where: str) -> str:
+    text = line.text
+    if line.flaw:
+        raise UserError(f"{where}: {line.flaw}; the input must be UTF-8 text")
     texts = text.split("\t")
     if not text.strip():
         raise UserError(f"{where}: expected text, found a blank line; remove it")

@@ -9,6 +9,7 @@ from bertjax.small_files import MIB, read_json
 
 NAME = "result.json"
 LINEAGE = [{str: str}]
+_REMEDY = "make the run anew"
 _SHAPE = {
     # Further pre-training has no classes.
     "datasets": {str: {"fingerprint": str, "labels": str, "label_names?": [str]}},
@@ -31,12 +32,8 @@ def read_result(run: Path) -> dict[str, Any]:
     path = run / NAME
     try:
         # It lists what was left out of the data, and may be long.
-        result: dict[str, Any] = read_json(path, 64 * MIB)
-    except UserError:
-        raise
+        result: dict[str, Any] = read_json(path, 64 * MIB, _REMEDY)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; --workdir must be the folder of a finished run") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected JSON, found something else ({error}); make the run anew") from None
-    shape.check(result, _SHAPE, path, "make the run anew")
+    shape.check(result, _SHAPE, path, _REMEDY)
     return result

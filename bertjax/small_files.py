@@ -28,10 +28,24 @@ def read_text(path: Path, most: int) -> str:
     return data.decode("utf-8")
 
 
-def read_json(path: Path, most: int) -> Any:
-    """The value in a JSON file; ValueError where it is none, or too deep; args and errors else as of `read_text`."""
-    text = read_text(path, most)
+def read_json(path: Path, most: int, remedy: str) -> Any:
+    """The value in a JSON file.
+
+    Args:
+      path: the file.
+      most: bytes that it may have.
+      remedy: what to do where it holds something else: the message's end.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it cannot be read, is too large or too deep, or holds something else.
+    """
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        return json.loads(read_text(path, most))
+    except (FileNotFoundError, UserError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path}: expected JSON, found something else ({why}); {remedy}") from None

@@ -25,6 +25,7 @@ from bertjax.study_cells import run_cell
 from bertjax.study_plan import Cell, described, plan
 from bertjax.study_pool import each
 from bertjax.study_results import add_line, key_of, read_lines
+from bertjax.user_path import user_path
 from bertjax.workdir import held
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/study.py; --config.KEY=VALUE.")
@@ -36,7 +37,7 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; the study's own if
 
 def main() -> None:
     """Runs what is left of the study, and reports."""
-    cells, root = plan(cli.recipe(CONFIG).to_dict()), Path(WORKDIR.value or cli.default_workdir()).resolve()
+    cells, root = plan(cli.recipe(CONFIG).to_dict()), user_path(WORKDIR.value or cli.default_workdir()).resolve()
     failed = []
     if not REPORT_ONLY.value:
         with held(root):
@@ -45,7 +46,7 @@ def main() -> None:
     if lines or not failed:
         from bertjax.study_report import write_report
 
-        write_report(lines, root, Path(OUT.value or root))
+        write_report(lines, root, user_path(OUT.value or root))
     if failed:
         told = f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:"
         raise UserError(told, *"\n".join(failed).split("\n"))

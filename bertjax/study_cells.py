@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertjax.config import PretrainConfig
 from bertjax.errors import UserError, reason
 from bertjax.study_plan import Cell, Further
-from bertjax.workdir import read_config_values, read_records
+from bertjax.workdir import read_records, read_run_config
 
 
 def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
@@ -130,7 +131,8 @@ def _pretrained(further: Further, root: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if (folder / "result.json").exists():
-            corpus = read_config_values(folder)["corpus"]  # elsewhere, if the study's folder was moved since
+            if isinstance(finished := read_run_config(folder), PretrainConfig):
+                corpus = Path(finished.corpus)  # elsewhere, if the study's folder was moved since
         else:
             _write_corpus(further, corpus)
         with _log_beside(folder):

@@ -14,14 +14,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
-from bertjax import run_result, small_files, whole_file
-from bertjax.config import Config, is_pretraining, read_config
-from bertjax.errors import UserError, shown
+from bertjax import run_result, shape, small_files, whole_file
+from bertjax.config import Config, PretrainConfig, RunConfig, is_pretraining, read_config
+from bertjax.errors import UserError
 from bertjax.parallel import is_first_host
 from bertjax.run_result import read_result
 
 LOCK = ".lock"
 LOG = "metrics.jsonl"
+_PLACES = ("data_dir", "data_file", "dev_file", "corpus")
+_RECORD = {"step": int, "epoch": float, "split": str, "values": {str: float}, "timing": {str: float}}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,22 +57,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_config_values(workdir: Path) -> dict[str, Any]:
-    """Reads a run's `config.json`; UserError where it is missing or no JSON object."""
-    path = workdir / "config.json"
+def read_run_config(workdir: Path) -> RunConfig | PretrainConfig:
+    """Reads a run's `config.json`; UserError where it is missing, or no config of a run."""
+    path, remedy = workdir / "config.json", "mend it, or use another --workdir"
     try:
-        values = small_files.read_json(path, small_files.MIB)
-    except UserError:
-        raise
+        values = small_files.read_json(path, small_files.MIB, remedy)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; --workdir must be the folder of a run") from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: expected JSON, found something else ({error}); mend it, or use another --workdir"
-        ) from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object, found {shown(values)}; mend it, or use another --workdir")
-    return values
+    shape.check(values, {}, path, remedy)
+    try:
+        return read_config(values, PretrainConfig) if is_pretraining(values) else read_config(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {remedy}") from None
 
 
 def begun(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -98,17 +96,20 @@ def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
         if any(not file.name.endswith(".partial") and file.name != LOCK for file in workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
         return None
-    theirs, ours = read_config_values(workdir), config.to_dict()
-    if is_pretraining(theirs) != is_pretraining(ours):
-        kind = "further pre-training" if is_pretraining(theirs) else "fine-tuning"
+    theirs = read_run_config(workdir)
+    if type(theirs) is not type(config):
+        kind = "further pre-training" if isinstance(theirs, PretrainConfig) else "fine-tuning"
         raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
-    differing = differences(read_config(theirs, type(config)).to_dict(), ours)
+    is_finished = (workdir / run_result.NAME).exists()
+    differing = differences(theirs.to_dict(), config.to_dict())
+    # What is read where, `drive` compares, where there is anything to go on with.
+    differing = (found for found in differing if is_finished or found[0] not in _PLACES)
     if told := "; ".join(f"{key} was {was!r}, is now {is_now!r}" for key, was, is_now in differing):
         raise UserError(
             f"--workdir: {workdir} holds a run of another config: {told}; "
             "use another one, or remove this one to start anew"
         )
-    return read_result(workdir) if (workdir / run_result.NAME).exists() else None
+    return read_result(workdir) if is_finished else None
 
 
 @contextlib.contextmanager
@@ -179,19 +180,19 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's log so far, none where there is no log; a last line that was cut off is dropped.
 
     Raises:
-      UserError: a line is no JSON object.
+      UserError: it cannot be read, or a line is no record.
     """
     path = workdir / LOG
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        records = [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except ValueError as error:
         raise UserError(f"{path}: expected a JSON object a line ({error}); mend or remove it") from None
     for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, found {shown(record)}; mend or remove the file")
+        shape.check(record, _RECORD, path.with_name(f"{LOG}:{number}"), "mend or remove the file")
     return records
 
 

@@ -25,7 +25,6 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertjax.config import read_config as read_run_config
 from bertjax.data import rows
 from bertjax.data.documents import load_corpus
 from bertjax.data.text import load_tokenizer
@@ -35,7 +34,7 @@ from bertjax.pretrained.source import read_config
 from bertjax.pretrained.stored import shards
 from bertjax.run_result import read_result
 from bertjax.tasks import get_task
-from bertjax.workdir import read_config_values
+from bertjax.workdir import read_run_config
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
 SLOWEST = 5.0
@@ -144,7 +143,7 @@ TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {
     ),
     "tokenizer.json": (_read_ready_tokenizer, _tokenizer_seed()),
     "config of a run": (
-        _in_folder("config.json", lambda folder: read_run_config(read_config_values(folder))),
+        _in_folder("config.json", read_run_config),
         json.dumps(RUN).encode(),
     ),
     "result of a run": (_in_folder("result.json", read_result), json.dumps(RESULT).encode()),

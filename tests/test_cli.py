@@ -50,11 +50,28 @@ CONFIG = f"--config={ROOT / 'configs' / 'sst.py'}"
         ("train.py", [CONFIG, "seed=3"], "expected flags only, found 'seed=3'"),
         ("train.py", [CONFIG, "--num_processes=2"], "expected --coordinator=HOST:PORT with them, found none"),
         ("train.py", [CONFIG, "--coordinator=localhost:1"], "error: --distributed: expected a cluster that JAX knows"),
+        ("train.py", [CONFIG, "--coordinator=node0"], "error: --coordinator: expected HOST:PORT, found 'node0'"),
+        (
+            "train.py",
+            [CONFIG, "--coordinator=node0:1", "--num_processes=2", "--process_id=2"],
+            "error: --process_id: expected 0 to 1, one less than --num_processes, found 2",
+        ),
+        (
+            "train.py",
+            [f"--config={ROOT / 'configs' / 'gold.py'}", "--config.data_dir=~nobody-of-that-name"],
+            "error: ~nobody-of-that-name: expected a home folder at '~', found none; write the path out",
+        ),
         ("train.py", [CONFIG, "--distributed"], "error: --distributed: expected a cluster that JAX knows"),
         ("eval.py", ["--workdir=nowhere"], "config.json: not found"),
         ("eval.py", ["--workdir=.", "--split=tset"], "split"),
         ("eval.py", ["--workdir=.", "--task=sst5"], "error: --task: it goes with --input, found none"),
         ("eval.py", ["--workdir=nowhere", "--input=-"], "config.json: not found"),
+        ("eval.py", ["--workdir=~/x"], str(Path("~/x/config.json").expanduser())),
+        (
+            "eval.py",
+            ["--workdir=.", "--input=-", "--config.data_dir=x"],
+            "--config.data_dir: it does not go with --input",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(script, arguments, message, tmp_path):

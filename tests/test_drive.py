@@ -309,6 +309,22 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside(whole, tmp_path, capsys, 
     assert_same_end(tmp_path, outcome, whole)
 
 
+def test_checkpoints_none_of_which_can_be_read_stay_as_they_are(whole, tmp_path):
+    with pytest.raises(Kill):
+        run(tmp_path, Batches(at={10: raises(Kill)}))
+    log, manifests = (tmp_path / "metrics.jsonl").read_bytes(), {}
+    for path in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
+        manifests[path] = path.read_bytes()
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="checkpoints/9: this checkpoint cannot be read, nor any before it .*anew in"):
+        run(tmp_path)
+    assert steps(tmp_path) == ["8", "9"]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    for path, data in manifests.items():
+        path.write_bytes(data)
+    assert_same_end(tmp_path, run(tmp_path), whole)
+
+
 def test_other_data_are_not_gone_on_with(tmp_path):
     with pytest.raises(Kill):
         run(tmp_path, Batches(at={4: raises(Kill)}))

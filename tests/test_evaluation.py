@@ -228,6 +228,19 @@ def test_a_split_that_is_not_there_is_one_line(gold_run, tmp_path):
         evaluate(workdir, "test")
 
 
+def test_data_that_were_moved(gold_run, tmp_path, evaluated):
+    def elsewhere(config):
+        config["data_dir"] = str(tmp_path / "gone")
+
+    workdir = changed(gold_run, tmp_path, "config.json", elsewhere)
+    with pytest.raises(UserError, match="--config.data_dir: expected the file .*gone"):
+        evaluate(workdir, "dev", radius=0)
+    found = evaluate(workdir, "dev", radius=0, moved={"data_dir": str(gold_run.parent)})
+    assert found["metrics"] == evaluated[0]["metrics"]
+    with pytest.raises(UserError, match="--config.data_file: .*run was trained without; drop the flag"):
+        evaluate(workdir, "dev", moved={"data_file": "x.tsv"})
+
+
 def test_what_is_lost_of_a_run_is_one_line(gold_run, tmp_path):
     shutil.copytree(gold_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")

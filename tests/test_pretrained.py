@@ -285,11 +285,19 @@ def test_a_shard_that_is_not_there(write, file):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": []}}', '{"weight_map": 1}']
+    ("text", "complaint"),
+    [
+        ("{", "JSON, found something else ("),
+        ("[]", "an object, found []"),
+        ("{}", "weight_map, found none"),
+        ('{"weight_map": []}', "an object as weight_map, found []"),
+        ('{"weight_map": {"a": []}}', "a string as weight_map.a, found []"),
+        ('{"weight_map": 1}', "an object as weight_map, found 1"),
+    ],
 )
-def test_a_broken_index(write, text):
+def test_a_broken_index(write, text, complaint):
     folder = write()
     (folder / "model.safetensors").unlink()
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
-    assert refusal(folder).startswith(f"{index}: expected a JSON object with 'weight_map' (")
+    assert refusal(folder).startswith(f"{index}: expected {complaint}")

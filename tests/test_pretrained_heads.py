@@ -1,5 +1,6 @@
 """Heads in a checkpoint, of pre-training and of classification, and those of a run on them."""
 
+import json
 from functools import partial
 
 import chex
@@ -10,7 +11,7 @@ from checkpoints import MLM, NSP, TENSORS, assert_holds, refusal, write_checkpoi
 from golden import make_bert
 
 from bertjax.bert_config import BertConfig
-from bertjax.pretrained import load_pretrained, with_heads
+from bertjax.pretrained import fitting_heads, head_labels, load_pretrained, with_heads
 
 KEY = jax.random.key(0)
 
@@ -120,6 +121,70 @@ def test_a_stored_classifier_serves_where_its_shape_is_right(write):
     chex.assert_trees_all_equal(whole["head_sst"], stored)
     chex.assert_shape(whole["head_sts"]["kernel"], (12, 1))
     assert np.any(whole["head_sts"]["kernel"])
+
+
+def head_of(value, classes=2):
+    return {"kernel": np.full((4, classes), value), "bias": np.full(classes, value)}
+
+
+FIT = {
+    "its own, the same": ({"head_a": head_of(1.0)}, {"head_a": ["no", "yes"]}, 1.0, ""),
+    "its own, the other way round": ({"head_a": head_of(1.0)}, {"head_a": ["yes", "no"]}, None, "is for yes, no"),
+    "a classifier, in capitals": ({"classifier": head_of(2.0)}, {"classifier": ["NO", "Yes"]}, 2.0, ""),
+    "a classifier, others": ({"classifier": head_of(2.0)}, {"classifier": ["up", "down"]}, None, "is for up, down"),
+    "a classifier, no names": (
+        {"classifier": head_of(2.0)},
+        {},
+        2.0,
+        "a head of classes without names, taken for no, yes",
+    ),
+    "another size": ({"classifier": head_of(2.0, 3)}, {}, None, ""),
+    "a score": ({"head_a": head_of(1.0, 1)}, {"head_a": []}, None, "is for a score"),
+    "none": ({}, {}, None, ""),
+}
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_a_head_goes_on_where_its_classes_are_the_tasks(name, capsys):
+    params, labels, expected, told = FIT[name]
+    found = fitting_heads({"kept": 1} | params, labels, {"a": ("no", "yes")})
+    assert set(found) == {"kept"} | ({"head_a"} if expected else set())
+    if expected:
+        chex.assert_trees_all_equal(found["head_a"], head_of(expected))
+    err = capsys.readouterr().err
+    assert told in err
+    assert bool(told) == bool(err)
+
+
+def test_one_classifier_is_for_those_tasks_that_it_fits(capsys):
+    params, labels = {"classifier": head_of(2.0)}, {"classifier": ["no", "yes"]}
+    found = fitting_heads(params, labels, {"a": ("no", "yes"), "b": ("yes", "no"), "c": ()})
+    assert set(found) == {"head_a"}
+    told = "b: a new head: the checkpoint's is for no, yes\nc: a new head: the checkpoint's is for no, yes\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_score_takes_a_head_of_a_score(capsys):
+    head = head_of(1.0, 1)
+    chex.assert_trees_all_equal(fitting_heads({"classifier": head}, {}, {"c": ()}), {"head_c": head})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("id2label", "expected"),
+    [
+        ({"1": "good", "0": "bad"}, {"classifier": ["bad", "good"]}),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, {}),
+        ({"0": "bad", "2": "good"}, {}),
+        (["bad", "good"], {}),
+        (None, {}),
+    ],
+)
+def test_the_classes_that_config_json_names(write, id2label, expected):
+    folder = write()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": id2label}))
+    assert head_labels(folder) == expected
 
 
 @pytest.mark.parametrize(("weight", "bias"), [((5, 11), (5,)), ((5,), (5,)), ((5, 12), (4,)), ((5, 12), None)])

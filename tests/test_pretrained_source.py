@@ -13,12 +13,12 @@ from bertjax.pretrained import hub, resolve
         (None, "not found; a checkpoint folder needs config.json"),
         (
             "{",
-            "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); get the file "
-            "again",
+            "expected JSON, found something else (Expecting property name enclosed in double quotes: line 1 column 2 "
+            "(char 1)); get the file again",
         ),
-        ("[" * 100_000, "not JSON (nested too deeply); get the file again"),
-        (b"\xff\xfe", "not JSON ("),
-        ("[1]", "expected a JSON object, found list"),
+        ("[" * 100_000, "expected JSON, found something else (nested too deeply); get the file again"),
+        (b"\xff\xfe", "expected JSON, found something else ("),
+        ("[1]", "expected an object, found [1]; get the file again"),
         ('{"model_type": "roberta"}', "BERT config: model_type must be 'bert', found 'roberta'"),
         ("{}", "BERT config: hidden_size, num_attention_heads, num_hidden_layers, vocab_size missing"),
     ],

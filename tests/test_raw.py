@@ -45,6 +45,14 @@ def test_lines_are_predicted_as_the_split_was_and_in_order(bare, gold_run, tmp_p
         assert float(probability) == pytest.approx(max(map(float, probabilities)), abs=1e-5)
 
 
+def test_a_vocabulary_of_another_size_is_refused(bare, tmp_path):
+    shutil.copytree(bare, tmp_path / "run")
+    with (tmp_path / "run" / "encoder" / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    with pytest.raises(UserError, match="expected a vocabulary of 40 entries"):
+        list(predict_lines(tmp_path / "run", str(tmp_path / "lines"), "sst5"))
+
+
 def test_pairs_have_a_score_and_no_probability(bare, gold_run, tmp_path):
     pairs = columns_of(gold_run.parent / "sts-dev.csv", 2, 3)
     (tmp_path / "lines").write_text("\n".join(pairs))
@@ -84,7 +92,8 @@ def test_stdout_holds_the_lines_alone_and_stderr_no_traceback(bare):
         (b"a\tb\n \t \n", 2, ":2: expected text, found a blank line"),
         (b"a\tb\nc\t \n", 2, ":2: expected text in both columns, found a blank one"),
         (b"a\tb\n", 1, ":1: expected one text, found 2 tab-separated columns"),
-        (b"a\n\xff\n", 1, ":2: expected UTF-8, found byte 0xff; convert the input to UTF-8"),
+        (b"a\n\xff\n", 1, ":2: expected UTF-8, found byte 0xff; the input must be UTF-8 text"),
+        (b"a\n\0\n", 1, ":2: expected text, found a NUL byte; the input must be UTF-8 text"),
         (b"", 1, ": expected lines of text, found none"),
         (b"\n", 1, ": expected lines of text, found none"),
     ],

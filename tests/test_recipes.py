@@ -14,6 +14,8 @@ from bertjax import assets, loop
 from bertjax.config import read_config
 from bertjax.data.sources import SOURCES, CourseFiles
 from bertjax.errors import UserError
+from bertjax.pretrained.convert import convert
+from bertjax.pretrained.export import export
 from bertjax.tasks import TASKS, classification
 
 ROOT = Path(__file__).parents[1]
@@ -179,11 +181,15 @@ def test_classes_of_a_file_of_ones_own(table, tiny_checkpoint, tmp_path):
 def test_a_head_of_other_classes_does_not_go_on(table, tiny_checkpoint, tmp_path, capsys):
     first = own(tiny_checkpoint, table, columns={"classes": ["bad", "good"]})
     loop.train_and_evaluate(first, tmp_path / "first")
-    for classes, is_told in ((["bad", "good"], False), (["good", "bad"], True)):
-        capsys.readouterr()
-        config = own(tmp_path / "first", table, columns={"classes": classes})
-        loop.train_and_evaluate(config, tmp_path / classes[0])
-        assert ("data_file: a new head: the classes of" in capsys.readouterr().err) == is_told
+    export(tmp_path / "first", tmp_path / "exported")
+    convert(tmp_path / "first", tmp_path / "converted")
+    for source in ("first", "exported", "converted"):
+        for classes, is_told in ((["bad", "good"], False), (["good", "bad"], True)):
+            capsys.readouterr()
+            config = own(tmp_path / source, table, columns={"classes": classes})
+            loop.train_and_evaluate(config, tmp_path / f"{source}-{classes[0]}")
+            told = "data_file: a new head: the checkpoint's is for bad, good\n"
+            assert (told in capsys.readouterr().err) == is_told
 
 
 def test_scores_and_a_file_for_dev(table, tiny_checkpoint, tmp_path):

@@ -1,6 +1,8 @@
 """Tokenisation against pieces worked out by hand from BERT's rules, and against Transformers' tokenizer."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -208,10 +210,10 @@ def write_ready(change):
         (write_bytes("vocab.txt", b""), r"vocab\.txt: expected the special token '\[PAD\]'"),
         (lambda folder: write(folder, SPECIAL[:4]), r"vocab\.txt: expected the special token '\[MASK\]'.*mask_token"),
         (lambda folder: write(folder, [*UNCASED, "film"]), r"line 20: .* found 'film' of line 7 again"),
-        (lambda folder: (write(folder) / "tokenizer_config.json").mkdir(), r"tokenizer_config\.json: not JSON"),
-        (write_bytes("tokenizer_config.json", b"{"), r"tokenizer_config\.json: not JSON"),
-        (write_bytes("tokenizer_config.json", b"\xff"), r"tokenizer_config\.json: not JSON"),
-        (write_bytes("tokenizer_config.json", b"[1]"), r"expected a JSON object, found list"),
+        (lambda folder: (write(folder) / "tokenizer_config.json").mkdir(), r"tokenizer_config\.json: cannot be read"),
+        (write_bytes("tokenizer_config.json", b"{"), r"tokenizer_config\.json: expected JSON"),
+        (write_bytes("tokenizer_config.json", b"\xff"), r"tokenizer_config\.json: expected JSON"),
+        (write_bytes("tokenizer_config.json", b"[1]"), r"expected an object, found"),
         (write_bytes("tokenizer_config.json", b'{"do_lower_case": 1}'), "do_lower_case: expected true, false or null"),
         (write_bytes("tokenizer_config.json", b'{"sep_token": 3}'), "sep_token: expected a string, found 3"),
         (write_only_json("{"), r"tokenizer\.json: not a readable tokenizer"),
@@ -266,6 +268,15 @@ def test_equals_transformers(tmp_path, config):
             assert [ids.tolist() for ids in examples.token_type_ids] == expected["token_type_ids"]
 
 
+def test_a_vocabulary_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(text_module, "read_text", refuse)
+    with pytest.raises(UserError, match=r"vocab.txt: cannot be read \(Permission denied\); check its permissions"):
+        load_tokenizer(write(tmp_path))
+
+
 def test_a_vocabulary_or_settings_too_large_to_be_any(tmp_path):
     (tmp_path / "vocab.txt").write_bytes(b"a" * (2**24 + 1))
     with pytest.raises(UserError, match="vocab.txt: expected at most 16,777,216 bytes, found more"):
@@ -274,7 +285,7 @@ def test_a_vocabulary_or_settings_too_large_to_be_any(tmp_path):
     with pytest.raises(UserError, match="tokenizer_config.json: expected at most 8,388,608 bytes, found more"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_bytes(b"[" * 100_000)
-    with pytest.raises(UserError, match=r"tokenizer_config.json: not JSON \(nested too deeply\); mend it"):
+    with pytest.raises(UserError, match=r"tokenizer_config.json: expected JSON, .* \(nested too deeply\); mend it"):
         load_tokenizer(tmp_path)
 
 

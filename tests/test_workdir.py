@@ -40,6 +40,25 @@ def test_another_config_is_refused_by_its_keys(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["max_steps"] == 3
 
 
+def test_data_may_have_moved_while_there_is_work_to_do(tmp_path):
+    with workdirs.begin(tmp_path, RunConfig(task="sst5", data_dir="there")):
+        pass
+    assert workdirs.begun(tmp_path, RunConfig(task="sst5", data_dir="here")) is None
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="another config: data_dir was 'there', is now 'here'; use another one"):
+        workdirs.begun(tmp_path, RunConfig(task="sst5", data_dir="here"))
+
+
+def test_a_config_that_is_none_of_ours_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"epochss": 3}')
+    with pytest.raises(UserError) as raised:
+        workdirs.read_run_config(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path / 'config.json'}: --config.epochss: no such key; did you mean 'epochs'?; mend it, or use another "
+        "--workdir"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -182,6 +201,14 @@ def test_a_broken_log_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
     with pytest.raises(UserError, match="metrics.jsonl: expected a JSON object a line"):
         workdirs.MetricsLog(tmp_path, 0)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n3\n')
-    with pytest.raises(UserError, match="metrics.jsonl:2: expected a JSON object, found 3"):
-        workdirs.MetricsLog(tmp_path, 0)
+    whole = json.dumps({"step": 1, "epoch": 0.5, "split": "train", "values": {"loss": 1.0}, "timing": {}})
+    for line, complaint in (
+        ("3", ":2: expected an object, found 3"),
+        ("{}", ":2: expected step, found none"),
+        (whole.replace("1.0", '"low"'), ":2: expected a number as values.loss, found 'low'"),
+        ("\udcff", ": expected a JSON object a line .*can't decode byte 0xff"),
+    ):
+        (tmp_path / "metrics.jsonl").write_bytes(f"{whole}\n{line}\n".encode(errors="surrogateescape"))
+        with pytest.raises(UserError, match=f"metrics.jsonl{complaint}") as raised:
+            workdirs.MetricsLog(tmp_path, 0)
+        assert "\n" not in str(raised.value)

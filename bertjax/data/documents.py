@@ -16,6 +16,7 @@ from bertjax.data.problems import Problem, gathered, refuse
 from bertjax.data.rows import read_ratings
 from bertjax.data.sources import split_of
 from bertjax.errors import UserError
+from bertjax.user_path import user_path
 
 Document = tuple[str, ...]
 EDITORIALS = "editorials"
@@ -57,7 +58,7 @@ def load_corpus(source: str) -> Corpus:
       UserError: no such path, a folder without .txt files, or fewer than two documents in a split, which leaves no
         other document for a random next text.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if source == EDITORIALS:
         documents = _editorials()
     elif path.is_dir():

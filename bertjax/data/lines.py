@@ -24,15 +24,20 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Lines of a file. Only LF and CRLF end one: texts may hold what `str.splitlines` takes for an end.
+    """Lines of a file, without blank ones at its end.
 
     Raises:
       BadData: no such file, or an empty one.
     """
-    data = _read(path).removeprefix(_BOM).rstrip(b"\r\n")
-    if not data:
+    data = _read(path).rstrip(b"\r\n")
+    if not data.removeprefix(_BOM):
         raise BadData([Problem(str(path), None, "expected rows, found an empty file", "give it rows")])
-    for number, line in enumerate(data.split(b"\n"), 1):
+    return split_lines(data)
+
+
+def split_lines(data: bytes) -> Iterator[Line]:
+    """Lines of a file's bytes. Only LF and CRLF end one: texts may hold what `str.splitlines` takes for an end."""
+    for number, line in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
         line = line.removesuffix(b"\r")
         try:
             text = line.decode("utf-8")

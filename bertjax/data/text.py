@@ -15,6 +15,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
+from bertjax import shape
 from bertjax.errors import UserError, reason
 from bertjax.small_files import MIB, read_json, read_text
 
@@ -193,16 +194,12 @@ def tokenize(source: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, max_l
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    remedy = "mend it, or delete it to use BERT's settings"
     try:
-        config = read_json(path, 8 * MIB)
+        config: dict[str, Any] = read_json(path, 8 * MIB, remedy)
     except FileNotFoundError:
         return {}
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not JSON ({error}); mend it, or delete it to use BERT's settings") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}; mend it or delete it")
+    shape.check(config, {}, path, remedy)
     return config
 
 
@@ -230,6 +227,8 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         pieces = [line.removesuffix("\r") for line in read_text(path, 16 * MIB).split("\n")]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8, found {error.reason}; get the file again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     while pieces and not pieces[-1]:
         pieces.pop()
     for index, piece in enumerate(pieces):

@@ -3,15 +3,18 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from bertjax.pretrained import orbax_folder
 from bertjax.pretrained.load import PARAMS, read_checkpoint
 from bertjax.pretrained.new_folder import new_folder
-from bertjax.pretrained.source import LINEAGE, keep_encoder, lineage, resolve
+from bertjax.pretrained.source import LABELS, LINEAGE, head_labels, keep_encoder, lineage, resolve
+from bertjax.user_path import user_path
 
 
 def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Writes a checkpoint as a folder that `init_from` takes: config.json, vocabulary, lineage and Orbax parameters.
+    """Writes a checkpoint as a folder that `init_from` takes: config.json, vocabulary, what it was trained
+    on and for, and Orbax parameters.
 
     The parameters are those of `load_pretrained` bit for bit, heads included; what the checkpoint lacks is not made up.
 
@@ -22,11 +25,17 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
     Raises:
       UserError: the source cannot be read, or `out` is there or cannot be written; nothing is then left behind.
     """
-    out = Path(out).expanduser()
+    out = user_path(out)
     with new_folder(out) as partial:
         folder = resolve(source)
         _, params = read_checkpoint(folder)
         keep_encoder(folder, partial)
-        (partial / LINEAGE).write_text(json.dumps(lineage(source), indent=2) + "\n", encoding="utf-8")
+        _write_json(partial / LINEAGE, lineage(source))
+        if (labels := head_labels(source)).keys() - {"classifier"}:  # whose are in config.json
+            _write_json(partial / LABELS, labels)
         orbax_folder.write(partial / PARAMS, params)
     return out
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from bertjax.pretrained.new_folder import new_folder
 from bertjax.pretrained.orbax_folder import Parameters
 from bertjax.pretrained.source import LINEAGE, config_path, lineage, read_object, resolve, run_of
 from bertjax.run_result import read_result
+from bertjax.user_path import user_path
 
 
 def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoint: str = "final") -> list[Path]:
@@ -42,7 +43,7 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
       UserError: the source cannot be read or does not say what its labels mean, or `out` is there or cannot be
         written; nothing is then left behind.
     """
-    out = Path(out).expanduser()
+    out = user_path(out)
     if checkpoint not in ("final", "best"):
         raise UserError(f"--checkpoint: expected final or best, found {checkpoint!r}")
     with new_folder(out) as partial:

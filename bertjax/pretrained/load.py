@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,37 @@ def load_pretrained(source: str | os.PathLike[str]) -> tuple[BertConfig, dict[st
         flat |= _new_pooler(config)
     params: dict[str, Any] = flax.traverse_util.unflatten_dict({path: jnp.asarray(x) for path, x in flat.items()})
     return config, params
+
+
+def fitting_heads(
+    params: Mapping[str, Any], labels: Mapping[str, Sequence[str]], classes: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """The tree with those heads alone whose classes are those of the tasks, "head_TASK" or else "classifier".
+
+    Lines on stderr tell of a head whose classes are others, and of a classifier whose classes have no names: their
+    order is then taken on trust.
+
+    Args:
+      params: the tree from `load_pretrained`.
+      labels: its heads' classes, from `head_labels`.
+      classes: by task, in order; none for a score.
+    """
+    fitting = {top: tree for top, tree in params.items() if top != "classifier"}
+    for name, ours in classes.items():
+        own = f"head_{name}"
+        top = own if own in params else "classifier"
+        if top not in params:
+            continue
+        theirs = labels.get(top)
+        has_fitting_shape = params[top]["bias"].shape == (len(ours) or 1,)
+        if theirs is not None and [x.casefold() for x in theirs] != [x.casefold() for x in ours]:
+            print(f"{name}: a new head: the checkpoint's is for {', '.join(theirs) or 'a score'}", file=sys.stderr)
+            fitting.pop(own, None)
+        elif has_fitting_shape:
+            fitting[own] = params[top]
+            if theirs is None and ours:
+                print(f"{name}: a head of classes without names, taken for {', '.join(ours)}", file=sys.stderr)
+    return fitting
 
 
 def with_heads(

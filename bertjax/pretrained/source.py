@@ -18,6 +18,9 @@ CONFIGS = ("config.json", "bert_config.json")
 VOCABULARY = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
 LINEAGE = "lineage.json"
 """What a converted or exported checkpoint was trained on."""
+LABELS = "labels.json"
+"""Of a converted checkpoint: the names of its heads' classes."""
+_REMEDY = "get the file again"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 
@@ -86,18 +89,38 @@ def config_path(folder: Path) -> Path:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object; UserError where the file cannot be read or holds something else."""
-    values = _read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    values: dict[str, Any] = _read_json(path)
+    shape.check(values, {}, path, _REMEDY)
     return values
 
 
 def head_labels(source: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """The names of the classes of each head of a run, by its task; nothing for anything else but a run."""
-    folder = Path(source).expanduser()
-    run = run_of(folder) if source != STARTER and folder.is_dir() else None
-    datasets = {} if run is None else read_result(run)["datasets"]
-    return {name: data["label_names"] for name, data in datasets.items() if "label_names" in data}
+    """The names of the classes of a checkpoint's heads, by "head_TASK" or "classifier", where they are known.
+
+    Those of a run are in its result, which `convert` keeps; those of a classifier in its config.json, which
+    Transformers calls LABEL_0 and so on where nobody has named them.
+
+    Raises:
+      UserError: a run that is not finished, or a file that is broken.
+    """
+    folder = resolve(source)
+    run = run_of(folder)
+    if run is not None:
+        datasets = read_result(run)["datasets"]
+        return {f"head_{name}": data["label_names"] for name, data in datasets.items() if "label_names" in data}
+    if (folder / LABELS).is_file():
+        kept: dict[str, list[str]] = _read_json(folder / LABELS)
+        shape.check(kept, {str: [str]}, folder / LABELS, _REMEDY)
+        return kept
+    return {"classifier": names} if (names := _classes(folder)) else {}
+
+
+def _classes(folder: Path) -> list[str]:
+    """Those of config.json, in order; none where they have no names, or not one for each."""
+    names = read_object(config_path(folder)).get("id2label")
+    found: list[Any] = [names.get(str(i)) for i in range(len(names))] if isinstance(names, dict) else []
+    is_named = all(isinstance(name, str) and not re.fullmatch(r"LABEL_\d+", name) for name in found)
+    return found if is_named else []
 
 
 def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -131,8 +154,13 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [entry]
 
 
+def small_files_of(folder: Path) -> dict[str, Path]:
+    """What a model needs besides parameters, its architecture as config.json; errors as of `config_path`."""
+    return {CONFIGS[0]: config_path(folder)} | {name: folder / name for name in VOCABULARY if (folder / name).is_file()}
+
+
 def keep_encoder(folder: Path, kept: Path) -> None:
-    """Copies the small files that a model needs besides parameters: the architecture, as config.json, and vocabulary.
+    """Copies the small files of a checkpoint, by the names of `small_files_of`.
 
     Args:
       folder: of a checkpoint.
@@ -141,13 +169,11 @@ def keep_encoder(folder: Path, kept: Path) -> None:
     Raises:
       UserError: a file cannot be read or written.
     """
-    copies = {CONFIGS[0]: config_path(folder)}
-    copies |= {name: folder / name for name in VOCABULARY if (folder / name).is_file()}
     try:
         if kept.is_symlink():
             kept.unlink()
         kept.mkdir(exist_ok=True)
-        for name, path in copies.items():
+        for name, path in small_files_of(folder).items():
             whole_file.write(kept / name, path.read_bytes())
     except OSError as error:
         raise UserError(
@@ -158,10 +184,6 @@ def keep_encoder(folder: Path, kept: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return read_json(path, MIB)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); get the file again") from None
+        return read_json(path, MIB, _REMEDY)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {_REMEDY}") from None

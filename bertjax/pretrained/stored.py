@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bertjax import shape
 from bertjax.errors import UserError
 from bertjax.small_files import MIB, read_json
 
 # Integers and 8-bit floats mean a quantised checkpoint, whose scales stand elsewhere.
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_REMEDY = "get it again"
 _NORM = {"gamma": "weight", "beta": "bias"}
 
 
@@ -51,13 +53,12 @@ def collect(tensors: Iterable[Stored]) -> dict[str, Stored]:
 def shards(index: Path) -> Iterator[Path]:
     """The files that an index names, all in its own folder; UserError where it is broken or one is not there."""
     try:
-        files = sorted(set(read_json(index, 16 * MIB)["weight_map"].values()))
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: expected a JSON object with 'weight_map' ({error!r:.200}); get it again") from None
-    for file in files:
-        if not isinstance(file, str) or Path(file).name != file:
+        found = read_json(index, 16 * MIB, _REMEDY)
+    except FileNotFoundError:  # gone since it was seen
+        raise UserError(f"{index}: not found; {_REMEDY}") from None
+    shape.check(found, {"weight_map": {str: str}}, index, _REMEDY)
+    for file in sorted(set(found["weight_map"].values())):
+        if Path(file).name != file:
             raise UserError(f"{index}: shard {file!r:.200} must be a file name in the same folder; get it again")
         if not (index.parent / file).is_file():
             raise UserError(f"{index}: shard {file!r:.200} is not in the folder; download it too")

@@ -1,0 +1,53 @@
+"""What a run begins from, kept in its folder: a run that was cut off goes on from the same checkpoint or not at all."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertjax import small_files
+from bertjax.errors import UserError
+from bertjax.pretrained import small_files_of
+from bertjax.workdir import differences, write_json
+
+NAME = "origin.json"
+
+
+def describe(past: list[dict[str, Any]], folder: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a checkpoint from others.
+
+    Args:
+      past: its lineage.
+      folder: of its architecture and vocabulary.
+      params: from `load_pretrained`. The word embeddings stand for all: no training of everything leaves them alone.
+    """
+    words = np.ascontiguousarray(params["embeddings"]["word"]["embedding"])
+    return {
+        "lineage": past,
+        "files": {name: _digest(path.read_bytes()) for name, path in small_files_of(folder).items()},
+        "word_embeddings": _digest(words.data),
+    }
+
+
+def keep(workdir: Path, origin: Mapping[str, Any]) -> None:
+    """Writes `origin.json`, or compares with the one that is there.
+
+    Raises:
+      UserError: the run began from another checkpoint, or the file is broken or cannot be written.
+    """
+    path, remedy = workdir / NAME, "use another --workdir"
+    if not path.exists():
+        write_json(path, origin)
+        return
+    then = small_files.read_json(path, small_files.MIB, remedy)
+    if told := ", ".join(key for key, _, _ in differences({"origin": then}, {"origin": origin})):
+        raise UserError(
+            f"{path}: this run began from another checkpoint than --config.init_from is now ({told} differs); bring "
+            f"that back, or {remedy}"
+        )
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

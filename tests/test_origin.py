@@ -1,0 +1,77 @@
+import copy
+import json
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from bertjax import loop, origin
+from bertjax.config import RunConfig
+from bertjax.errors import UserError
+from bertjax.pretrained import load_pretrained
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+def described(folder):
+    return origin.describe([{"init_from": "somewhere"}], folder, load_pretrained(folder)[1])
+
+
+def more_words(folder):
+    (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("film", "movie"))
+
+
+def more_dropout(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_dropout_prob": 0.3}))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [(more_words, "origin.files.vocab.txt"), (more_dropout, "origin.files.config.json")]
+)
+def test_other_small_files(checkpoint, tmp_path, change, told):
+    origin.keep(tmp_path, described(checkpoint))
+    origin.keep(tmp_path, described(checkpoint))
+    change(checkpoint)
+    with pytest.raises(UserError) as raised:
+        origin.keep(tmp_path, described(checkpoint))
+    assert str(raised.value) == (
+        f"{tmp_path / 'origin.json'}: this run began from another checkpoint than --config.init_from is now ({told} "
+        "differs); bring that back, or use another --workdir"
+    )
+
+
+def test_another_past_and_other_words(checkpoint, tmp_path):
+    _, params = load_pretrained(checkpoint)
+    first = origin.describe([{"init_from": "a@1"}], checkpoint, params)
+    origin.keep(tmp_path, first)
+    with pytest.raises(UserError, match=r"\(origin.lineage differs\)"):
+        origin.keep(tmp_path, origin.describe([{"init_from": "a@2"}], checkpoint, params))
+    moved = copy.deepcopy(params)
+    words = moved["embeddings"]["word"]["embedding"]
+    moved["embeddings"]["word"]["embedding"] = words.at[3, 5].set(jnp.nextafter(words[3, 5], 9.0))
+    with pytest.raises(UserError, match=r"\(origin.word_embeddings differs\)"):
+        origin.keep(tmp_path, origin.describe([{"init_from": "a@1"}], checkpoint, moved))
+
+
+@pytest.mark.parametrize("text", ["3", "[]", "{", "{}"])
+def test_a_broken_file_is_one_line(tmp_path, text):
+    (tmp_path / "origin.json").write_text(text)
+    with pytest.raises(UserError, match="origin.json: .*; .*use another --workdir$"):
+        origin.keep(tmp_path, {"lineage": [], "files": {}, "word_embeddings": ""})
+
+
+def test_a_run_that_was_cut_off_does_not_go_on_from_another_checkpoint(checkpoint, sst_folder, tmp_path):
+    config = RunConfig(
+        task="sst5", data_dir=str(sst_folder), init_from=str(checkpoint), batch_size=8, max_length=8, max_steps=1
+    )
+    loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    kept = (tmp_path / "run" / "encoder" / "config.json").read_bytes()
+    more_dropout(checkpoint)
+    with pytest.raises(UserError, match="this run began from another checkpoint"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "encoder" / "config.json").read_bytes() == kept
