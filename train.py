@@ -16,7 +16,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:V
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/RECIPE or runs/RECIPE-VARIANT if not given.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts that JAX finds by itself: TPU pod, SLURM.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first host, where JAX cannot find them.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many hosts, with --coordinator.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 flags.mark_flag_as_required("config")
 __doc__ += f"\n{cli.recipes(Path(__file__).with_name('configs'))}\n"

@@ -113,10 +113,7 @@ class Checkpoints:
                 return found
         if unreadable:
             path, why = next(iter(unreadable.items()))
-            raise UserError(
-                f"{path}: this checkpoint cannot be read, nor any before it ({reason(why)}); go on with the versions "
-                "of bertjax and its packages that wrote it, or start anew in another --workdir"
-            )
+            raise _unreadable(path, why)
         return None
 
     def restore_params(self, step: int, like: Params) -> Params:
@@ -188,11 +185,23 @@ def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) 
 
 def _check_metrics(folder: Path) -> None:
     # Orbax reads those of all checkpoints when it opens a folder, and would stop at broken ones.
-    for path in folder.glob("*/metrics/metrics"):
+    broken: dict[Path, Exception] = {}
+    for path in folder.glob("[0-9]*/metrics/metrics"):
         try:
             json.loads(path.read_bytes())
         except ValueError as error:
-            _put_aside(path.parents[1], error)
+            broken[path.parents[1]] = error
+    if broken and broken.keys() == set(folder.glob("[0-9]*")):
+        raise _unreadable(*broken.popitem())
+    for path, why in broken.items():
+        _put_aside(path, why)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: this checkpoint cannot be read, nor any other of the run ({reason(error)}); go on with the versions "
+        f"of bertjax and its packages that wrote it, or remove {path.parents[1]} to start anew"
+    )
 
 
 def _put_aside(path: Path, error: Exception) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bertjax import small_files
-from bertjax.errors import UserError
+from bertjax.errors import UserError, shown
 from bertjax.pretrained import small_files_of
 from bertjax.workdir import differences, write_json
 
@@ -22,13 +22,16 @@ def describe(past: list[dict[str, Any]], folder: Path, params: Mapping[str, Any]
       past: its lineage.
       folder: of its architecture and vocabulary.
       params: from `load_pretrained`. The word embeddings stand for all: no training of everything leaves them alone.
+
+    Raises:
+      UserError: a small file cannot be read.
     """
     words = np.ascontiguousarray(params["embeddings"]["word"]["embedding"])
-    return {
-        "lineage": past,
-        "files": {name: _digest(path.read_bytes()) for name, path in small_files_of(folder).items()},
-        "word_embeddings": _digest(words.data),
-    }
+    try:
+        files = {name: _digest(path.read_bytes()) for name, path in small_files_of(folder).items()}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+    return {"lineage": past, "files": files, "word_embeddings": _digest(words.data)}
 
 
 def keep(workdir: Path, origin: Mapping[str, Any]) -> None:
@@ -37,15 +40,16 @@ def keep(workdir: Path, origin: Mapping[str, Any]) -> None:
     Raises:
       UserError: the run began from another checkpoint, or the file is broken or cannot be written.
     """
-    path, remedy = workdir / NAME, "use another --workdir"
+    path, remedy = workdir / NAME, f"use another --workdir, or remove {workdir} to start anew"
     if not path.exists():
         write_json(path, origin)
         return
     then = small_files.read_json(path, small_files.MIB, remedy)
-    if told := ", ".join(key for key, _, _ in differences({"origin": then}, {"origin": origin})):
+    differing = differences({"origin": then}, {"origin": origin})
+    if told := "; ".join(f"{key} was {shown(was)}, is now {shown(is_now)}" for key, was, is_now in differing):
         raise UserError(
-            f"{path}: this run began from another checkpoint than --config.init_from is now ({told} differs); bring "
-            f"that back, or {remedy}"
+            f"{path}: this run began from another checkpoint than --config.init_from is now: {told}; bring that back, "
+            f"or {remedy}"
         )
 
 

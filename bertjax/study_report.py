@@ -130,10 +130,9 @@ def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
     machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
     comparisons = sum(row.tested(other) is not None for row in rows for other in row.minus)
-    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. Runs start
-from {default_config().init_from} where the settings at the end, which tell what each method is, do not say otherwise.
-A run's score is that of its last
-update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
+    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. The settings at the
+end say what each method is; unless they say otherwise, runs start from {default_config().init_from}. A run's score is
+that of its last update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
 from one further pre-training on all of the domain's text, for all seeds.
 

@@ -22,7 +22,7 @@ from bertjax.run_result import read_result
 
 LOCK = ".lock"
 LOG = "metrics.jsonl"
-_PLACES = ("data_dir", "data_file", "dev_file", "corpus")
+_PLACES = ("data_dir", "data_file", "dev_file", "init_from")
 _RECORD = {"step": int, "epoch": float, "split": str, "values": {str: float}, "timing": {str: float}}
 
 
@@ -102,8 +102,8 @@ def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
         raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
     is_finished = (workdir / run_result.NAME).exists()
     differing = differences(theirs.to_dict(), config.to_dict())
-    # What is read where, `drive` compares, where there is anything to go on with.
-    differing = (found for found in differing if is_finished or found[0] not in _PLACES)
+    if not is_finished:  # what lies there is compared later, by its contents
+        differing = (found for found in differing if found[0] not in _PLACES or None in found)
     if told := "; ".join(f"{key} was {was!r}, is now {is_now!r}" for key, was, is_now in differing):
         raise UserError(
             f"--workdir: {workdir} holds a run of another config: {told}; "

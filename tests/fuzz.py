@@ -16,6 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,17 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bertjax import origin
 from bertjax.data import rows
 from bertjax.data.documents import load_corpus
 from bertjax.data.text import load_tokenizer
 from bertjax.errors import UserError
 from bertjax.pretrained import flax_file, safetensors_file, torch_file
-from bertjax.pretrained.source import read_config
+from bertjax.pretrained.source import head_labels, read_config
 from bertjax.pretrained.stored import shards
 from bertjax.run_result import read_result
 from bertjax.tasks import get_task
-from bertjax.workdir import read_run_config
+from bertjax.workdir import read_records, read_run_config
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
 SLOWEST = 5.0
@@ -65,6 +67,8 @@ RESULT = {
     "dev": {"sst5": {"final": SCORES, "best": SCORES | {"step": 3}}},
     "steps": 7,
 }
+ORIGIN = {"lineage": [{"init_from": "minilm-l6"}], "files": {"vocab.txt": "0f"}, "word_embeddings": "1e"}
+RECORD = {"step": 10, "epoch": 0.5, "split": "train", "values": {"loss": 1.5}, "timing": {"seconds": 2.0}}
 RUN = {"task": "sst5", "epochs": 3, "learning_rate": 1e-4, "smart": {"preset": "bertjax", "radius": 0.02}}
 VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "##s", "é", "映"])
 TABLE = '\tid\tsentence\tsentiment\n0\ta\tthe film\t3\n1\tb\tits "story"\t0.0\r\n2\tc\té映\t4\n'
@@ -142,10 +146,10 @@ TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {
         json.dumps({"do_lower_case": True, "cls_token": "[CLS]"}).encode(),
     ),
     "tokenizer.json": (_read_ready_tokenizer, _tokenizer_seed()),
-    "config of a run": (
-        _in_folder("config.json", read_run_config),
-        json.dumps(RUN).encode(),
-    ),
+    "config of a run": (_in_folder("config.json", read_run_config), json.dumps(RUN).encode()),
+    "origin of a run": (_in_folder("origin.json", partial(origin.keep, origin=ORIGIN)), json.dumps(ORIGIN).encode()),
+    "log of a run": (_in_folder("metrics.jsonl", read_records), f"{json.dumps(RECORD)}\n".encode() * 2),
+    "labels.json": (_in_folder("labels.json", head_labels), json.dumps({"head_sst5": ["bad", "good"]}).encode()),
     "result of a run": (_in_folder("result.json", read_result), json.dumps(RESULT).encode()),
 }
 

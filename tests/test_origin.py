@@ -1,5 +1,9 @@
 import copy
+import dataclasses
+import errno
 import json
+import os
+import re
 import shutil
 
 import jax.numpy as jnp
@@ -38,29 +42,31 @@ def test_other_small_files(checkpoint, tmp_path, change, told):
     change(checkpoint)
     with pytest.raises(UserError) as raised:
         origin.keep(tmp_path, described(checkpoint))
-    assert str(raised.value) == (
-        f"{tmp_path / 'origin.json'}: this run began from another checkpoint than --config.init_from is now ({told} "
-        "differs); bring that back, or use another --workdir"
+    digest, folder = "'[0-9a-f]{64}'", re.escape(str(tmp_path))
+    expected = (
+        f"{folder}/origin.json: this run began from another checkpoint than --config.init_from is now: {told} was "
+        f"{digest}, is now {digest}; bring that back, or use another --workdir, or remove {folder} to start anew"
     )
+    assert re.fullmatch(expected, str(raised.value))
 
 
 def test_another_past_and_other_words(checkpoint, tmp_path):
     _, params = load_pretrained(checkpoint)
     first = origin.describe([{"init_from": "a@1"}], checkpoint, params)
     origin.keep(tmp_path, first)
-    with pytest.raises(UserError, match=r"\(origin.lineage differs\)"):
+    with pytest.raises(UserError, match="origin.lineage was .*'a@1'.*, is now .*'a@2'.*; bring"):
         origin.keep(tmp_path, origin.describe([{"init_from": "a@2"}], checkpoint, params))
     moved = copy.deepcopy(params)
     words = moved["embeddings"]["word"]["embedding"]
     moved["embeddings"]["word"]["embedding"] = words.at[3, 5].set(jnp.nextafter(words[3, 5], 9.0))
-    with pytest.raises(UserError, match=r"\(origin.word_embeddings differs\)"):
+    with pytest.raises(UserError, match="now: origin.word_embeddings was"):
         origin.keep(tmp_path, origin.describe([{"init_from": "a@1"}], checkpoint, moved))
 
 
 @pytest.mark.parametrize("text", ["3", "[]", "{", "{}"])
 def test_a_broken_file_is_one_line(tmp_path, text):
     (tmp_path / "origin.json").write_text(text)
-    with pytest.raises(UserError, match="origin.json: .*; .*use another --workdir$"):
+    with pytest.raises(UserError, match="origin.json: .*use another --workdir, or remove .* to start anew$"):
         origin.keep(tmp_path, {"lineage": [], "files": {}, "word_embeddings": ""})
 
 
@@ -71,7 +77,24 @@ def test_a_run_that_was_cut_off_does_not_go_on_from_another_checkpoint(checkpoin
     loop.train_and_evaluate(config, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     kept = (tmp_path / "run" / "encoder" / "config.json").read_bytes()
+    (checkpoint / "config.json").rename(tmp_path / "config.json")
+    shutil.copy(tmp_path / "config.json", checkpoint)
     more_dropout(checkpoint)
     with pytest.raises(UserError, match="this run began from another checkpoint"):
         loop.train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run" / "encoder" / "config.json").read_bytes() == kept
+    shutil.copy(tmp_path / "config.json", checkpoint)
+    moved = shutil.move(sst_folder, tmp_path / "moved")
+    loop.train_and_evaluate(dataclasses.replace(config, data_dir=str(moved)), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data_dir"] == str(moved)
+
+
+def test_a_small_file_that_cannot_be_read(checkpoint, monkeypatch):
+    _, params = load_pretrained(checkpoint)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(UserError, match=r"config.json: cannot be read \(Permission denied\); check its permissions"):
+        origin.describe([], checkpoint, params)

@@ -129,9 +129,19 @@ def head_of(value, classes=2):
 
 FIT = {
     "its own, the same": ({"head_a": head_of(1.0)}, {"head_a": ["no", "yes"]}, 1.0, ""),
-    "its own, the other way round": ({"head_a": head_of(1.0)}, {"head_a": ["yes", "no"]}, None, "is for yes, no"),
+    "its own, the other way round": (
+        {"head_a": head_of(1.0)},
+        {"head_a": ["yes", "no"]},
+        None,
+        "['yes', 'no']\n",
+    ),
     "a classifier, in capitals": ({"classifier": head_of(2.0)}, {"classifier": ["NO", "Yes"]}, 2.0, ""),
-    "a classifier, others": ({"classifier": head_of(2.0)}, {"classifier": ["up", "down"]}, None, "is for up, down"),
+    "a classifier, others": (
+        {"classifier": head_of(2.0)},
+        {"classifier": ["up", "down"]},
+        None,
+        "['up', 'down']\n",
+    ),
     "a classifier, no names": (
         {"classifier": head_of(2.0)},
         {},
@@ -140,6 +150,7 @@ FIT = {
     ),
     "another size": ({"classifier": head_of(2.0, 3)}, {}, None, ""),
     "a score": ({"head_a": head_of(1.0, 1)}, {"head_a": []}, None, "is for a score"),
+    "what would move a cursor": ({"head_a": head_of(1.0)}, {"head_a": ["\x1b[2J", "yes"]}, None, r"'\x1b[2J'"),
     "none": ({}, {}, None, ""),
 }
 
@@ -160,13 +171,14 @@ def test_one_classifier_is_for_those_tasks_that_it_fits(capsys):
     params, labels = {"classifier": head_of(2.0)}, {"classifier": ["no", "yes"]}
     found = fitting_heads(params, labels, {"a": ("no", "yes"), "b": ("yes", "no"), "c": ()})
     assert set(found) == {"head_a"}
-    told = "b: a new head: the checkpoint's is for no, yes\nc: a new head: the checkpoint's is for no, yes\n"
-    assert capsys.readouterr().err == told
+    told = [f"{name}: a new head: the checkpoint's is for ['no', 'yes']" for name in "bc"]
+    assert capsys.readouterr().err.splitlines() == told
 
 
 def test_a_score_takes_a_head_of_a_score(capsys):
     head = head_of(1.0, 1)
-    chex.assert_trees_all_equal(fitting_heads({"classifier": head}, {}, {"c": ()}), {"head_c": head})
+    for labels in ({}, {"classifier": ["similarity"]}):
+        chex.assert_trees_all_equal(fitting_heads({"classifier": head}, labels, {"c": ()}), {"head_c": head})
     assert capsys.readouterr().err == ""
 
 

@@ -4,7 +4,8 @@ import pytest
 from checkpoints import refusal, write_checkpoint
 
 from bertjax import assets
-from bertjax.pretrained import hub, resolve
+from bertjax.errors import UserError
+from bertjax.pretrained import head_labels, hub, lineage, resolve
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,9 @@ def test_the_starter_and_folders_ask_no_hub(asked, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert resolve(f"~/{folder.name}") == folder
     assert not asked
+
+
+@pytest.mark.parametrize("read", [resolve, lineage, head_labels])
+def test_the_home_of_nobody(read):
+    with pytest.raises(UserError, match=r"~nobody-of-that-name/x: expected a home folder at '~', found none"):
+        read("~nobody-of-that-name/x")

@@ -188,7 +188,7 @@ def test_a_head_of_other_classes_does_not_go_on(table, tiny_checkpoint, tmp_path
             capsys.readouterr()
             config = own(tmp_path / source, table, columns={"classes": classes})
             loop.train_and_evaluate(config, tmp_path / f"{source}-{classes[0]}")
-            told = "data_file: a new head: the checkpoint's is for bad, good\n"
+            told = "data_file: a new head: the checkpoint's is for ['bad', 'good']\n"
             assert (told in capsys.readouterr().err) == is_told
 
 

@@ -44,6 +44,8 @@ def test_data_may_have_moved_while_there_is_work_to_do(tmp_path):
     with workdirs.begin(tmp_path, RunConfig(task="sst5", data_dir="there")):
         pass
     assert workdirs.begun(tmp_path, RunConfig(task="sst5", data_dir="here")) is None
+    with pytest.raises(UserError, match="another config: data_dir was 'there', is now None; use another one"):
+        workdirs.begun(tmp_path, RunConfig(task="sst5"))
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(UserError, match="another config: data_dir was 'there', is now 'here'; use another one"):
         workdirs.begun(tmp_path, RunConfig(task="sst5", data_dir="here"))

@@ -104,9 +104,8 @@ class CourseFiles:
         found = {split: data_dir / file for split, file in files.items()}
         missing = [f"the file {found[split]}" for split in ("train", "dev") if not found[split].is_file()]
         if missing:
-            remedy = f"pass the folder that has it, or use --config.task={self.instead}, which needs no files"
             what = f"expected {' and '.join(missing)}, found none"
-            raise BadData([Problem("--config.data_dir", None, what, remedy)])
+            raise BadData([Problem("--config.data_dir", None, what, "pass the folder that has it")])
         if not found["test"].is_file():
             found["test"] = data_dir / f"{self.prefix}-test-student.csv"
         if not found["test"].is_file():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.bert_config import BertConfig
-from bertjax.errors import UserError
+from bertjax.errors import UserError, shown
 from bertjax.pretrained import flax_file, orbax_folder, safetensors_file, tensorflow_file, torch_file
 from bertjax.pretrained.names import (
     CLASSIFIER,
@@ -76,10 +76,10 @@ def load_pretrained(source: str | os.PathLike[str]) -> tuple[BertConfig, dict[st
 def fitting_heads(
     params: Mapping[str, Any], labels: Mapping[str, Sequence[str]], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """The tree with those heads alone whose classes are those of the tasks, "head_TASK" or else "classifier".
+    """The tree with, as a task's "head_TASK", its own head or else the classifier, where the classes are the task's.
 
-    Lines on stderr tell of a head whose classes are others, and of a classifier whose classes have no names: their
-    order is then taken on trust.
+    Lines on stderr tell of a head whose classes are others, which is left out, and of one whose classes have no names:
+    their order is taken on trust.
 
     Args:
       params: the tree from `load_pretrained`.
@@ -93,15 +93,21 @@ def fitting_heads(
         if top not in params:
             continue
         theirs = labels.get(top)
-        has_fitting_shape = params[top]["bias"].shape == (len(ours) or 1,)
-        if theirs is not None and [x.casefold() for x in theirs] != [x.casefold() for x in ours]:
-            print(f"{name}: a new head: the checkpoint's is for {', '.join(theirs) or 'a score'}", file=sys.stderr)
+        if theirs is not None and not _are_same(theirs, ours):
+            told = shown(theirs) if theirs else "a score"
+            print(f"{name}: a new head: the checkpoint's is for {told}", file=sys.stderr)
             fitting.pop(own, None)
-        elif has_fitting_shape:
+        elif params[top]["bias"].shape == (len(ours) or 1,):
             fitting[own] = params[top]
             if theirs is None and ours:
                 print(f"{name}: a head of classes without names, taken for {', '.join(ours)}", file=sys.stderr)
     return fitting
+
+
+def _are_same(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    if not ours:  # a score, whose one output some name
+        return len(theirs) < 2
+    return [name.casefold() for name in theirs] == [name.casefold() for name in ours]
 
 
 def with_heads(

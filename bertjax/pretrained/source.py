@@ -11,6 +11,7 @@ from bertjax.errors import UserError
 from bertjax.pretrained import hub
 from bertjax.run_result import read_result
 from bertjax.small_files import MIB, read_json
+from bertjax.user_path import user_path
 
 STARTER = "minilm-l6"
 CONFIGS = ("config.json", "bert_config.json")
@@ -36,7 +37,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     """
     if source == STARTER:
         return assets.fetch(STARTER)
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if folder.is_dir():
         return folder if run_of(folder) != folder else folder / "encoder"
     if not _is_hub_name(source):
@@ -136,7 +137,7 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UserError: a run that is not finished, a file that does not say, or a hub name that nobody knows.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     past: list[dict[str, Any]]
     if source != STARTER and folder.is_dir():
         run = run_of(folder)
