@@ -13,8 +13,7 @@ from bertjax.user_path import user_path
 
 
 def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Writes a checkpoint as a folder that `init_from` takes: config.json, vocabulary, what it was trained
-    on and for, and Orbax parameters.
+    """Writes a checkpoint as a folder that `init_from` takes: small files, lineage, labels and Orbax parameters.
 
     The parameters are those of `load_pretrained` bit for bit, heads included; what the checkpoint lacks is not made up.
 
