@@ -19,6 +19,8 @@ PAGE = ("--text", "--line")
 """The CSS variables of a page that the charts take these colours from, as SVG."""
 Chart = tuple[tuple[float, float], Callable[[Figure], None]]
 """Width and height in inches, and what draws it."""
+Style = dict[str, Any]
+"""A method's colour, mark and line."""
 
 
 def save(name: str, chart: Chart, folder: Path) -> str:
@@ -105,18 +107,16 @@ def cost(rows: Sequence[Row]) -> Chart | None:
     return _panels(panels, _draw_cost)
 
 
-def _draw_cost(axes: Any, members: Sequence[Row]) -> None:
-    for place, row in enumerate(sorted(members, key=lambda row: row.run_ratio or 0)):
+def _draw_cost(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -> None:
+    for row in members:
         compared, tested = row.minus.get(BASE), row.tested()
         at = row.run_ratio, 0 if compared is None else 100 * compared.difference.mean
         reach = None if tested is None else 100 * (tested.difference.high - tested.difference.mean)
-        axes.errorbar(*at, yerr=reach, fmt="o", capsize=2)
-        # Above and below in turn, as neighbours often stand at one height.
-        axes.annotate(row.method, at, (5, 4 - 14 * (place % 2)), textcoords="offset points", fontsize=8)
+        axes.errorbar(*at, yerr=reach, capsize=2, label=row.method, **styles[row.method] | {"linestyle": "none"})
     # Further pre-training takes many times what anything else does.
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.margins(x=0.3)
+    axes.margins(x=0.15)
     axes.set(
         xlabel=f"time of a run, {BASE} = 1",
         ylabel=f"{members[0].metric}, points better than {BASE}",
@@ -134,7 +134,7 @@ def sizes(rows: Sequence[Row]) -> Chart | None:
     return _panels({group: members for group, members in panels.items() if members}, _draw_sizes, share=False)
 
 
-def _draw_sizes(axes: Any, members: Sequence[Row]) -> None:
+def _draw_sizes(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -> None:
     for name in dict.fromkeys(row.method for row in members):
         line = sorted((row for row in members if row.method == name), key=lambda row: row.share)
         errors = [100 * (row.deviation or 0) for row in line]
@@ -142,14 +142,13 @@ def _draw_sizes(axes: Any, members: Sequence[Row]) -> None:
             [100 * row.share for row in line],
             [100 * row.mean for row in line],
             yerr=errors,
-            fmt="o-",
             capsize=2,
             label=name,
+            **styles[name],
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="share of the training examples, %", ylabel=f"{members[0].metric} on dev, %")
-    axes.legend(frameon=False)
 
 
 def calibration(rows: Sequence[Row]) -> Chart | None:
@@ -162,13 +161,12 @@ def calibration(rows: Sequence[Row]) -> Chart | None:
     return _panels(panels, _draw_calibration)
 
 
-def _draw_calibration(axes: Any, members: Sequence[Row]) -> None:
+def _draw_calibration(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -> None:
     for row in members:
         at = row.metrics["smoothness"], 100 * row.metrics["calibration_error"]
-        axes.plot(*at, "o")
-        axes.annotate(row.method, at, (5, 4), textcoords="offset points", fontsize=8)
+        axes.plot(*at, label=row.method, **styles[row.method] | {"linestyle": "none"})
     axes.set_xscale("log")
-    axes.margins(x=0.25)
+    axes.margins(x=0.15)
     axes.set(xlabel="divergence at the worst 2% perturbation", ylabel="expected calibration error, %")
 
 
@@ -192,33 +190,47 @@ def _thinned(log: Sequence[tuple[float, float]], most: int = 60) -> list[tuple[f
     return [(part[-1][0], statistics.mean(loss for _, loss in part)) for part in parts]
 
 
-def _draw_curves(axes: Any, methods: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
+def _draw_curves(
+    axes: Any, methods: Mapping[str, Sequence[Sequence[tuple[float, float]]]], styles: Mapping[str, Style]
+) -> None:
     for name, logs in methods.items():
         length = min(map(len, logs))
         epochs = [point[0] for point in logs[0][:length]]
         losses = list(zip(*([point[1] for point in log[:length]] for log in logs), strict=True))
-        (line,) = axes.plot(epochs, [statistics.mean(at) for at in losses], label=name, linewidth=1.2)
-        axes.fill_between(
-            epochs, [min(at) for at in losses], [max(at) for at in losses], color=line.get_color(), alpha=0.15
-        )
+        style = styles[name] | {"marker": "none"}
+        axes.plot(epochs, [statistics.mean(at) for at in losses], label=name, linewidth=1.2, **style)
+        lows, highs = ([pick(at) for at in losses] for pick in (min, max))
+        axes.fill_between(epochs, lows, highs, color=style["color"], alpha=0.15)
     axes.set(xlabel="epoch", ylabel="training loss")
-    axes.legend(frameon=False, fontsize=8)
 
 
-def _panels(panels: Mapping[Any, Any], draw_one: Callable[[Any, Any], None], *, share: bool = True) -> Chart | None:
+def _panels(panels: Mapping[Any, Any], draw_one: Callable[..., None], *, share: bool = True) -> Chart | None:
+    """Panels in which a method looks the same, and one legend of all methods, where they come first."""
     if not panels:
         return None
 
     across = min(3, len(panels))
     down = -(-len(panels) // across)
+    names = [x if isinstance(x, str) else x.method for members in panels.values() for x in members]
+    styles = {name: _style(place) for place, name in enumerate(dict.fromkeys(names))}
 
     def draw(drawn: Figure) -> None:
         every = drawn.subplots(down, across, squeeze=False).ravel()
+        handles: dict[str, Any] = {}
         for axes, (group, members) in zip(every, panels.items(), strict=False):
-            draw_one(axes, members)
+            draw_one(axes, members, styles)
             axes.set_title(title_of(group) if share else group[1], fontsize=10)
             axes.grid()
+            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+                handles.setdefault(name, handle)
         for axes in every[len(panels) :]:
             axes.set_axis_off()
+        drawn.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=8)
 
-    return (1.0 + 3.9 * across, 3.4 * down), draw
+    return (2.2 + 3.9 * across, 3.4 * down), draw
+
+
+def _style(place: int) -> Style:
+    """Ten colours, then the same with other marks and lines."""
+    turn = place // 10 % 3
+    return {"color": f"C{place % 10}", "marker": "os^"[turn], "linestyle": ("-", "--", ":")[turn]}

@@ -321,5 +321,20 @@ def test_cost_is_against_paired_differences_and_not_scores(rows):
     study_charts.cost(rows)[1](drawn)
     members = next(iter(study_charts.groups_of(rows).values()))
     expected = {row.method: 100 * row.minus[BASE].difference.mean for row in members if row.method != BASE} | {BASE: 0}
-    found = {text.get_text(): text.xy[1] for text in drawn.axes[0].texts}
+    found = {bars.get_label(): bars[0].get_ydata()[0] for bars in drawn.axes[0].containers}
     assert found == pytest.approx(expected)
+
+
+def test_a_method_looks_the_same_in_every_panel_and_unlike_the_others(rows):
+    drawn, methods = Figure(), {row.method for row in rows}
+    study_charts.calibration(rows)[1](drawn)
+    looks = {}
+    for axes in drawn.axes:
+        for line in axes.lines:
+            looks.setdefault(line.get_label(), set()).add((line.get_color(), line.get_marker()))
+    assert len(drawn.axes) > 1
+    assert all(len(look) == 1 for look in looks.values())
+    assert len(set.union(*looks.values())) == len(looks)
+    (legend,) = drawn.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(looks) <= methods
+    assert len({tuple(study_charts._style(place).items()) for place in range(30)}) == 30
