@@ -61,7 +61,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     architecture, params = load_pretrained(config.init_from)
     origin = origins.describe(past, inputs.folder, params)
     classes = {task.name: task.schema.label_names for task in tasks}
-    params = fitting_heads(params, head_labels(config.init_from), classes)
+    params = fitting_heads(params, head_labels(inputs.folder), classes)
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)

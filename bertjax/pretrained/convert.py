@@ -1,13 +1,11 @@
 """From any format that is read to a folder of our own."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 from bertjax.pretrained import orbax_folder
 from bertjax.pretrained.load import PARAMS, read_checkpoint
-from bertjax.pretrained.new_folder import new_folder
+from bertjax.pretrained.new_folder import new_folder, write_json
 from bertjax.pretrained.source import LABELS, LINEAGE, head_labels, keep_encoder, lineage, resolve
 from bertjax.user_path import user_path
 
@@ -29,12 +27,8 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
         folder = resolve(source)
         _, params = read_checkpoint(folder)
         keep_encoder(folder, partial)
-        _write_json(partial / LINEAGE, lineage(source))
-        if (labels := head_labels(source)).keys() - {"classifier"}:  # whose are in config.json
-            _write_json(partial / LABELS, labels)
+        write_json(partial / LINEAGE, lineage(source))
+        if (labels := head_labels(folder)).keys() - {"classifier"}:  # whose are in config.json
+            write_json(partial / LABELS, labels)
         orbax_folder.write(partial / PARAMS, params)
     return out
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

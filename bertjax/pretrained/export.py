@@ -1,7 +1,6 @@
 """From ours to folders that Transformers' `from_pretrained` loads."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settin
 from bertjax.errors import UserError, reason
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_names
-from bertjax.pretrained.new_folder import new_folder
+from bertjax.pretrained.new_folder import new_folder, write_json
 from bertjax.pretrained.orbax_folder import Parameters
 from bertjax.pretrained.source import LINEAGE, config_path, lineage, read_object, resolve, run_of
 from bertjax.run_result import read_result
@@ -155,9 +154,9 @@ def _write(
         safetensors.numpy.save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     except safetensors.SafetensorError as error:  # a full disk, say
         raise OSError(reason(error)) from None
-    _write_json(target / "config.json", _hf_config(config, architecture, labels))
+    write_json(target / "config.json", _hf_config(config, architecture, labels))
     _write_tokenizer(target, folder, config)
-    _write_json(target / LINEAGE, past)
+    write_json(target / LINEAGE, past)
 
 
 def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) -> dict[str, Any]:
@@ -181,12 +180,8 @@ def _write_tokenizer(target: Path, folder: Path, config: BertConfig) -> None:
     }
     if config.type_vocab_size == 1:  # Transformers would look up type 1 of a pair's second text
         settings["model_input_names"] = ["input_ids", "attention_mask"]
-    _write_json(target / "tokenizer_config.json", settings)
+    write_json(target / "tokenizer_config.json", settings)
     # Both: a tokenizer made of the vocabulary alone knows nothing of the other's added tokens.
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     if (folder / "vocab.txt").is_file():
         (target / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,10 +1,12 @@
 """A folder that is written whole or not at all."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bertjax.errors import UserError
 
@@ -30,3 +32,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); free space, or name another") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file of such a folder; OSError where it cannot be written."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
