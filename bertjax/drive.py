@@ -36,6 +36,7 @@ class Plan:
       checkpoint_every: updates between further checkpoints, or None.
       main_metrics: by the name of what is judged (a task, say), the metric that chooses its best checkpoint.
       fingerprints: of the data, by name; a run cannot go on with others.
+      scales: mean and std of the labels of scores, by name; a run cannot go on with others.
       max_skipped: updates in a row that may be left out, as `guard` does.
       ids: of training rows, by the name of their batches; where there are none, a row's place stands for it.
     """
@@ -49,6 +50,7 @@ class Plan:
     fingerprints: Mapping[str, str]
     max_skipped: int
     ids: Mapping[str, Sequence[str]]
+    scales: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation, and a checkpoint, come after an update."""
@@ -122,6 +124,7 @@ def drive(
         if (last := checkpoints.restore_last(state)) is not None:
             step, state, progress = last
             _check_data(workdir, progress["fingerprints"], plan.fingerprints)
+            _check_scales(workdir, progress.get("scales", {}), plan.scales)
             batches.set_state(progress["iterator"])
             skips.resume(progress["skipped"])
             scores, peaks, is_judged = progress["scores"], progress["peaks"], progress["is_judged"]
@@ -138,6 +141,7 @@ def drive(
             def progress_now() -> dict[str, Any]:
                 return {
                     "fingerprints": dict(plan.fingerprints),
+                    "scales": dict(plan.scales),
                     "iterator": batches.get_state(),
                     "skipped": skips.counts(),
                     "scores": scores,
@@ -217,6 +221,15 @@ def _check_data(workdir: Path, then: Mapping[str, str], now: Mapping[str, str]) 
                 f"{workdir}: the data of {name} have changed since this run began: fingerprint "
                 f"{fingerprint}, was {then[name]}; bring them back, or use another --workdir"
             )
+
+
+def _check_scales(workdir: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if then != now:
+        raise UserError(
+            f"{workdir}: expected scores standardised by {dict(now)}, as this version learns them, found a run begun "
+            f"with {dict(then) or 'raw scores, by an earlier version'}; finish it with that version, or use another "
+            "--workdir"
+        )
 
 
 def _bar(plan: Plan, step: int) -> tqdm:

@@ -1,5 +1,6 @@
 """Evaluation: what a step gives for every example of a split, once each, and what that says of a finished run."""
 
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from bertjax.finished import open_run
 from bertjax.inputs import declared_tasks, load_inputs
 from bertjax.metrics import Metrics
 from bertjax.parallel import CompiledByShape, DataParallel
+from bertjax.run_result import label_scales
 from bertjax.smoothness import RADIUS, smoothness_step
 from bertjax.step import Params, cut_at_embeddings, eval_step
 from bertjax.tasks import Task
@@ -87,7 +89,8 @@ def evaluate(
       workdir: of a finished run.
       split: train, dev or test.
       checkpoint: "final", or "best": each task's own best by its main metric on dev.
-      radius: of the perturbation at which smoothness is measured (`smoothness.smoothness_step`); 0 leaves it out.
+      radius: of the perturbation at which smoothness is measured (`smoothness.smoothness_step`), of scores in
+        standardised units; 0 leaves it out.
       layout: of the predictions, one of `predictions.FORMATS`.
       moved: where the run's data are now, under "data_dir", "data_file" and "dev_file", if elsewhere than they were.
 
@@ -106,7 +109,7 @@ def evaluate(
     config = read_config(run.config.to_dict() | dict(moved))
     predictions.check_format(layout, declared_tasks(config))
     parallel = DataParallel(jax.devices())
-    inputs = load_inputs(config, run.encoder, (split,))
+    inputs = load_inputs(config, run.encoder, (split,)).with_scales(label_scales(run.result))
     pad_id = inputs.model.config.pad_token_id
     summary: dict[str, Any] = {
         "split": split,
@@ -146,7 +149,7 @@ def evaluate(
                 radius=radius,
             )
             divergences = Predictor(step_fn, parallel, pad_id).predict(params, examples, **shapes)
-            mean = float(divergences.mean(dtype=np.float64))
+            mean = float(divergences.mean(dtype=np.float64)) / task.divergence_unit
             summary["smoothness"][name] = {"radius": radius, "mean": mean}
             row[f"smoothness at {radius:g}"] = f"{mean:.3g}"
         measure = partial(_measure, task)
@@ -179,11 +182,13 @@ def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str) -> Fi
 
 def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:
     """What a result says of the data: where from, what its labels are, how many rows, which were left out."""
+    scale = {} if task.scale is None else {"label_scale": dataclasses.asdict(task.scale)}
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "labels": dataset.labels,
         "label_names": list(task.schema.label_names),
+        **scale,
         "rows": {split: len(examples) for split, examples in dataset.splits.items()},
         "skipped": list(dataset.skipped),
     }

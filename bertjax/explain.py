@@ -34,7 +34,7 @@ class Explanation:
       moved: RMS of each token's perturbation as a share of the embeddings' own, [S].
       output: probabilities of the classes, or a score, [C].
       moved_output: the same with the perturbation.
-      divergence: between the two.
+      divergence: between the two; of scores, standardised.
     """
 
     tokens: list[str]
@@ -84,6 +84,7 @@ def explain_lines(run: LineModel, lines: Sequence[str], radius: float) -> list[E
         )
     )
     found: dict[int, Explanation] = {}
+    unit = run.task.divergence_unit
     longest = int(examples.lengths.max())
     for batch in eval_batches(examples, batch_size=min(16, len(lines)), edges=(longest,), pad_id=run.pad_id):
         columns = jax.device_get(step(params, batch))
@@ -93,7 +94,7 @@ def explain_lines(run: LineModel, lines: Sequence[str], radius: float) -> list[E
             tokens = [str(run.tokenizer.id_to_token(int(i))) for i in examples.input_ids[index]]
             if not run.task.schema.is_score:
                 clean, moved = (np.exp(log_softmax(x)) for x in (clean, moved))
-            found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence))
+            found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence) / unit)
     return [found[index] for index in range(len(lines))]
 
 

@@ -11,9 +11,11 @@ from bertjax.checkpoint import Checkpoints
 from bertjax.config import PretrainConfig, RunConfig
 from bertjax.errors import UserError
 from bertjax.inputs import declared_tasks
+from bertjax.label_scale import fold_heads
 from bertjax.model import Bert, init_params
-from bertjax.run_result import NAME, read_result
+from bertjax.run_result import NAME, label_scales, read_result
 from bertjax.step import Params
+from bertjax.tasks import Task, with_scale
 from bertjax.workdir import read_run_config
 
 
@@ -32,6 +34,14 @@ class FinishedRun:
     result: dict[str, Any]
 
     @property
+    def tasks(self) -> list[Task]:
+        """Those of its config, scores with the scales that it learnt them by."""
+        scales = label_scales(self.result)
+        return [
+            with_scale(task, scales[task.name]) if task.name in scales else task for task in declared_tasks(self.config)
+        ]
+
+    @property
     def encoder(self) -> Path:
         """The folder of its architecture and vocabulary."""
         return self.workdir / "encoder"
@@ -41,10 +51,14 @@ class FinishedRun:
         return self.result["steps"] if checkpoint == "final" else self.result["dev"][task]["best"]["step"]
 
     def restore(self, step: int, model: Bert) -> Params:
-        """The parameters after a step; UserError where that checkpoint cannot be read."""
+        """The parameters after a step, whose scores are in the labels' units.
+
+        Raises:
+          UserError: that checkpoint cannot be read.
+        """
         like = jax.eval_shape(partial(init_params, model=model), jax.random.key(0))
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            return checkpoints.restore_params(step, like)
+            return fold_heads(checkpoints.restore_params(step, like), label_scales(self.result))
 
 
 def open_run(workdir: Path) -> FinishedRun:

@@ -17,10 +17,11 @@ from bertjax.data.sources import SOURCES, CourseFiles, OwnFile, Source
 from bertjax.data.subset import with_train_share
 from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokenize
 from bertjax.errors import UserError
+from bertjax.label_scale import LabelScale
 from bertjax.model import Bert
 from bertjax.pretrained import read_config as read_bert_config
 from bertjax.pretrained import resolve
-from bertjax.tasks import Task, classification, get_task, regression
+from bertjax.tasks import Task, classification, get_task, regression, with_scale
 from bertjax.user_path import user_path
 
 MAX_BUCKETS = 8
@@ -63,6 +64,19 @@ class Inputs:
     def tasks(self) -> tuple[Task, ...]:
         """The tasks, in the config's order."""
         return tuple(part.task for part in self.data.values())
+
+    @property
+    def scales(self) -> dict[str, LabelScale]:
+        """By the names of tasks of scores, the scales that they are learnt by."""
+        return {task.name: task.scale for task in self.tasks if task.scale is not None}
+
+    def with_scales(self, scales: Mapping[str, LabelScale]) -> "Inputs":
+        """The same with tasks of scores standardised: by their training labels, or as the run did that is evaluated."""
+        data = {
+            name: dataclasses.replace(part, task=with_scale(part.task, scales[name])) if name in scales else part
+            for name, part in self.data.items()
+        }
+        return dataclasses.replace(self, data=data)
 
     @property
     def warnings(self) -> list[str]:

@@ -22,9 +22,19 @@ from bertjax.data.mixture import Mixture, turns
 from bertjax.drive import Plan, Scores, drive, steps_of
 from bertjax.evaluation import Predictor, describe_data
 from bertjax.inputs import Inputs, load_inputs
+from bertjax.label_scale import LabelScale, fold_heads
 from bertjax.meter import Meter
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
-from bertjax.pretrained import fitting_heads, head_labels, keep_encoder, lineage, load_pretrained, with_heads
+from bertjax.pretrained import (
+    fitting_heads,
+    head_labels,
+    head_scales,
+    keep_encoder,
+    lineage,
+    load_pretrained,
+    standardized_heads,
+    with_heads,
+)
 from bertjax.result import circumstances, run_once, skip_warnings
 from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
@@ -52,7 +62,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     meter = Meter()
     parallel = DataParallel(jax.devices())
     parallel.check_batch_size(config.batch_size, config.micro_batches)
-    inputs = load_inputs(config, config.init_from, ("train", "dev"))
+    inputs = _standardized(load_inputs(config, config.init_from, ("train", "dev")))
     tasks, model = inputs.tasks, inputs.model
     for line in [*config.smart.idle(), *inputs.warnings]:
         print(f"warning: {line}", file=sys.stderr)
@@ -62,6 +72,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     origin = origins.describe(past, inputs.folder, params)
     classes = {task.name: task.schema.label_names for task in tasks}
     params = fitting_heads(params, head_labels(inputs.folder), classes)
+    params = standardized_heads(params, head_scales(inputs.folder), inputs.scales)
     params = with_heads(params, architecture, model.heads, head_key)
 
     plan = _plan(config, inputs)
@@ -123,6 +134,13 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         return result
 
 
+def _standardized(inputs: Inputs) -> Inputs:
+    scores = [part for part in inputs.data.values() if part.task.schema.is_score]
+    return inputs.with_scales(
+        {part.task.name: LabelScale.of(part.examples["train"].labels, part.task.name) for part in scores}
+    )
+
+
 def _plan(config: RunConfig, inputs: Inputs) -> Plan:
     per_task = [
         steps_per_epoch(part.examples["train"].lengths, config.batch_size, part.edges) for part in inputs.data.values()
@@ -141,6 +159,7 @@ def _plan(config: RunConfig, inputs: Inputs) -> Plan:
         checkpoint_every=config.checkpoint_every,
         main_metrics=main_metrics,
         fingerprints={name: part.dataset.fingerprint for name, part in inputs.data.items()},
+        scales={name: dataclasses.asdict(scale) for name, scale in inputs.scales.items()},
         max_skipped=config.max_skipped,
         ids={name: part.examples["train"].ids for name, part in inputs.data.items()},
     )
@@ -166,6 +185,8 @@ def _mixture(config: RunConfig, inputs: Inputs, num_steps: int, pooled: Pooled |
     iterators, sizes = {}, {}
     for name, part in inputs.data.items():
         train = part.examples["train"]
+        if part.task.scale is not None:
+            train = dataclasses.replace(train, labels=part.task.scale.standardize(train.labels))
         shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": part.edges}
         # Which task has how many turns is drawn: one could have all of them.
         epochs = -(-num_steps // steps_per_epoch(train.lengths, **shapes))
@@ -192,6 +213,7 @@ def _evaluation(
 
     def evaluate(params: Params) -> Scores:
         scores: Scores = {}
+        params = fold_heads(params, inputs.scales)
         for name, part in inputs.data.items():
             dev = part.examples["dev"]
             states = None if pooled is None else pooled[name]["dev"]

@@ -1,7 +1,7 @@
 """Metrics over a whole split, on the host, from the gathered outputs of every example.
 
-Each takes logits [N, C] and labels [N]; values lie in [0, 1] or [−1, 1] but for losses. A correlation with a constant
-is undefined, and reported as 0.
+Each takes logits [N, C] and labels [N]; values lie in [0, 1] or [−1, 1] but for losses, "mse" and "r2". A correlation
+with a constant is undefined, and reported as 0.
 """
 
 from collections.abc import Callable
@@ -38,13 +38,25 @@ def matthews(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     return {"matthews": correlation} | _accuracy(logits, labels) | {"loss": _cross_entropy(logits, labels)}
 
 
-def regression(outputs: np.ndarray, labels: np.ndarray) -> Metrics:
-    """ "pearson", "spearman", and "loss", the mean squared error, of outputs [N, 1]."""
+def regression(outputs: np.ndarray, labels: np.ndarray, std: float = 1.0) -> Metrics:
+    """Metrics of scores [N, 1].
+
+    "pearson" and "spearman"; "r2", the coefficient of determination 1 − mse / variance, 0 where the labels are
+    constant; "mse", in squared units of the labels; "loss", the mean squared error of standardised scores.
+
+    Args:
+      outputs: [N, 1], in the labels' units.
+      labels: [N].
+      std: standard deviation of the training labels.
+    """
     scores, labels = outputs[:, 0].astype(np.float64), labels.astype(np.float64)
+    mse, variance = float(((scores - labels) ** 2).mean()), float(labels.var())
     return {
         "pearson": _correlation(scipy.stats.pearsonr, scores, labels),
         "spearman": _correlation(scipy.stats.spearmanr, scores, labels),
-        "loss": float(((scores - labels) ** 2).mean()),
+        "r2": 1 - mse / variance if variance > 0 else 0.0,
+        "mse": mse,
+        "loss": mse / std**2,
     }
 
 

@@ -17,7 +17,6 @@ from bertjax.data.text import Examples, check_vocabulary, load_tokenizer, tokeni
 from bertjax.errors import UserError, nearest
 from bertjax.evaluation import Predictor
 from bertjax.finished import open_run
-from bertjax.inputs import declared_tasks
 from bertjax.metrics import log_softmax
 from bertjax.model import Bert
 from bertjax.parallel import DataParallel
@@ -61,7 +60,7 @@ class LineModel:
 def open_line_model(workdir: Path, task: str | None, checkpoint: str) -> LineModel:
     """Opens a finished run; arguments and errors as of `predict_lines`."""
     run = open_run(workdir)
-    tasks = declared_tasks(run.config)
+    tasks = run.tasks
     chosen = _choose(tasks, task)
     architecture = read_bert_config(run.encoder)
     tokenizer = load_tokenizer(run.encoder)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import optax
 from bertjax import metrics
 from bertjax.data.schema import Schema
 from bertjax.errors import UserError, nearest
+from bertjax.label_scale import LabelScale
 from bertjax.smart.divergences import Divergence, squared_error, symmetric_kl
 
 SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
@@ -29,6 +31,8 @@ class Task:
       metrics: (logits [N, C], labels [N]), over a whole split on the host, to values by name.
       main_metric: the one that chooses the best checkpoint; larger is better.
       weight: of its objective in multi-task training.
+      scale: of a score's labels, by which it is learnt standardised: `loss` and `divergence` are then in standardised
+        units, `metrics` in the labels'. None for classes, and for scores learnt as they are.
     """
 
     name: str
@@ -38,6 +42,12 @@ class Task:
     metrics: Callable[[np.ndarray, np.ndarray], metrics.Metrics]
     main_metric: str
     weight: float = 1.0
+    scale: LabelScale | None = None
+
+    @property
+    def divergence_unit(self) -> float:
+        """By what to divide a divergence of outputs in the labels' units, to have it of standardised scores."""
+        return 1.0 if self.scale is None else self.scale.std**2
 
     @property
     def outputs(self) -> int:
@@ -62,6 +72,11 @@ def regression(name: str, texts: tuple[str, ...], label: str, low: float, high: 
     """Squared error of a score from low to high, judged by Pearson's correlation."""
     schema = Schema(texts, label, low=low, high=high)
     return Task(name, schema, score_loss, squared_error, metrics.regression, "pearson")
+
+
+def with_scale(task: Task, scale: LabelScale) -> Task:
+    """A task of a score, learnt standardised by its training labels' scale."""
+    return dataclasses.replace(task, scale=scale, metrics=partial(metrics.regression, std=scale.std))
 
 
 def score_loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bertjax.bert_config import BertConfig
 from bertjax.errors import UserError, shown
+from bertjax.label_scale import LabelScale, fold_heads
 from bertjax.pretrained import flax_file, orbax_folder, safetensors_file, tensorflow_file, torch_file
 from bertjax.pretrained.names import (
     CLASSIFIER,
@@ -28,7 +29,7 @@ from bertjax.pretrained.names import (
 from bertjax.pretrained.orbax_folder import Parameters
 from bertjax.pretrained.source import read_config, resolve, run_of
 from bertjax.pretrained.stored import Stored, collect, shards
-from bertjax.run_result import read_result
+from bertjax.run_result import label_scales, read_result
 
 # Buffers, and heads that no task here has use for: known, and no part of the encoder.
 _PASSED_OVER = re.compile(r"(classifier|qa_outputs|cls\.squad)\..*|embeddings\.(position_ids|token_type_ids)")
@@ -53,8 +54,8 @@ def load_pretrained(source: str | os.PathLike[str]) -> tuple[BertConfig, dict[st
     Returns:
       The config, and the parameter tree of `Bert(config)`. Where the checkpoint has them there are also
         "classifier": a sequence classification head, {"kernel": [D, C], "bias": [C]};
-        "head_TASK": the heads of a run, alike; "head_nsp": the next-sentence head, C = 2, class 0 where the second
-          text is the next;
+        "head_TASK": the heads of a run, alike, those of scores in the labels' units;
+        "head_nsp": the next-sentence head, C = 2, class 0 where the second text is the next;
         "mlm": {"transform": {"kernel": [D, D], "bias": [D]}, "norm": {"affine": {"scale": [D], "bias": [D]}},
           "bias": [V]}, whose decoder is the word embeddings.
       A checkpoint without a pooler gets a new one, N(0, initializer_range²) from a fixed key, and a line on stderr
@@ -104,6 +105,35 @@ def fitting_heads(
     return fitting
 
 
+def standardized_heads(
+    params: Mapping[str, Any], theirs: Mapping[str, LabelScale], ours: Mapping[str, LabelScale]
+) -> dict[str, Any]:
+    """The tree with its heads of scores, which predict in the labels' units, as this run learns them: standardised.
+
+    A head that was trained on labels of another scale is left out. Lines on stderr say so, and where the scale of a
+    head is not known: it is then taken for one of the same labels.
+
+    Args:
+      params: from `fitting_heads`.
+      theirs: from `head_scales`, by "head_TASK".
+      ours: by task.
+    """
+    found = dict(params)
+    for name, scale in ours.items():
+        head = f"head_{name}"
+        if head not in params:
+            continue
+        known = theirs.get(head)
+        if known is not None and not scale.is_near(known):
+            del found[head]
+            print(f"{name}: a new head: the checkpoint's is for scores of {known}, here {scale}", file=sys.stderr)
+            continue
+        found[head] = scale.unfold(params[head])
+        if known is None:
+            print(f"{name}: a head of scores in unknown units, taken for those of the labels, {scale}", file=sys.stderr)
+    return found
+
+
 def _are_same(theirs: Sequence[str], ours: Sequence[str]) -> bool:
     if not ours:  # a score, whose one output some name
         return len(theirs) < 2
@@ -146,8 +176,11 @@ def read_checkpoint(folder: Path, step: int | None = None) -> tuple[BertConfig, 
     config = read_config(folder)
     run = run_of(folder)
     if run is not None:
-        step = read_result(run)["steps"] if step is None else step
-        return config, orbax_folder.read(run / "checkpoints" / str(step) / "params", config)
+        result = read_result(run)
+        step = result["steps"] if step is None else step
+        trained = orbax_folder.read(run / "checkpoints" / str(step) / "params", config)
+        tree = flax.traverse_util.unflatten_dict(trained)
+        return config, flax.traverse_util.flatten_dict(fold_heads(tree, label_scales(result)))
     if (folder / PARAMS).is_dir():
         return config, orbax_folder.read(folder / PARAMS, config)
     return config, _fit(folder, config, collect(_stored(folder)))

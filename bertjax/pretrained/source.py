@@ -8,8 +8,9 @@ from typing import Any
 from bertjax import assets, run_result, shape, whole_file
 from bertjax.bert_config import BertConfig
 from bertjax.errors import UserError
+from bertjax.label_scale import LabelScale
 from bertjax.pretrained import hub
-from bertjax.run_result import read_result
+from bertjax.run_result import label_scales, read_result
 from bertjax.small_files import MIB, read_json
 from bertjax.user_path import user_path
 
@@ -114,6 +115,16 @@ def head_labels(source: str | os.PathLike[str]) -> dict[str, list[str]]:
         shape.check(kept, {str: [str]}, folder / LABELS, _REMEDY)
         return kept
     return {"classifier": names} if (names := _classes(folder)) else {}
+
+
+def head_scales(source: str | os.PathLike[str]) -> dict[str, LabelScale]:
+    """The scales of the labels that a run's heads of scores were trained on, by "head_TASK"; none of anything else.
+
+    Raises:
+      UserError: a run that is not finished, or a file that is broken.
+    """
+    run = run_of(resolve(source))
+    return {} if run is None else {f"head_{name}": scale for name, scale in label_scales(read_result(run)).items()}
 
 
 def _classes(folder: Path) -> list[str]:
