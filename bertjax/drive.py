@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from bertjax import report
@@ -36,9 +37,11 @@ class Plan:
       checkpoint_every: updates between further checkpoints, or None.
       main_metrics: by the name of what is judged (a task, say), the metric that chooses its best checkpoint.
       fingerprints: of the data, by name; a run cannot go on with others.
-      scales: mean and std of the labels of scores, by name; a run cannot go on with others.
       max_skipped: updates in a row that may be left out, as `guard` does.
       ids: of training rows, by the name of their batches; where there are none, a row's place stands for it.
+      scales: mean and std of the labels of scores, by name; a run cannot go on with others.
+      anchor_start: what the start still weighs in the anchor after each update, float64 [num_steps + 1], for the log;
+        None without an anchor.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Plan:
     max_skipped: int
     ids: Mapping[str, Sequence[str]]
     scales: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    anchor_start: np.ndarray | None = None
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation, and a checkpoint, come after an update."""
@@ -173,6 +177,8 @@ def drive(
                     if step % LOG_EVERY == 0 or step == plan.num_steps:
                         tell(skips.check())
                         values, timing = meter.read()
+                        if plan.anchor_start is not None:
+                            values["anchor_start"] = float(plan.anchor_start[step - skips.total])
                         log.write(step, step / plan.epoch_steps, "train", values, timing)
                         bar.set_postfix_str(_postfix(values, timing), refresh=sys.stderr.isatty())
                     is_judged = not plan.is_saved(step)
@@ -250,6 +256,8 @@ def _postfix(values: Mapping[str, float], timing: Mapping[str, float]) -> str:
     terms = {"acc": "accuracy", "R_s": "smoothness", "D": "bregman"}
     loss = [f"loss {values['loss']:.3f}"] if "loss" in values else []
     shown = [f"{symbol} {values[name]:.3g}" for symbol, name in terms.items() if name in values]
+    if "anchor_start" in values:
+        shown.append(f"anchor {values['anchor_start']:.0%} start")
     return ", ".join([*loss, *shown, f"{timing['examples_per_second']:.0f} examples/s"])
 
 

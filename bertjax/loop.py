@@ -40,6 +40,9 @@ from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step,
 from bertjax.surgery import pcgrad
 from bertjax.user_path import user_path
 
+MAX_START_SHARE = 0.1
+"""Of the untrained start in the anchor at a run's end, beyond which a line warns."""
+
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains and evaluates on dev as a config says; goes on where an earlier call was cut off.
@@ -64,8 +67,6 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel.check_batch_size(config.batch_size, config.micro_batches)
     inputs = _standardized(load_inputs(config, config.init_from, ("train", "dev")))
     tasks, model = inputs.tasks, inputs.model
-    for line in [*config.smart.idle(), *inputs.warnings]:
-        print(f"warning: {line}", file=sys.stderr)
     past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(config.init_from)
@@ -75,8 +76,11 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     params = standardized_heads(params, head_scales(inputs.folder), inputs.scales)
     params = with_heads(params, architecture, model.heads, head_key)
 
-    plan = _plan(config, inputs)
     settings = config.smart.settings()
+    plan = _plan(config, inputs, settings)
+    warnings = [*inputs.warnings, *_anchor_warnings(plan)]
+    for line in [*config.smart.idle(), *warnings]:
+        print(f"warning: {line}", file=sys.stderr)
     tx = optim.adamw(optim.linear_schedule(config.learning_rate, plan.num_steps, config.warmup), config.weight_decay)
     if config.pcgrad:
         tx = optax.chain(pcgrad(config.seed), tx)
@@ -119,7 +123,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         result = {
             "datasets": datasets,
             "lineage": past,
-            "warnings": [*inputs.warnings, *lineages.warnings(past, datasets), *skip_warnings(outcome)],
+            "warnings": [*warnings, *lineages.warnings(past, datasets), *skip_warnings(outcome)],
             "dev": outcome.scores,
             "cost": {
                 "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
@@ -141,7 +145,18 @@ def _standardized(inputs: Inputs) -> Inputs:
     )
 
 
-def _plan(config: RunConfig, inputs: Inputs) -> Plan:
+def _anchor_warnings(plan: Plan) -> list[str]:
+    """A line where the anchor is still much of the untrained start at the run's end."""
+    if plan.anchor_start is None or (share := plan.anchor_start[-1]) <= MAX_START_SHARE:
+        return []
+    return [
+        f"--config.smart: this run is too short for the anchor's decay: after all {plan.num_steps} updates the anchor "
+        f"is still {share:.0%} the untrained start, and D pulls the outputs towards it; --config.smart.horizon=0.1 "
+        "follows the model"
+    ]
+
+
+def _plan(config: RunConfig, inputs: Inputs, settings: smart.SmartSettings) -> Plan:
     per_task = [
         steps_per_epoch(part.examples["train"].lengths, config.batch_size, part.edges) for part in inputs.data.values()
     ]
@@ -151,14 +166,16 @@ def _plan(config: RunConfig, inputs: Inputs) -> Plan:
     if len(main_metrics) > 1:
         main_metrics["mean"] = "score"
     name = "+".join(inputs.data)
+    num_steps = steps_of(name, config.epochs * epoch_steps, config.max_steps)
     return Plan(
         name=name,
-        num_steps=steps_of(name, config.epochs * epoch_steps, config.max_steps),
+        num_steps=num_steps,
         epoch_steps=epoch_steps,
         eval_every=config.eval_every or epoch_steps,
         checkpoint_every=config.checkpoint_every,
         main_metrics=main_metrics,
         fingerprints={name: part.dataset.fingerprint for name, part in inputs.data.items()},
+        anchor_start=smart.start_share(settings, num_steps) if settings.has_bregman else None,
         scales={name: dataclasses.asdict(scale) for name, scale in inputs.scales.items()},
         max_skipped=config.max_skipped,
         ids={name: part.examples["train"].ids for name, part in inputs.data.items()},

@@ -8,7 +8,7 @@ from bertjax.smart.adversary import power_iteration
 from bertjax.smart.ascent import projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence, jensen_shannon, kl, squared_error, symmetric_kl
 from bertjax.smart.proximal import init_anchor, update_anchor
-from bertjax.smart.settings import PRESETS, SmartSettings, anchor_decay, at_update, preset, value_at
+from bertjax.smart.settings import PRESETS, SmartSettings, anchor_decay, at_update, preset, start_share, value_at
 from bertjax.smart.terms import Model, Terms, smart_terms
 from bertjax.smart.transforms import SmartState, add_bregman_proximal, add_smoothness, anchor, smart
 
@@ -34,6 +34,7 @@ __all__ = [
     "smart",
     "smart_terms",
     "squared_error",
+    "start_share",
     "symmetric_kl",
     "update_anchor",
     "value_at",

@@ -193,6 +193,24 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
     return lambda count: jnp.where(count <= num_steps // 10, early, late)
 
 
+def start_share(settings: SmartSettings, num_steps: int) -> np.ndarray:
+    """What the start still weighs in the anchor: the product of β over the updates.
+
+    Near 1 the anchor is the untrained model, and D holds the outputs near those of an untrained head.
+
+    Args:
+      settings: SMART's.
+      num_steps: updates of the whole run.
+
+    Returns:
+      float64 [num_steps + 1], after 0, 1, ... updates of the parameters, each followed by one of the anchor.
+    """
+    decay = anchor_decay(settings, num_steps)
+    counts = jnp.arange(1, num_steps + 1)
+    decays = jax.vmap(lambda count: jnp.asarray(value_at(decay, count), jnp.float32))(counts)
+    return np.concatenate([[1.0], np.cumprod(np.asarray(decays, np.float64))])
+
+
 PRESETS = {
     "none": SmartSettings(),
     "bertjax": SmartSettings(weight=1.0, start="task_gradient", num_steps=0, clean_gradient=False, bregman_weight=1.0),
@@ -273,6 +291,8 @@ given; λ = 1 unless changed.
 def preset(name: str, **changes: Any) -> SmartSettings:
     """The preset of that name with some settings changed; ValueError for an unknown name or a bad value.
 
+    A `decay` takes the place of the preset's `horizon`.
+
     Examples:
       >>> from bertjax import smart
       >>> smart.preset("bertjax", radius=0.05).radius
@@ -280,4 +300,6 @@ def preset(name: str, **changes: Any) -> SmartSettings:
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
+    if "decay" in changes:
+        changes = {"horizon": None} | changes
     return dataclasses.replace(PRESETS[name], **changes)
