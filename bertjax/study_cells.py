@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertjax.code_version import code_version
 from bertjax.config import PretrainConfig
 from bertjax.errors import UserError, reason
 from bertjax.study_plan import Cell, Further
@@ -21,11 +22,12 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     """Trains, evaluates on dev at the last update, and says what a line of the results holds.
 
     Returns:
-      "tasks" (their names joined), "method", "share", "seed", "settings"; "fingerprints" of the data, by task; "dev",
-      by task: all metrics with the measured smoothness, the main one's name as "metric", its value as "score", and of
-      every example what was "predicted" and, under "labels", its label, a class's number or a score; "steps", "cost"
-      and "timing" of the run; "further_seconds", of further pre-training's updates, or 0; "log", of every reading
-      [epoch, training loss]; "warnings" of lineage; "versions" and "devices"; "machine", as of `machine`.
+      "tasks" (their names joined), "method", "share", "seed", "settings"; "resolved", as of `Cell`; "code", the version
+      that ran it; "fingerprints" of the data, by task; "dev", by task: all metrics with the measured smoothness, the
+      main one's name as "metric", its value as "score", and of every example what was "predicted" and, under "labels",
+      its label, a class's number or a score; "steps", "cost" and "timing" of the run; "further_seconds", of further
+      pre-training's updates, or 0; "log", of every reading [epoch, training loss]; "warnings" of lineage; "versions"
+      and "devices"; "machine", as of `machine`.
 
     Raises:
       UserError: whatever ended the cell, in one line; what is nobody's to put right, a device's want of memory, say,
@@ -78,6 +80,8 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     return {
         **cell.key._asdict(),
         "settings": cell.settings,
+        "resolved": cell.resolved,
+        "code": code_version(),
         "fingerprints": {task.name: result["datasets"][task.name]["fingerprint"] for task in tasks},
         "dev": dev,
         "steps": result["steps"],

@@ -12,7 +12,8 @@ from bertjax import paired
 from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
 from bertjax.data.sources import SOURCES, CourseFiles
 from bertjax.errors import UserError, nearest, shown
-from bertjax.inputs import OWN
+from bertjax.inputs import OWN, declared_tasks
+from bertjax.smart.settings import SmartSettings
 from bertjax.tasks import TASKS
 
 FURTHER = "further"
@@ -89,6 +90,15 @@ class Cell:
             settings["further"] |= _differing(self.further.config.to_dict(), defaults)
         found: dict[str, Any] = json.loads(json.dumps(settings))  # as read back from a file
         return found
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What its settings mean in this version: a preset's values, which may change, and how scores are learnt."""
+        values = dataclasses.asdict(self.config.smart.settings())
+        smart = _differing(values, dataclasses.asdict(SmartSettings()))
+        has_score = any(task.schema.is_score for task in declared_tasks(self.config))
+        found = ({"smart": smart} if smart else {}) | ({"scores": "standardised"} if has_score else {})
+        return dict(json.loads(json.dumps(found)))
 
 
 def plan(study: Mapping[str, Any]) -> list[Cell]:

@@ -16,8 +16,8 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The lines of the cells of a plan that are finished, in the file's order.
 
     Raises:
-      UserError: a line is no cell's, or a cell has two; a cell was run with other settings than it has in the plan, or
-        on other data than others.
+      UserError: a line is no cell's, or a cell has two; a cell was run with other settings than it has in the plan,
+        with settings that meant something else then, or on other data than others.
     """
     planned = {cell.key: cell for cell in cells}
     lines, data, places = [], dict[str, str](), dict[Key, int]()
@@ -27,6 +27,7 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             cell, settings, fingerprints = planned.get(key_of(line)), dict(line["settings"]), dict(line["fingerprints"])
+            resolved = dict(line.get("resolved", {}))  # which an earlier version did not write
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{root / CELLS}:{number}: expected the results of a cell as JSON, found {shown(text)}; remove the "
@@ -44,6 +45,12 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
             raise UserError(
                 f"{root / CELLS}: {described(cell)} was run with other settings than the recipe's: {key} was {was}, "
                 f"is {planned_now}; give another --workdir, or the method another name"
+            )
+        changed = differences(resolved, cell.resolved)
+        if told := "; ".join(f"{key} was {shown(was)}, is {shown(is_now)}" for key, was, is_now in changed):
+            raise UserError(
+                f"{root / CELLS}:{number}: {described(cell)} was run by a version of bertjax in which its settings "
+                f"meant something else: {told}; remove the line, or spell the old values out under another method"
             )
         for task, fingerprint in fingerprints.items():
             if data.setdefault(task, fingerprint) != fingerprint:

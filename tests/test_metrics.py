@@ -43,7 +43,9 @@ def test_regression_by_hand():
     # Deviations (−3, −2, 5) and (−3, 1, 2); the ranks agree.
     assert values["pearson"] == pytest.approx((9 - 2 + 10) / math.sqrt(38 * 14))
     assert values["spearman"] == pytest.approx(1)
-    assert values["loss"] == pytest.approx((1 + 4 + 16) / 3)
+    assert values["mse"] == values["loss"] == pytest.approx((1 + 4 + 16) / 3)
+    assert values["r2"] == pytest.approx(1 - (1 + 4 + 16) / 14)
+    assert metrics.regression(scores, labels, std=2.0) == values | {"loss": values["mse"] / 4}
     assert metrics.regression(np.array([[1.0], [3.0], [2.0]]), labels)["spearman"] == pytest.approx(0.5)
 
 
@@ -51,4 +53,5 @@ def test_a_constant_correlates_with_nothing():
     constant, labels = np.ones((3, 1)), np.array([0.0, 1.0, 2.0])
     assert metrics.regression(constant, labels)["pearson"] == 0
     assert metrics.regression(labels[:, None], np.ones(3))["spearman"] == 0
+    assert metrics.regression(labels[:, None], np.ones(3))["r2"] == 0
     assert metrics.matthews(np.array([[0.0, 1.0]] * 3), np.array([0, 1, 1]))["matthews"] == 0

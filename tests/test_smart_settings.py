@@ -121,6 +121,34 @@ def test_a_decay_that_depends_on_the_length_needs_it(changes):
         smart.anchor_decay(smart.SmartSettings(**changes))
 
 
+def test_a_decay_takes_the_place_of_a_presets_horizon():
+    assert smart.preset("bertjax", horizon=0.5, decay=0.9).horizon == 0.5
+    assert smart.preset("bertjax", decay=0.9).horizon is None
+    assert smart.preset("bertjax", decay=0.9).decay == 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "decays"),
+    [
+        ({"decay": (0.5, 0.9)}, [0.5] * 2 + [0.9] * 18),
+        ({"decay": 0.75}, [0.75] * 20),
+        ({"horizon": 0.2}, [0.75] * 20),
+        ({"decay": lambda count: 1 - 1 / (1.0 + count)}, [1 - 1 / (1 + i) for i in range(1, 21)]),
+    ],
+    ids=["pair", "number", "horizon", "schedule"],
+)
+def test_what_the_start_weighs_in_the_anchor(changes, decays):
+    settings = smart.SmartSettings(bregman_weight=1.0, **changes)
+    shares = smart.start_share(settings, 20)
+    assert shares[0] == 1
+    np.testing.assert_allclose(shares[1:], np.cumprod(decays), rtol=1e-5)
+    # And so it is: an anchor that starts at 1 and follows parameters at 0.
+    anchor = jnp.float32(1.0)
+    for step in range(1, 6):
+        anchor = smart.update_anchor(anchor, jnp.float32(0.0), smart.value_at(smart.anchor_decay(settings, 20), step))
+    np.testing.assert_allclose(anchor, shares[5], rtol=1e-5)
+
+
 # Schedules and lazy regularisation
 
 

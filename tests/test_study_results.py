@@ -12,7 +12,8 @@ CELLS = [Cell(("sst5",), "fine-tune", 0.1, seed, RunConfig(seed=seed, epochs=4))
 
 
 def line(cell):
-    return {**cell.key._asdict(), "settings": cell.settings, "fingerprints": {"sst5": "a"}}
+    about = {"settings": cell.settings, "resolved": cell.resolved, "fingerprints": {"sst5": "a"}}
+    return {**cell.key._asdict(), **about}
 
 
 def test_lines_are_read_as_they_were_added(tmp_path):
@@ -49,6 +50,30 @@ def test_other_settings_are_told(tmp_path, config, told):
         f"{tmp_path / 'cells.jsonl'}: sst5 fine-tune 0.1 1 was run with other settings than the recipe's: {told}; give "
         "another --workdir, or the method another name"
     )
+
+
+def test_settings_that_meant_something_else_are_told(tmp_path):
+    smart = dataclasses.replace(RunConfig().smart, preset="bertjax")
+    cell = Cell(("sst5",), "smart", 0.1, 0, RunConfig(smart=smart))
+    old = line(cell)
+    assert old["resolved"]["smart"]["start"] == "task_gradient"
+    old["resolved"]["smart"] |= {"radius": 0.5}
+    study_results.add_line(tmp_path, old)
+    with pytest.raises(
+        UserError, match=r"sst5 smart 0.1 0 was run by a version .*: smart.radius was 0.5, is None; rem"
+    ):
+        study_results.read_lines(tmp_path, [cell])
+
+
+def test_a_raw_score_is_not_mixed_with_standardised_ones(tmp_path):
+    cell = Cell(("sts",), "fine-tune", 0.1, 0, RunConfig(task="sts"))
+    assert cell.resolved == {"scores": "standardised"}
+    old = line(cell)
+    del old["resolved"]
+    study_results.add_line(tmp_path, old)
+    with pytest.raises(UserError, match="sts fine-tune 0.1 0 was run by .*: scores was None, is 'standardised'; rem"):
+        study_results.read_lines(tmp_path, [cell])
+    assert CELLS[0].resolved == {}  # plain fine-tuning on classes means what it did
 
 
 def test_a_cell_that_stands_twice_is_told_by_its_lines(tmp_path):

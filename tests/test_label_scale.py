@@ -1,0 +1,228 @@
+"""Scores are learnt standardised, and leave the program in the labels' units."""
+
+import csv
+import json
+import random
+import shutil
+
+import chex
+import numpy as np
+import pytest
+from conftest import FILLER, WORDS
+
+from bertjax import loop
+from bertjax.config import read_config
+from bertjax.errors import UserError
+from bertjax.evaluation import evaluate
+from bertjax.explain import explain_lines
+from bertjax.label_scale import LabelScale, fold_heads
+from bertjax.pretrained import load_pretrained, standardized_heads
+from bertjax.pretrained.convert import convert
+from bertjax.pretrained.export import export
+from bertjax.raw import open_line_model, predict_lines
+
+SCALE = LabelScale(mean=2.0, std=0.5)
+HEAD = {"kernel": np.float32([[1.0], [-3.0]]), "bias": np.float32([4.0])}
+
+
+def test_the_scale_by_hand():
+    scale = LabelScale.of(np.float32([1, 2, 6]), "sts")
+    assert scale.mean == 3
+    assert scale.std == pytest.approx((14 / 3) ** 0.5)
+    standardized = scale.standardize(np.float32([1, 2, 6]))
+    assert standardized.dtype == np.float32
+    np.testing.assert_allclose(standardized, np.array([-2, -1, 3]) / (14 / 3) ** 0.5, rtol=1e-6)
+
+
+def test_a_small_spread_about_a_large_mean_is_kept():
+    scale = LabelScale.of(np.float32([1990, 1991, 1992, 1993]), "year")
+    np.testing.assert_allclose(scale.standardize(np.float32([1990, 1993])), [-1.3416408, 1.3416408], rtol=1e-6)
+
+
+def test_equal_labels_are_refused():
+    with pytest.raises(UserError, match=r"^sts: expected training scores that differ, found 2.5 in all 3 rows; "):
+        LabelScale.of(np.float32([2.5] * 3), "sts")
+
+
+def test_folding_by_hand():
+    folded = SCALE.fold(HEAD)
+    chex.assert_trees_all_equal(folded, {"kernel": np.float32([[0.5], [-1.5]]), "bias": np.float32([4.0])})
+    chex.assert_trees_all_equal(SCALE.unfold(folded), HEAD)
+    states = np.float32([[0.3, -0.1], [2.0, 1.0]])
+    standardized, scores = (states @ head["kernel"] + head["bias"] for head in (HEAD, folded))
+    np.testing.assert_allclose(scores, 2 + 0.5 * standardized, rtol=1e-6)
+
+
+def test_only_heads_with_a_scale_are_folded():
+    params = {"layer_0": {"kernel": np.ones(2)}, "head_a": HEAD, "head_b": HEAD}
+    folded = fold_heads(params, {"b": SCALE})
+    chex.assert_trees_all_equal(folded, params | {"head_b": SCALE.fold(HEAD)})
+
+
+@pytest.mark.parametrize(
+    ("other", "is_near"),
+    [((2.1, 0.6), True), ((2.9, 0.5), True), ((3.1, 0.5), False), ((40.0, 10.0), False), ((2.0, 0.1), False)],
+)
+def test_scales_of_the_same_labels_are_near(other, is_near):
+    assert SCALE.is_near(LabelScale(*other)) == is_near
+    assert LabelScale(*other).is_near(SCALE) == is_near
+
+
+def test_a_head_of_scores_goes_on_standardised(capsys):
+    params = {"head_a": HEAD, "other": 1}
+    found = standardized_heads(params, {"head_a": LabelScale(2.1, 0.6)}, {"a": SCALE})
+    chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD), "other": 1})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_head_of_scores_of_another_scale_does_not_go_on(capsys):
+    assert standardized_heads({"head_a": HEAD}, {"head_a": LabelScale(50, 25)}, {"a": SCALE}) == {}
+    told = "a: a new head: the checkpoint's is for scores of mean 50, standard deviation 25, here mean 2, "
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_head_of_scores_in_unknown_units_is_told(capsys):
+    found = standardized_heads({"head_a": HEAD}, {}, {"a": SCALE})
+    chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD)})
+    assert capsys.readouterr().err.startswith("a: a head of scores in unknown units, taken for those of the labels")
+
+
+# Whole runs
+
+
+def write_scores(path, factor, shift=0.0):
+    """Sentences whose score, 0 to 4 times the factor, one word gives away."""
+    rng, lines = random.Random(0), ["text\tlabel"]
+    for i in range(60):
+        words = [*rng.choices(FILLER, k=6), rng.choice(WORDS[i % 5].split())]
+        lines.append(f"{' '.join(words)}\t{shift + factor * (i % 5):g}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def run_on_scores(folder, tiny_checkpoint, factor, shift=0.0, **changes):
+    folder.mkdir()
+    write_scores(folder / "scores.tsv", factor, shift)
+    values = {
+        "data_file": str(folder / "scores.tsv"),
+        "columns": {"range": [shift, shift + 4 * factor]},
+        "init_from": str(tiny_checkpoint),
+        "batch_size": 8,
+        "max_length": 12,
+        "epochs": 20,
+        "max_steps": 120,
+        "learning_rate": 0.003,
+        "smart": {"preset": "bertjax", "horizon": 0.2},
+    }
+    config = read_config({**values, **changes})
+    return loop.train_and_evaluate(config, folder / "run"), folder / "run"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_checkpoint):
+    """Results and folders of runs on the same labels as 0..1, 0..5, 0..100, and as 10..11."""
+    root = tmp_path_factory.mktemp("scores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTJAX_CACHE", str(root / "cache"))
+        scales = {"1": (0.25,), "5": (1.25,), "100": (25.0,), "11": (0.25, 10.0)}
+        yield {name: run_on_scores(root / name, tiny_checkpoint, *scale) for name, scale in scales.items()}
+
+
+def predictions(run):
+    with (run / "predictions-data_file-dev.csv").open(newline="") as file:
+        return np.array([float(row["predicted"]) for row in csv.DictReader(file)])
+
+
+def test_the_unit_of_the_labels_does_not_matter(runs):
+    first, _ = runs["1"]
+    base = first["dev"]["data_file"]["final"]
+    assert base["r2"] > 0.2  # it has learnt something, so there is something to compare
+    for name, factor in {"5": 5, "100": 100, "11": 1}.items():
+        result, _ = runs[name]
+        found = result["dev"]["data_file"]["final"]
+        for metric in ("pearson", "spearman", "r2", "loss"):
+            assert found[metric] == pytest.approx(base[metric], abs=1e-4)
+        assert found["mse"] == pytest.approx(base["mse"] * factor**2, rel=1e-3)
+
+
+def test_predictions_and_smoothness_of_each_unit(runs, capsys):
+    summaries = {name: evaluate(run, "dev") for name, (_, run) in runs.items()}
+    base = predictions(runs["1"][1])
+    for name, (factor, shift) in {"5": (5, 0), "100": (100, 0), "11": (1, 10)}.items():
+        result, run = runs[name]
+        np.testing.assert_allclose(predictions(run), shift + factor * base, atol=2e-4 * factor)
+        assert summaries[name]["metrics"]["data_file"]["mse"] == pytest.approx(
+            result["dev"]["data_file"]["final"]["mse"], rel=1e-4
+        )
+        means = [summaries[key]["smoothness"]["data_file"]["mean"] for key in ("1", name)]
+        assert means[1] == pytest.approx(means[0], rel=1e-2)
+    assert "label_scale" in summaries["5"]["datasets"]["data_file"]
+
+
+def test_lines_and_explanations_of_each_unit(runs, tmp_path):
+    (tmp_path / "lines").write_text("the superb film\na dull story\n")
+    found, divergences = {}, {}
+    for name in ("1", "100"):
+        run = runs[name][1]
+        found[name] = np.array([float(line.split("\t")[0]) for line in predict_lines(run, str(tmp_path / "lines"))])
+        explained = explain_lines(open_line_model(run, None, "final"), ["the superb film", "a dull story"], 0.1)
+        np.testing.assert_allclose([e.output[0] for e in explained], found[name], rtol=1e-5)
+        divergences[name] = [e.divergence for e in explained]
+    np.testing.assert_allclose(found["100"], 100 * found["1"], atol=2e-2)
+    np.testing.assert_allclose(divergences["100"], divergences["1"], rtol=1e-2)
+
+
+def test_an_exported_score_is_in_the_labels_units(runs, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    _, run = runs["100"]
+    (tmp_path / "lines").write_text("the superb film\na dull story\n")
+    ours = [float(line.split("\t")[0]) for line in predict_lines(run, str(tmp_path / "lines"))]
+    assert all(5 < score < 95 for score in ours)  # no head of standardised scores gives these
+    export(run, tmp_path / "out")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        theirs = model(**tokenizer(["the superb film", "a dull story"], padding=True, return_tensors="pt")).logits
+    np.testing.assert_allclose(theirs[:, 0].numpy(), ours, rtol=1e-4)
+
+
+def test_a_converted_score_is_in_the_labels_units(runs, tmp_path):
+    _, run = runs["100"]
+    convert(run, tmp_path / "converted")
+    ours, theirs = (load_pretrained(folder)[1]["head_data_file"] for folder in (run, tmp_path / "converted"))
+    chex.assert_trees_all_equal(ours, theirs)
+    assert float(ours["bias"][0]) == pytest.approx(50, abs=15)
+
+
+def test_a_run_goes_on_from_its_own_scores(runs, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """With a learning rate of 0 the run that follows predicts what the first did."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    first, source = runs["5"]
+    later, _ = run_on_scores(tmp_path / "later", source, 1.25, learning_rate=0.0, weight_decay=0.0)
+    expected = first["dev"]["data_file"]["final"]
+    for name, value in later["dev"]["data_file"]["final"].items():
+        assert value == pytest.approx(expected[name], abs=1e-4)
+    assert "head" not in capsys.readouterr().err
+    run_on_scores(tmp_path / "other", source, 25.0, max_steps=1)
+    assert "data_file: a new head: the checkpoint's is for scores of mean 2" in capsys.readouterr().err
+
+
+def test_equal_labels_end_a_run_before_it_begins(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="data_file: expected training scores that differ, found 3 in all 4[0-9] rows"):
+        run_on_scores(tmp_path / "equal", tiny_checkpoint, 0.0, 3.0, columns={"range": [0.0, 5.0]})
+    assert not (tmp_path / "equal" / "run").exists()
+
+
+def test_a_run_begun_with_raw_scores_does_not_go_on(runs, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    _, run = runs["5"]
+    shutil.copytree(run, tmp_path / "old")
+    (tmp_path / "old" / "result.json").unlink()
+    (progress,) = (tmp_path / "old" / "checkpoints" / "120" / "progress").glob("metadata")
+    values = json.loads(progress.read_text())
+    assert values["scales"]["data_file"]["std"] == pytest.approx(1.25 * 2**0.5, rel=0.1)
+    del values["scales"]
+    progress.write_text(json.dumps(values))
+    config = json.loads((run / "config.json").read_text())
+    with pytest.raises(UserError, match="found a run begun with raw scores, by an earlier version; finish it with"):
+        loop.train_and_evaluate(read_config(config), tmp_path / "old")
