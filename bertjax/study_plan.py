@@ -94,8 +94,10 @@ class Cell:
     @property
     def resolved(self) -> dict[str, Any]:
         """What its settings mean in this version: a preset's values, which may change, and how scores are learnt."""
-        values = dataclasses.asdict(self.config.smart.settings())
-        smart = _differing(values, dataclasses.asdict(SmartSettings()))
+        settings = self.config.smart.settings()
+        if not settings.has_bregman:  # nothing reads the anchor's decay
+            settings = dataclasses.replace(settings, decay=SmartSettings.decay, horizon=None)
+        smart = _differing(dataclasses.asdict(settings), dataclasses.asdict(SmartSettings()))
         has_score = any(task.schema.is_score for task in declared_tasks(self.config))
         found = ({"smart": smart} if smart else {}) | ({"scores": "standardised"} if has_score else {})
         return dict(json.loads(json.dumps(found)))
