@@ -36,8 +36,9 @@ from bertjax.pretrained import (
     with_heads,
 )
 from bertjax.result import circumstances, run_once, skip_warnings
-from bertjax.step import Params, TrainState, eval_step, init_state, pooled_step, train_step
+from bertjax.step import Batch, Params, TrainState, eval_step, init_state, pooled_step, train_step
 from bertjax.surgery import pcgrad
+from bertjax.tasks import Task
 from bertjax.user_path import user_path
 
 MAX_START_SHARE = 0.1
@@ -223,14 +224,17 @@ def _evaluation(
     inputs: Inputs, parallel: DataParallel, batch_size: int, pooled: Pooled | None
 ) -> Callable[[Params], Scores]:
     pad_id = inputs.model.config.pad_token_id
+
+    def in_units_of_labels(params: Params, batch: Batch, *, task: Task) -> jax.Array:
+        return eval_step(fold_heads(params, inputs.scales), batch, model=inputs.model, task=task)
+
     predictors = {
-        name: Predictor(partial(eval_step, model=inputs.model, task=part.task), parallel, pad_id)
+        name: Predictor(partial(in_units_of_labels, task=part.task), parallel, pad_id)
         for name, part in inputs.data.items()
     }
 
     def evaluate(params: Params) -> Scores:
         scores: Scores = {}
-        params = fold_heads(params, inputs.scales)
         for name, part in inputs.data.items():
             dev = part.examples["dev"]
             states = None if pooled is None else pooled[name]["dev"]

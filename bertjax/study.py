@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bertjax import cli
 from bertjax.errors import UserError
+from bertjax.study_baselines import add_baselines, read_baselines
 from bertjax.study_cells import run_cell
 from bertjax.study_plan import Cell, described, plan
 from bertjax.study_pool import each
@@ -41,14 +42,14 @@ def main() -> None:
     failed = []
     if not REPORT_ONLY.value:
         with held(root):
-            failed = _run(cells, root)
+            failed = _run(cells, root) + add_baselines(cells, root)
     lines = read_lines(root, cells)
     if lines or not failed:
         from bertjax.study_report import write_report
 
-        write_report(lines, root, user_path(OUT.value or root))
+        write_report(lines, root, user_path(OUT.value or root), read_baselines(root))
     if failed:
-        told = f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:"
+        told = f"{len(failed)} of {len(cells)} cells or baselines failed; the same command tries them again:"
         raise UserError(told, *"\n".join(failed).split("\n"))
 
 

@@ -4,15 +4,17 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bertjax import paired, study_charts
 from bertjax.config import default_config
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
+from bertjax.study_baselines import BASELINES, Baselines
 from bertjax.study_results import CELLS
 from bertjax.study_summary import BASE, FEWEST_SEEDS, LONGER, Comparison, Row, summarise
-from bertjax.workdir import write_text
+from bertjax.workdir import write_json, write_text
 
 CHARTS = {
     "headline": f"Points by which methods beat {BASE} on dev: those tested on several tasks or sizes, or beyond noise",
@@ -148,13 +150,30 @@ divergence at a perturbation of 2% of the embeddings' RMS, near the worst one: l
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
 
-def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> None:
+def without_labels(task: str, baselines: Baselines) -> list[str]:
+    """A sentence on what the checkpoint scores on a task of pairs before any fine-tuning; none where it is not known."""
+    if task not in baselines:
+        return []
+    found = baselines[task]
+    fitted = (
+        "" if found["threshold"] is None else f", cut at {found['threshold']:.2f}, as parts the labels of train best"
+    )
+    return [
+        f"Before any fine-tuning, the cosine of {found['init_from']}'s mean-pooled sentence vectors{fitted}: "
+        f"{100 * found['score']:.2f} on the same {found['rows']:,} rows."
+    ]
+
+
+def write_report(
+    lines: Sequence[Mapping[str, Any]], root: Path, out: Path, baselines: Baselines = MappingProxyType({})
+) -> None:
     """Writes README.md, its charts, report.html and the cells into a folder.
 
     Args:
       lines: of the finished cells, as of `study_results.read_lines`.
       root: folder of the study.
       out: folder of the report.
+      baselines: by task, from `study_baselines.read_baselines`.
 
     Raises:
       UserError: the study has no finished cell, or the folder cannot be written.
@@ -163,7 +182,7 @@ def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> N
         raise UserError(f"--workdir: expected a study with finished cells in {root / CELLS}, found none")
     rows = summarise(lines)
     try:
-        _write(lines, rows, root, out)
+        _write(lines, rows, root, out, baselines)
     except OSError as error:
         raise UserError(
             f"--out: {error.filename or out} cannot be written ({error.strerror}); use another one"
@@ -171,7 +190,9 @@ def write_report(lines: Sequence[Mapping[str, Any]], root: Path, out: Path) -> N
     print(f"{len(lines)} cells: {out / 'README.md'}, {out / 'report.html'}")
 
 
-def _write(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, out: Path) -> None:
+def _write(
+    lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, out: Path, baselines: Baselines
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
         "headline": study_charts.differences(study_charts.foremost(rows)),
@@ -182,13 +203,20 @@ def _write(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, 
         "calibration": study_charts.calibration(rows),
     }
     vectors = {name: study_charts.save(name, chart, out) for name, chart in drawn.items() if chart is not None}
-    write_text(out / "README.md", markdown(lines, rows, list(vectors)))
-    write_text(out / "report.html", _page(lines, rows, vectors))
+    write_text(out / "README.md", markdown(lines, rows, list(vectors), baselines))
+    write_text(out / "report.html", _page(lines, rows, vectors, baselines))
     if out.resolve() != root.resolve():
         write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if baselines:
+            write_json(out / BASELINES, baselines)
 
 
-def markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Sequence[str]) -> str:
+def markdown(
+    lines: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    charts: Sequence[str],
+    baselines: Baselines = MappingProxyType({}),
+) -> str:
     """The report for a repository, with the charts of these names beside it."""
     findings = "\n".join(f"- {line}" for line in headline(rows))
     parts = ["# The study", "Written by `python -m bertjax.study`.", *filter(None, [findings]), *about(lines, rows)]
@@ -202,6 +230,7 @@ def markdown(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], charts: Se
         parts += [f"## {_heading(group, members)}"]
         table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells_of, members)]
         parts.append("\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in table))
+        parts += without_labels(members[0].task, baselines)
         parts += at_equal_time(members)
         parts += [f"Warning: {line}" for line in dict.fromkeys(line for row in members for line in row.warnings)]
     parts += ["## Settings that are not the defaults", "\n".join(f"- {line}" for line in settings_of(lines))]
@@ -216,7 +245,9 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
-def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[str, str]) -> str:
+def _page(
+    lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[str, str], baselines: Baselines
+) -> str:
     body = ["<h1>The study</h1>", "<ul>", *(f"<li>{html.escape(line)}</li>" for line in headline(rows)), "</ul>"]
     body += [f"<p>{html.escape(line)}</p>" for line in about(lines, rows)]
     for name, vector in vectors.items():
@@ -231,6 +262,7 @@ def _page(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapp
         for row in members:
             body.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells_of(row))}</tr>")
         body.append("</table>")
+        body += [f"<p>{html.escape(line)}</p>" for line in without_labels(members[0].task, baselines)]
         body += [f"<p>{html.escape(line)}</p>" for line in at_equal_time(members)]
         warnings = dict.fromkeys(line for row in members for line in row.warnings)
         body += [f"<p>Warning: {html.escape(line)}</p>" for line in warnings]

@@ -166,6 +166,20 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [entry]
 
 
+def is_sentence_encoder(source: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint was trained so that the mean of its hidden states stands for a sentence.
+
+    So the starter was, and a folder of sentence-transformers that says so in `1_Pooling/config.json`.
+
+    Raises:
+      UserError: from `resolve`, or that file is broken.
+    """
+    if source == STARTER:
+        return True
+    pooling = resolve(source) / "1_Pooling" / "config.json"
+    return pooling.is_file() and _read_json(pooling).get("pooling_mode_mean_tokens") is True
+
+
 def small_files_of(folder: Path) -> dict[str, Path]:
     """What a model needs besides parameters, its architecture as config.json; errors as of `config_path`."""
     return {CONFIGS[0]: config_path(folder)} | {name: folder / name for name in VOCABULARY if (folder / name).is_file()}
