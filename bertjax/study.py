@@ -49,7 +49,7 @@ def main() -> None:
 
         write_report(lines, root, user_path(OUT.value or root), read_baselines(root))
     if failed:
-        told = f"{len(failed)} of {len(cells)} cells or baselines failed; the same command tries them again:"
+        told = f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:"
         raise UserError(told, *"\n".join(failed).split("\n"))
 
 

@@ -151,13 +151,12 @@ divergence at a perturbation of 2% of the embeddings' RMS, near the worst one: l
 
 
 def without_labels(task: str, baselines: Baselines) -> list[str]:
-    """A sentence on what the checkpoint scores on a task of pairs before any fine-tuning; none where it is not known."""
+    """A sentence on what the checkpoint scores on a task of pairs before fine-tuning; none where it is not known."""
     if task not in baselines:
         return []
     found = baselines[task]
-    fitted = (
-        "" if found["threshold"] is None else f", cut at {found['threshold']:.2f}, as parts the labels of train best"
-    )
+    threshold = found["threshold"]
+    fitted = "" if threshold is None else f", with a threshold of {threshold:.2f} fitted on train"
     return [
         f"Before any fine-tuning, the cosine of {found['init_from']}'s mean-pooled sentence vectors{fitted}: "
         f"{100 * found['score']:.2f} on the same {found['rows']:,} rows."
