@@ -38,7 +38,8 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; the study's own if
 
 def main() -> None:
     """Runs what is left of the study, and reports."""
-    cells, root = plan(cli.recipe(CONFIG).to_dict()), user_path(WORKDIR.value or cli.default_workdir()).resolve()
+    study = cli.recipe(CONFIG).to_dict()
+    cells, root = plan(study), user_path(WORKDIR.value or cli.default_workdir()).resolve()
     failed = []
     if not REPORT_ONLY.value:
         with held(root):
@@ -47,7 +48,8 @@ def main() -> None:
     if lines or not failed:
         from bertjax.study_report import write_report
 
-        write_report(lines, root, user_path(OUT.value or root), read_baselines(root))
+        out = user_path(OUT.value or root)
+        write_report(lines, root, out, baselines=read_baselines(root), notes=study.get("notes", ()))
     if failed:
         told = f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:"
         raise UserError(told, *"\n".join(failed).split("\n"))

@@ -23,11 +23,11 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
 
     Returns:
       "tasks" (their names joined), "method", "share", "seed", "settings"; "resolved", as of `Cell`; "code", the version
-      that ran it; "fingerprints" of the data, by task; "dev", by task: all metrics with the measured smoothness, the
-      main one's name as "metric", its value as "score", and of every example what was "predicted" and, under "labels",
-      its label, a class's number or a score; "steps", "cost" and "timing" of the run; "further_seconds", of further
-      pre-training's updates, or 0; "log", of every reading [epoch, training loss]; "warnings" of lineage; "versions"
-      and "devices"; "machine", as of `machine`.
+      that ran it; "fingerprints" of the data, by task; "dev", by task: all metrics with the measured smoothness (of
+      scores a share of the predictions' variance), the main one's name as "metric", its value as "score", and of every
+      example what was "predicted" and, under "labels", its label, a class's number or a score; "steps", "cost" and
+      "timing" of the run; "further_seconds", of further pre-training's updates, or 0; "log", of every reading [epoch,
+      training loss]; "warnings" of lineage; "versions" and "devices"; "machine", as of `machine`.
 
     Raises:
       UserError: whatever ended the cell, in one line; what is nobody's to put right, a device's want of memory, say,
@@ -67,7 +67,12 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     dev = {}
     for task, dataset in zip(tasks, datasets, strict=True):
         predicted = _predicted(folder / f"predictions-{task.name}-dev.csv", task.schema.label_names)
-        metrics = summary["metrics"][task.name] | {"smoothness": summary["smoothness"][task.name]["mean"]}
+        smoothness = summary["smoothness"][task.name]["mean"]
+        if task.schema.is_score:
+            # Of a model that shrinks its scores every perturbation moves little.
+            std = result["datasets"][task.name]["label_scale"]["std"]
+            smoothness *= std**2 / max(statistics.pvariance(predicted), 1e-12)
+        metrics = summary["metrics"][task.name] | {"smoothness": smoothness}
         rounded = {name: round(value, 6) for name, value in metrics.items()}
         dev[task.name] = rounded | {"metric": task.main_metric, "score": rounded[task.main_metric]}
         dev[task.name] |= {"predicted": predicted, "labels": [row["label"] for row in dataset.splits["dev"]]}

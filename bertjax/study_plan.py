@@ -18,7 +18,7 @@ from bertjax.tasks import TASKS
 
 FURTHER = "further"
 """As `init_from` of a method: the study's own further pre-training on the task's domain."""
-_KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "blocks")
+_KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "blocks", "notes")
 _BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
 _OF_THE_KEY = ("data_dir", "task", "tasks", "train_share", "seed")  # no method can change them
 _OF_A_FILE = ("data_file", "dev_file", "columns")
@@ -111,7 +111,7 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
         name of a task or of several joined by "+"; `methods`, the last ones, by the method's name; `domains`, by task
         the one whose texts further pre-training is on, and `pretraining`, changes to its config; `blocks` by name, each
         with `tasks` (of bertjax.tasks, or "data_file" for that of `base`), `methods`, `shares`, the number of `seeds`
-        and, if it likes, `changes` that go before the method's.
+        and, if it likes, `changes` that go before the method's; `notes`, paragraphs for the report.
 
     Raises:
       UserError: a key, task or method that there is not, one that is wanting, a value that a config does not take, or
@@ -120,6 +120,8 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
     _check_keys("--config", study, _KEYS, ("methods", "blocks"))
     for name in ("base", "pretraining", "by_task", "domains", "methods", "blocks"):
         _check_keys(f"--config.{name}", study.get(name, {}))
+    if not all(isinstance(note, str) for note in study.get("notes", ())):
+        raise UserError(f"--config.notes: expected several texts, as ('a', 'b'), found {shown(study['notes'])}")
     for name in ("by_task", "domains"):
         for joined in study.get(name, {}):
             _check_tasks(f"--config.{name}", joined)

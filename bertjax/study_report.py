@@ -1,5 +1,6 @@
 """The report of a study: Markdown with charts for a repository, and one HTML page that needs nothing else."""
 
+import collections
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,10 @@ COLUMNS = (
     "seeds",
     "score, %",
     f"minus {BASE}, points",
+    "paired seeds",
     "95% interval",
     "p, corrected",
+    "loss",
     "calibration error, %",
     "smoothness",
     "time of an update",
@@ -63,8 +66,10 @@ def cells_of(row: Row) -> list[str]:
         str(len(row.scores)),
         f"{100 * row.mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}"),
         "" if compared is None else f"{100 * compared.difference.mean:+.2f}",
+        "" if compared is None else str(compared.difference.seeds),
         "" if tested is None else f"{100 * tested.difference.low:+.2f} to {100 * tested.difference.high:+.2f}",
         "" if tested is None else p_value(tested) + (" *" if tested.is_beyond_noise else ""),
+        f"{row.metrics['loss']:.3f}" if "loss" in row.metrics else "",
         "" if calibration is None else f"{100 * calibration:.1f}",
         f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
         "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
@@ -131,12 +136,14 @@ def at_equal_time(members: Sequence[Row]) -> list[str]:
 def about(lines: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     """How the figures came about."""
     machines = {f"{line['devices']['platform']}, JAX {line['versions']['jax']}": None for line in lines}
+    versions = collections.Counter(line.get("code", "not recorded") for line in lines)
+    codes = ", ".join(f"{code} ({count})" for code, count in versions.items())
     comparisons = sum(row.tested(other) is not None for row in rows for other in row.minus)
-    text = f"""{len(lines)} runs so far; {"; ".join(machines)}. The settings at the
+    text = f"""{len(lines)} runs so far; {"; ".join(machines)}; bertjax {codes}. The settings at the
 end say what each method is; unless they say otherwise, runs start from {default_config().init_from}. A run's score is
 that of its last update on dev, ± the standard deviation over seeds. A seed draws the training examples, the head, their
 order and the masks, the same for every method, so differences are paired, on the seeds that both have. "further" starts
-from one further pre-training on all of the domain's text, for all seeds.
+from one further pre-training on all of the domain's text, for all seeds, so intervals leave out its own seed.
 
 Intervals and p tell of other seeds and of other dev sets of this size: Student's t, with the variance over seeds and,
 by a bootstrap of {paired.RESAMPLES:,} resamples, over dev examples, and no narrower than a paired t-test over seeds
@@ -146,7 +153,8 @@ by a bootstrap of {paired.RESAMPLES:,} resamples, over dev examples, and no narr
 Times and memory are against {BASE}'s: an update's, and a run's, which is of all its updates, further pre-training's
 with them. Times are compared between runs on one machine; as these share it, they are rough: benchmarks/steps.py
 measures in peace. Operations (XLA's count) are an update's, against plain fine-tuning. Smoothness is the mean
-divergence at a perturbation of 2% of the embeddings' RMS, near the worst one: less is smoother."""
+divergence at a perturbation of 2% of the embeddings' RMS, near the worst one, and of scores a share of the predictions'
+variance: less is smoother. An interval that holds 0 is no proof of no effect: see the number of seeds and of rows."""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
 
@@ -164,7 +172,12 @@ def without_labels(task: str, baselines: Baselines) -> list[str]:
 
 
 def write_report(
-    lines: Sequence[Mapping[str, Any]], root: Path, out: Path, baselines: Baselines = MappingProxyType({})
+    lines: Sequence[Mapping[str, Any]],
+    root: Path,
+    out: Path,
+    *,
+    baselines: Baselines = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> None:
     """Writes README.md, its charts, report.html and the cells into a folder.
 
@@ -173,6 +186,7 @@ def write_report(
       root: folder of the study.
       out: folder of the report.
       baselines: by task, from `study_baselines.read_baselines`.
+      notes: paragraphs of the recipe's, which come first.
 
     Raises:
       UserError: the study has no finished cell, or the folder cannot be written.
@@ -181,7 +195,7 @@ def write_report(
         raise UserError(f"--workdir: expected a study with finished cells in {root / CELLS}, found none")
     rows = summarise(lines)
     try:
-        _write(lines, rows, root, out, baselines)
+        _write(lines, rows, root, out, baselines, notes)
     except OSError as error:
         raise UserError(
             f"--out: {error.filename or out} cannot be written ({error.strerror}); use another one"
@@ -190,7 +204,12 @@ def write_report(
 
 
 def _write(
-    lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], root: Path, out: Path, baselines: Baselines
+    lines: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    root: Path,
+    out: Path,
+    baselines: Baselines,
+    notes: Sequence[str],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
@@ -202,8 +221,8 @@ def _write(
         "calibration": study_charts.calibration(rows),
     }
     vectors = {name: study_charts.save(name, chart, out) for name, chart in drawn.items() if chart is not None}
-    write_text(out / "README.md", markdown(lines, rows, list(vectors), baselines))
-    write_text(out / "report.html", _page(lines, rows, vectors, baselines))
+    write_text(out / "README.md", markdown(lines, rows, list(vectors), baselines, notes))
+    write_text(out / "report.html", _page(lines, rows, vectors, baselines, notes))
     if out.resolve() != root.resolve():
         write_text(out / CELLS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         if baselines:
@@ -215,10 +234,12 @@ def markdown(
     rows: Sequence[Row],
     charts: Sequence[str],
     baselines: Baselines = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> str:
     """The report for a repository, with the charts of these names beside it."""
     findings = "\n".join(f"- {line}" for line in headline(rows))
-    parts = ["# The study", "Written by `python -m bertjax.study`.", *filter(None, [findings]), *about(lines, rows)]
+    parts = ["# The study", "Written by `python -m bertjax.study`.", *notes]
+    parts += [*filter(None, [findings]), *about(lines, rows)]
     for name in charts:
         parts.append(
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png">'
@@ -245,9 +266,19 @@ def _escaped(cell: str) -> str:
 
 
 def _page(
-    lines: Sequence[Mapping[str, Any]], rows: Sequence[Row], vectors: Mapping[str, str], baselines: Baselines
+    lines: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    vectors: Mapping[str, str],
+    baselines: Baselines,
+    notes: Sequence[str],
 ) -> str:
-    body = ["<h1>The study</h1>", "<ul>", *(f"<li>{html.escape(line)}</li>" for line in headline(rows)), "</ul>"]
+    body = [
+        "<h1>The study</h1>",
+        *(f"<p>{html.escape(note)}</p>" for note in notes),
+        "<ul>",
+        *(f"<li>{html.escape(line)}</li>" for line in headline(rows)),
+        "</ul>",
+    ]
     body += [f"<p>{html.escape(line)}</p>" for line in about(lines, rows)]
     for name, vector in vectors.items():
         told = html.escape(CHARTS[name])
