@@ -27,7 +27,7 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
       paper: with SMART as the preset `paper` has it, for batches without padding.
 
     Returns:
-      A function of a batch as `benchmarks.steps.make_batch` gives it; what it returns is on the device, and waiting for
+      A function of a batch from `benchmarks.common.make_batch`; what it returns is on the device, and waiting for
       it is waiting for the update.
     """
     import torch
