@@ -17,6 +17,19 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def unavailable(platform: str) -> str:
+    """Why there is no row of PyTorch beside JAX on this platform; empty if there can be one."""
+    if not versions():
+        return f"{' and '.join(PACKAGES)} are not installed"
+    if platform == "cpu":
+        return ""
+    import torch
+
+    if platform == "gpu" and torch.cuda.is_available():
+        return ""
+    return f"PyTorch {torch.__version__} does not see the {platform.upper()}"
+
+
 def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper: bool = False) -> Callable:
     """An update of a model of random weights by a batch: cross-entropy, gradients clipped at norm 1, AdamW.
 
