@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, results: Results, deadline: float) -> None:
     rows = list(plan.rows())
     for place, row in enumerate(rows):
         if any(text in row.name for text in options.skip):
-            rows[place] = dataclasses.replace(row, unavailable=lambda: "by --skip")
+            rows[place] = dataclasses.replace(row, unavailable="by --skip")
     run_rows(rows, results, deadline)
     for goal in plan.goals():
         verdict = {None: "not measured", True: "met", False: "MISSED"}[goal["met"]]
@@ -125,10 +125,15 @@ class Plan:
         if form == "PyTorch":
             predict = self._prediction(model, FORWARDS[name], by="pytorch")
             measure = partial(self.peer_update, model, name)
-            unavailable = partial(peers.unavailable, jax.default_backend())
+            unavailable = "" if peers.versions() else f"{' and '.join(peers.PACKAGES)} are not installed"
             return Row(row, "peers", "pytorch", predict, measure, about, unavailable)
         predict = self._prediction(model, FORWARDS[name])
-        return Row(row, "rows", "update", predict, partial(self.our_update, model, name, form), about)
+        measure = partial(self.our_update, model, name, form)
+
+        def predict_unless_compiled() -> float:
+            return MEASURE_SECONDS if form == "jit" and (model, name) in self._kept else predict()
+
+        return Row(row, "rows", "update", predict_unless_compiled, measure, about)
 
     def _prediction(
         self, model: str, forwards: int, *, batch: int | None = None, by: str = "jax", updates: int = 3
@@ -177,6 +182,7 @@ class Plan:
 
     def peer_update(self, model: str, name: str) -> dict[str, Any]:
         """The same by PyTorch: torch.compile, SDPA, autocast, fused AdamW; `paper` is SMART by that preset."""
+        peers.check_device(jax.default_backend())
         peers.release()
         step = peers.pytorch_step(CONFIGS[model], TASK.outputs, accelerated=True, paper=name == "paper")
         seconds = median_seconds(partial(step, self.batch(model)), peers.wait, self.options.rounds)

@@ -17,17 +17,12 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def unavailable(platform: str) -> str:
-    """Why there is no row of PyTorch beside JAX on this platform; empty if there can be one."""
-    if not versions():
-        return f"{' and '.join(PACKAGES)} are not installed"
-    if platform == "cpu":
-        return ""
+def check_device(platform: str) -> None:
+    """RuntimeError if PyTorch would run elsewhere than JAX does on this platform."""
     import torch
 
-    if platform == "gpu" and torch.cuda.is_available():
-        return ""
-    return f"PyTorch {torch.__version__} does not see the {platform.upper()}"
+    if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
+        raise RuntimeError(f"PyTorch {torch.__version__} does not see the {platform.upper()}")
 
 
 def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper: bool = False) -> Callable:

@@ -34,7 +34,7 @@ class Row:
       predict: seconds that it takes on a typical accelerator, compilation included.
       measure: returns what it found; what it raises is recorded.
       about: what the entry says besides.
-      unavailable: says why it cannot run here; an empty text if it can.
+      unavailable: why it cannot run here; empty if it can.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
     predict: Callable[[], float]
     measure: Callable[[], Mapping[str, Any]]
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    unavailable: Callable[[], str] = str
+    unavailable: str = ""
 
 
 class Results:
@@ -109,8 +109,8 @@ def run_rows(rows: Sequence[Row], results: Results, deadline: float) -> None:
     for row in rows:
         start = time.monotonic()
         needed, left = estimates.seconds(row), deadline - start
-        why = f"needs about {needed:.0f} s, {max(0, left):.0f} s are left" if needed > left else row.unavailable()
-        if why:
+        late = f"needs about {needed:.0f} s, {max(0, left):.0f} s are left" if needed > left else ""
+        if why := row.unavailable or late:
             results.left_out[row.name] = why
             said = f"left out: {why}"
         else:
@@ -118,7 +118,8 @@ def run_rows(rows: Sequence[Row], results: Results, deadline: float) -> None:
             results.write()
             predicted = row.predict()  # now, as the row itself may change what is known
             said = _measure(row, results)
-            estimates.add(row, predicted, time.monotonic() - start)
+            if row.name not in results.failed:  # which may have cost nothing
+                estimates.add(row, predicted, time.monotonic() - start)
             gc.collect()  # frees the device's memory before the next row
         results.write()
         print(f"{time.monotonic() - start:6.1f} s  {row.name}: {said}", flush=True)
@@ -130,8 +131,8 @@ def _measure(row: Row, results: Results) -> str:
     try:
         found = row.measure()
     except Exception as error:  # out of memory, unsupported here: a finding, and no reason to lose the other rows
-        results.failed[row.name] = line = reason(error)
-        line = f"failed: {line}"
+        results.failed[row.name] = reason(error)
+        line = f"failed: {results.failed[row.name]}"
     else:
         entry = {"row": row.name, **row.about, **found, "seconds": round(time.monotonic() - start, 1)}
         results.sections.setdefault(row.section, []).append(entry)

@@ -30,7 +30,7 @@ run_rows(rows, Results(Path(sys.argv[1]), {}), deadline)
 
 
 def row(name, measure=lambda: {"value": 1}, *, seconds=0.001, kind="kind", unavailable=""):
-    return Row(name, "rows", kind, lambda: seconds, measure, {"about": name}, lambda: unavailable)
+    return Row(name, "rows", kind, lambda: seconds, measure, {"about": name}, unavailable)
 
 
 def run(rows, path, *, seconds=60.0):
