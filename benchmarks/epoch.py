@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.common import ROWS, circumstances
 from benchmarks.scale import subset
-from benchmarks.steps import ROWS, circumstances
 from bertjax import optim
 from bertjax.config import RunConfig
 from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches

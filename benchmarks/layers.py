@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.steps import NUM_STEPS, ROWS, TASK, circumstances, make_batch
+from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import optim
 from bertjax.bert_config import BertConfig
 from bertjax.dropout import dropout

@@ -17,6 +17,14 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def check_device(platform: str) -> None:
+    """RuntimeError if PyTorch would run elsewhere than JAX does on this platform."""
+    import torch
+
+    if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
+        raise RuntimeError(f"PyTorch {torch.__version__} does not see the {platform.upper()}")
+
+
 def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper: bool = False) -> Callable:
     """An update of a model of random weights by a batch: cross-entropy, gradients clipped at norm 1, AdamW.
 
@@ -27,7 +35,7 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
       paper: with SMART as the preset `paper` has it, for batches without padding.
 
     Returns:
-      A function of a batch as `benchmarks.steps.make_batch` gives it; what it returns is on the device, and waiting for
+      A function of a batch from `benchmarks.common.make_batch`; what it returns is on the device, and waiting for
       it is waiting for the update.
     """
     import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from benchmarks.steps import NUM_STEPS, ROWS, TASK, make_batch
+from benchmarks.common import NUM_STEPS, ROWS, TASK, make_batch
 from bertjax import optim
 from bertjax.model import Bert
 from bertjax.pretrained import STARTER, load_pretrained, with_heads

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.steps import circumstances
+from benchmarks.common import circumstances
 from bertjax.compilation import LEAST_SECONDS
 from bertjax.report import table
 

@@ -9,11 +9,7 @@ benchmarks/results/steps.json and draws docs/steps.png.
 """
 
 import argparse
-import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import time
 from functools import partial
@@ -21,48 +17,21 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import peers
+from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import optim, smart
 from bertjax.model import Bert
 from bertjax.parallel import peak_bytes
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.report import table
 from bertjax.step import TrainState, cut_at_embeddings, init_state, train_step
-from bertjax.tasks import get_task
 
-TASK = get_task("sst5")
-NUM_STEPS = 1000
 CHART = Path(__file__).parents[1] / "docs" / "steps.png"
-EXACT, CHEAP = smart.preset("bertjax_exact"), smart.preset("bertjax")
-ROWS = {
-    "plain": smart.preset("none"),
-    "R_s": dataclasses.replace(EXACT, bregman_weight=0.0),
-    "D": dataclasses.replace(EXACT, weight=0.0),
-    "smart exact": EXACT,
-    "smart output": dataclasses.replace(EXACT, start="output", num_steps=0),
-    "smart cheap": CHEAP,
-    "smart cheap every=2": dataclasses.replace(CHEAP, every=2),
-    "paper": smart.preset("paper"),
-}
 COMPOSED = ("R_s", "D", "smart exact")
-
-
-def make_batch(batch_size: int, length: int, vocab_size: int) -> dict[str, np.ndarray]:
-    """Random word pieces without padding."""
-    rng = np.random.default_rng(0)
-    return {
-        "input_ids": rng.integers(1000, vocab_size, (batch_size, length)).astype(np.int32),
-        "token_type_ids": np.zeros((batch_size, length), np.int32),
-        "attention_mask": np.ones((batch_size, length), bool),
-        "label": rng.integers(0, TASK.outputs, batch_size).astype(np.int32),
-        "index": np.arange(batch_size, dtype=np.int32),
-        "valid": np.ones(batch_size, bool),
-    }
 
 
 def composed_step(state, batches, key, *, model, tx, settings):
@@ -172,28 +141,6 @@ def main() -> None:
     report = circumstances() | {"rows": rows, "peers": found}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     chart(report, CHART)
-
-
-def circumstances() -> dict:
-    """The machine and the versions, as every results file has them."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-    machine = {
-        "platform": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-    }
-    return {"machine": machine, "versions": versions}
-
-
-def _processor() -> str:
-    """Its name where Linux tells, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def chart(report, path) -> None:

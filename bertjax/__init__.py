@@ -1,8 +1,31 @@
-"""A pure-functional Flax BERT, fine-tuned with SMART."""
+"""A pure-functional Flax BERT, fine-tuned with SMART.
 
-from bertjax import smart
-from bertjax.bert_config import BertConfig
-from bertjax.model import Bert, encode
-from bertjax.pretrained import load_pretrained
+Names are imported on first use: `import bertjax.smart` needs neither Flax nor what reads checkpoints.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertjax import smart
+    from bertjax.bert_config import BertConfig
+    from bertjax.model import Bert, encode
+    from bertjax.pretrained import load_pretrained
 
 __all__ = ["Bert", "BertConfig", "encode", "load_pretrained", "smart"]
+
+_HOMES = {"Bert": "model", "BertConfig": "bert_config", "encode": "model", "load_pretrained": "pretrained"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name (PEP 562)."""
+    if name == "smart":
+        return importlib.import_module("bertjax.smart")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"bertjax.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,14 +1,14 @@
 """Metrics over a whole split, on the host, from the gathered outputs of every example.
 
 Each takes logits [N, C] and labels [N]; values lie in [0, 1] or [−1, 1] but for losses, "mse" and "r2". A correlation
-with a constant is undefined, and reported as 0.
+with a constant is undefined, and reported as 0. SciPy is imported on first use: a training step needs the tasks, not
+their metrics.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 Metrics = dict[str, float]
 
@@ -34,6 +34,8 @@ def binary_f1(logits: np.ndarray, labels: np.ndarray) -> Metrics:
 
 def matthews(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     """ "matthews" (the correlation of two classes, Matthews 1975), "accuracy", "loss" in nats; for CoLA."""
+    import scipy.stats
+
     correlation = _correlation(scipy.stats.pearsonr, logits.argmax(axis=-1), labels)
     return {"matthews": correlation} | _accuracy(logits, labels) | {"loss": _cross_entropy(logits, labels)}
 
@@ -49,6 +51,8 @@ def regression(outputs: np.ndarray, labels: np.ndarray, std: float = 1.0) -> Met
       labels: [N].
       std: standard deviation of the training labels.
     """
+    import scipy.stats
+
     scores, labels = outputs[:, 0].astype(np.float64), labels.astype(np.float64)
     mse, variance = float(((scores - labels) ** 2).mean()), float(labels.var())
     return {

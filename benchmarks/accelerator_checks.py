@@ -1,0 +1,127 @@
+"""Whether an accelerator computes what a CPU computes: logits, SMART's direction, jit and pmap, fifty updates."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.accelerator_updates import HEADS, Update
+from benchmarks.common import TASK, make_batch
+from bertjax import smart
+from bertjax.bert_config import BertConfig
+from bertjax.model import Bert
+from bertjax.step import cut_at_embeddings, forward
+
+BATCH = 8
+LOGIT_LIMITS = {"float32": 1e-4, "bfloat16": 0.1}
+"""bfloat16's own rounding moves BERT-base's logits by 0.03 of the largest, and each device rounds in its own way."""
+MIN_COSINE = 0.98
+MAX_DIFFERENCE = 1e-5
+UPDATES = 50
+
+_compilations = 0
+
+
+def _count(event: str, *_: Any, **__: Any) -> None:
+    global _compilations
+    _compilations += event.endswith("backend_compile_duration")
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def padded_batch(config: BertConfig, length: int) -> dict[str, np.ndarray]:
+    """A small batch whose examples end at different places."""
+    batch = make_batch(BATCH, length, config.vocab_size)
+    ends = np.linspace(length // 2, length, BATCH, dtype=int)
+    return batch | {"attention_mask": np.arange(length) < ends[:, None]}
+
+
+def logits(config: BertConfig, params: Any, length: int, dtype: str) -> dict[str, Any]:
+    """The accelerator's logits against the CPU's, of the same dtype."""
+    apply = jax.jit(partial(forward, Bert(config, HEADS, dtype=jnp.dtype(dtype)), TASK))
+    found = []
+    with jax.default_matmul_precision("highest"):
+        for device in (jax.devices("cpu")[0], jax.devices()[0]):
+            found.append(np.asarray(apply(*jax.device_put((params, padded_batch(config, length)), device))))
+    cpu, here = found
+    difference = float(np.abs(here - cpu).max() / np.abs(cpu).max())
+    return _at_most("largest difference over largest logit", difference, LOGIT_LIMITS[dtype])
+
+
+def direction(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
+    """The power iteration's direction in bfloat16 against float32, example by example."""
+    batch = padded_batch(config, length)
+    keys = jax.random.split(jax.random.key(0), BATCH)
+
+    def perturbations(dtype: Any) -> np.ndarray:
+        cut = cut_at_embeddings(Bert(config, HEADS, dtype=dtype), TASK)
+
+        def perturb(params: Any, example: Any, key: jax.Array) -> jax.Array:
+            return smart.power_iteration(
+                lambda x: cut.logits(params, x, example, None),
+                cut.embed(params, example),
+                key,
+                divergence=TASK.divergence,
+                radius=0.02,
+                mask=example["attention_mask"],
+            )
+
+        return np.asarray(jax.jit(jax.vmap(perturb, (None, 0, 0)))(params, batch, keys), np.float64)
+
+    half = perturbations(jnp.bfloat16)
+    with jax.default_matmul_precision("highest"):
+        full = perturbations(jnp.float32)
+    norms = np.sqrt((half**2).sum((1, 2)) * (full**2).sum((1, 2)))
+    cosines = np.abs((half * full).sum((1, 2))) / norms
+    value = float(cosines.min())
+    return {
+        "passed": value > MIN_COSINE,
+        "measure": "smallest absolute cosine",
+        "value": round(value, 5),
+        "limit": f"above {MIN_COSINE}",
+        "median": round(float(np.median(cosines)), 5),
+    }
+
+
+def jit_against_pmap(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
+    """Parameters after five updates with SMART and dropout, in float32."""
+    batch, found = padded_batch(config, length), {}
+    with jax.default_matmul_precision("highest"):
+        for form in ("jit", "pmap"):
+            update = Update(config, params, batch, "smart cheap", form, jnp.float32)
+            for _ in range(5):
+                update()
+            found[form] = update.params
+
+    def largest(a: Any, b: Any) -> float:
+        return max(float(np.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    moved = largest(found["jit"], params)
+    check = _at_most("largest difference of parameters", largest(found["jit"], found["pmap"]), MAX_DIFFERENCE)
+    # What has not moved agrees too.
+    return check | {"passed": check["passed"] and moved > 10 * MAX_DIFFERENCE, "moved": float(f"{moved:.3g}")}
+
+
+def stays_finite(update: Update) -> dict[str, Any]:
+    """Fifty updates of SMART: each finite, and compiled once."""
+    first = jax.device_get(update())
+    compiled = _compilations
+    means = jax.device_get([first, *(update() for _ in range(UPDATES - 1))])
+    recompiled = _compilations - compiled + len(update.step.compiled) - 1
+    finite = sum(bool(np.isfinite(list(x.values())).all()) and not x["skipped"].any() for x in means)
+    return {
+        # Were its event renamed, no compilation would ever be counted.
+        "passed": finite == UPDATES and recompiled == 0 and compiled > 0,
+        "measure": "finite updates",
+        "value": finite,
+        "limit": f"all {UPDATES}, none recompiled",
+        "recompiled": recompiled,
+        "last_loss": round(float(means[-1]["loss"]), 4),
+    }
+
+
+def _at_most(measure: str, value: float, limit: float) -> dict[str, Any]:
+    return {"passed": value <= limit, "measure": measure, "value": float(f"{value:.3g}"), "limit": f"at most {limit}"}

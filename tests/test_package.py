@@ -1,0 +1,34 @@
+"""Importing the package costs no more than what is used of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bertjax
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_public_names_are_there():
+    for name in bertjax.__all__:
+        assert getattr(bertjax, name).__name__.endswith(name)
+    assert {*bertjax.__all__} <= {*dir(bertjax)}
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'bertjax' has no attribute 'decode'"):
+        bertjax.decode  # noqa: B018
+
+
+def test_smart_alone_imports_neither_flax_nor_what_reads_checkpoints():
+    code = """
+import sys
+import bertjax.smart
+from bertjax import smart
+assert bertjax.smart is smart
+print(*sorted({"flax", "safetensors", "tokenizers", "bertjax.model", "bertjax.pretrained"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
