@@ -3,13 +3,13 @@
     python -m bertjax.study --config=configs/study.py --config.data_dir=FOLDER
 
 On gold SST-5, STS and Quora, from a folder of CS224N's files, where quora-train.csv was 14,000 and quora-dev.csv 3,000
-pairs of the course's dev file: with its own training file, far larger, a tenth of Quora is more, and takes longer. About
-nine hours on two CPU cores; a rerun continues. Learning rate and epochs are those that docs/scale.md chose for plain
-fine-tuning on SST-5, with 5% and 1% of the examples, judged on a validation part of train; on it, too, R_s did best at
-radius 0.1. "old anchor" spells out what the preset had before its horizon was chosen (docs/study/corrections.md). That
-`bertjax` is the cheap mode was decided on SST-5's dev part (docs/scale.md). Nothing was chosen on STS or Quora. SST-5
-has no text of its own beyond single sentences, so its domain's text is CFIMDB's reviews; that of STS and Quora, their
-pairs.
+pairs of the course's dev file: with its own training file, far larger, a tenth of Quora is more, and takes longer.
+About nine hours on two CPU cores; a rerun continues. Learning rate and epochs are those that docs/scale.md chose for
+plain fine-tuning on SST-5, with 5% and 1% of the examples, judged on a validation part of train; on it, too, R_s did
+best at radius 0.1. "old anchor" spells out what the preset had before its horizon was chosen
+(docs/study/corrections.md). That `bertjax` is the cheap mode was decided on SST-5's dev part (docs/scale.md). Nothing
+was chosen on STS or Quora. SST-5 has no text of its own beyond single sentences, so its domain's text is CFIMDB's
+reviews; that of STS and Quora, their pairs.
 """
 
 from ml_collections import ConfigDict, config_dict
