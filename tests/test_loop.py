@@ -77,6 +77,8 @@ def test_a_whole_run_and_its_evaluation(config, tmp_path, capsys):
         assert all(np.isfinite(value) for value in line["values"].values())
         assert line["values"]["smoothness"] > 0
         assert line["values"]["bregman"] >= 0
+        # The anchor looks back a tenth of 120 updates: 1/(1 − β) = 12.
+        assert line["values"]["anchor_start"] == pytest.approx((11 / 12) ** line["step"], rel=1e-4)
     assert lines[-1]["values"]["loss"] < lines[0]["values"]["loss"]
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {
         *("config.json", "metrics.jsonl", "checkpoints", "tensorboard", "curves.png", "encoder", "result.json")
@@ -130,6 +132,15 @@ def test_a_backend_that_counts_nothing_ends_no_run(config, tmp_path, monkeypatch
         monkeypatch.setattr(jax.stages.Compiled, name, lambda _: None)
     cost = loop.train_and_evaluate(change(config, max_steps=1), tmp_path / "run")["cost"]
     assert (cost["flops_ratio"], cost["peak_bytes"]) == (None, None)
+
+
+def test_an_anchor_that_stays_at_the_start_is_told(config, tmp_path, capsys):
+    config = change(config, max_steps=2, smart=SmartConfig(preset="bertjax", weight=0.0, decay=(0.5, 0.8)))
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    # Of two updates the first tenth is none: 0.8 twice.
+    told = "this run is too short for the anchor's decay: after all 2 updates the anchor is still 64% the untrained start"
+    assert told in capsys.readouterr().err
+    assert sum(told in line for line in result["warnings"]) == 1
 
 
 @pytest.mark.slow

@@ -75,8 +75,8 @@ def test_the_paper_preset_is_the_papers():
     ("name", "numbers"),
     [
         # Our own; the others from the papers and code that the presets name.
-        ("bertjax", {"weight": 1.0, "radius": 0.02, "norm": "l2", "bregman_weight": 1.0, "decay": (0.99, 0.999)}),
-        ("bertjax_exact", {"weight": 1.0, "radius": 0.02, "norm": "l2", "start": "noise", "num_steps": 1}),
+        ("bertjax", {"weight": 1.0, "radius": 0.02, "norm": "l2", "bregman_weight": 1.0, "horizon": 0.1}),
+        ("bertjax_exact", {"weight": 1.0, "radius": 0.02, "norm": "l2", "start": "noise", "horizon": 0.1}),
         ("mtdnn_2020", {"step_size": 1e-3, "noise": 1e-5, "norm": "linf", "per": "token", "projection": "none"}),
         ("mtdnn_head", {"step_size": 1e-3, "noise": 1e-5, "radius": 1.0, "per": "token", "projection": "sphere"}),
         ("mtdnn_head", {"normalize_gradient": False, "norm": "linf", "num_steps": 1, "matched_dropout": False}),
