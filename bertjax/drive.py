@@ -230,11 +230,13 @@ def _check_data(workdir: Path, then: Mapping[str, str], now: Mapping[str, str]) 
 
 
 def _check_scales(workdir: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if then != now:
+    values = [(then.get(name, {}).get(part), now[name][part]) for name in now for part in ("mean", "std")]
+    # Another machine may add the labels up in another order.
+    if then.keys() != now.keys() or not all(was is not None and math.isclose(was, is_now) for was, is_now in values):
         raise UserError(
-            f"{workdir}: expected scores standardised by {dict(now)}, as this version learns them, found a run begun "
-            f"with {dict(then) or 'raw scores, by an earlier version'}; finish it with that version, or use another "
-            "--workdir"
+            f"{workdir}: expected a run that standardises its scores by {dict(now)}, found one begun with "
+            f"{dict(then) or 'raw scores, by an earlier version'}; finish it with the version that began it, or use "
+            "another --workdir"
         )
 
 

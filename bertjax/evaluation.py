@@ -23,6 +23,7 @@ from bertjax.data.text import Examples
 from bertjax.errors import UserError
 from bertjax.finished import open_run
 from bertjax.inputs import declared_tasks, load_inputs
+from bertjax.label_scale import unfold_heads
 from bertjax.metrics import Metrics
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.run_result import label_scales
@@ -128,7 +129,8 @@ def evaluate(
         trained_on = run.result["datasets"][name]["fingerprint"]
         if part.dataset.fingerprint != trained_on:
             summary["warnings"].append(f"the data of {name} are not those of the run, {trained_on}")
-        params = parallel.replicate(run.restore(step, inputs.model))
+        restored = run.restore(step, inputs.model)
+        params = parallel.replicate(restored)
         shapes: dict[str, Any] = {"batch_size": parallel.up_to_even(config.batch_size), "edges": part.edges}
         predictor = Predictor(partial(eval_step, model=inputs.model, task=task), parallel, pad_id)
         outputs = predictor.predict(params, examples, **shapes)
@@ -148,8 +150,10 @@ def evaluate(
                 divergence=task.divergence,
                 radius=radius,
             )
-            divergences = Predictor(step_fn, parallel, pad_id).predict(params, examples, **shapes)
-            mean = float(divergences.mean(dtype=np.float64)) / task.divergence_unit
+            # As trained: in the labels' units a large mean would cost the differences their digits.
+            trained = parallel.replicate(unfold_heads(restored, task.scales))
+            divergences = Predictor(step_fn, parallel, pad_id).predict(trained, examples, **shapes)
+            mean = float(divergences.mean(dtype=np.float64))
             summary["smoothness"][name] = {"radius": radius, "mean": mean}
             row[f"smoothness at {radius:g}"] = f"{mean:.3g}"
         measure = partial(_measure, task)

@@ -15,6 +15,7 @@ from bertjax import smart
 from bertjax.data.batches import eval_batches
 from bertjax.errors import UserError
 from bertjax.html_page import html_page
+from bertjax.label_scale import unfold_heads
 from bertjax.metrics import log_softmax
 from bertjax.raw import LineModel, open_line_model, read_lines
 from bertjax.step import Params, cut_at_embeddings
@@ -77,14 +78,14 @@ def explain_step(
 
 def explain_lines(run: LineModel, lines: Sequence[str], radius: float) -> list[Explanation]:
     """What a run makes of each line; `radius` as of `smart.power_iteration`."""
-    examples, params = run.tokenize(lines), run.restore()
+    examples, params = run.tokenize(lines), unfold_heads(run.restore(), run.task.scales)
     step = jax.jit(
         partial(
             explain_step, model=cut_at_embeddings(run.model, run.task), divergence=run.task.divergence, radius=radius
         )
     )
     found: dict[int, Explanation] = {}
-    unit = run.task.divergence_unit
+    scale = run.task.scale
     longest = int(examples.lengths.max())
     for batch in eval_batches(examples, batch_size=min(16, len(lines)), edges=(longest,), pad_id=run.pad_id):
         columns = jax.device_get(step(params, batch))
@@ -94,7 +95,9 @@ def explain_lines(run: LineModel, lines: Sequence[str], radius: float) -> list[E
             tokens = [str(run.tokenizer.id_to_token(int(i))) for i in examples.input_ids[index]]
             if not run.task.schema.is_score:
                 clean, moved = (np.exp(log_softmax(x)) for x in (clean, moved))
-            found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence) / unit)
+            elif scale is not None:
+                clean, moved = (scale.unstandardize(x) for x in (clean, moved))
+            found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence))
     return [found[index] for index in range(len(lines))]
 
 
@@ -156,7 +159,7 @@ def _card(name: str, run: LineModel, found: Explanation) -> str:
 
 def _told(run: LineModel, output: np.ndarray) -> str:
     if run.task.schema.is_score:
-        return f"{output[0]:.2f}"
+        return f"{output[0]:.3g}"
     return f"{run.task.schema.label_names[int(output.argmax())]} ({output.max():.0%})"
 
 

@@ -4,7 +4,8 @@ A regression head starts near 0. Where the labels have another mean, a short run
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ class LabelScale:
     mean: float
     std: float
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise ValueError(f"expected a finite mean and a std above 0, found {self.mean} and {self.std}")
+
     @classmethod
     def of(cls, labels: np.ndarray, name: str) -> "LabelScale":
         """The scale of training labels [N]; UserError naming the task where all of them are equal."""
@@ -30,13 +35,17 @@ class LabelScale:
         if np.ptp(labels) == 0:
             raise UserError(
                 f"{name}: expected training scores that differ, found {labels[0]:g} in all {len(labels)} rows; check "
-                "--config.columns.label, or raise --config.train_share"
+                "the column of labels and --config.train_share"
             )
         return cls(float(labels.mean()), float(labels.std()))
 
     def standardize(self, labels: np.ndarray) -> np.ndarray:
         """Labels [N] with mean 0 and variance 1 over the training set, float32."""
         return ((labels.astype(np.float64) - self.mean) / self.std).astype(np.float32)
+
+    def unstandardize(self, scores: np.ndarray) -> np.ndarray:
+        """Standardised scores in the labels' units."""
+        return scores * self.std + self.mean
 
     def fold(self, head: Mapping[str, Any]) -> dict[str, Any]:
         """A head {"kernel": [D, 1], "bias": [1]} of standardised scores as one of scores in the labels' units."""
@@ -57,5 +66,14 @@ class LabelScale:
 
 def fold_heads(params: Mapping[str, Any], scales: Mapping[str, LabelScale]) -> dict[str, Any]:
     """Parameters as trained to parameters whose heads, by their tasks' names, predict in the labels' units."""
-    heads = {f"head_{name}": scale for name, scale in scales.items()}
-    return {top: heads[top].fold(tree) if top in heads else tree for top, tree in params.items()}
+    return _with_heads(params, {name: scale.fold for name, scale in scales.items()})
+
+
+def unfold_heads(params: Mapping[str, Any], scales: Mapping[str, LabelScale]) -> dict[str, Any]:
+    """The inverse of `fold_heads`, up to rounding."""
+    return _with_heads(params, {name: scale.unfold for name, scale in scales.items()})
+
+
+def _with_heads(params: Mapping[str, Any], changes: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    heads = {f"head_{name}": change for name, change in changes.items()}
+    return {top: heads[top](tree) if top in heads else tree for top, tree in params.items()}

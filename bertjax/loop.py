@@ -42,7 +42,7 @@ from bertjax.tasks import Task
 from bertjax.user_path import user_path
 
 MAX_START_SHARE = 0.1
-"""Of the untrained start in the anchor at a run's end, beyond which a line warns."""
+"""Weight of the start in the anchor at the end of a run, above which a line warns."""
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -151,9 +151,9 @@ def _anchor_warnings(plan: Plan) -> list[str]:
     if plan.anchor_start is None or (share := plan.anchor_start[-1]) <= MAX_START_SHARE:
         return []
     return [
-        f"--config.smart: this run is too short for the anchor's decay: after all {plan.num_steps} updates the anchor "
-        f"is still {share:.0%} the untrained start, and D pulls the outputs towards it; --config.smart.horizon=0.1 "
-        "follows the model"
+        f"--config.smart: after all {plan.num_steps} updates D's anchor is still {share:.0%} the start: its decay is "
+        "long for this run, and D pulls the outputs back to those of the start; --config.smart.horizon=0.1 follows the "
+        "model"
     ]
 
 

@@ -43,8 +43,9 @@ def pearson(weights: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> n
     mean_x, mean_y = weights @ x.T, (weights @ y)[:, None]
     covariance = weights @ (x * y).T - mean_x * mean_y
     variances = (weights @ (x * x).T - mean_x**2) * ((weights @ (y * y))[:, None] - mean_y**2)
-    # A constant correlates with nothing.
-    return np.where(variances > 1e-12, covariance / np.sqrt(np.maximum(variances, 1e-12)), 0.0)
+    # A constant correlates with nothing, whatever the units.
+    least = 1e-12 * max(float(np.mean(x * x) * np.mean(y * y)), np.finfo(x.dtype).tiny)
+    return np.where(variances > least, covariance / np.sqrt(np.maximum(variances, least)), 0.0)
 
 
 # Matthews' correlation is Pearson's of two classes.

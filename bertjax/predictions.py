@@ -31,7 +31,7 @@ def table(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "predicted", *names])
     if task.schema.is_score:
-        writer.writerows([name, f"{score:.6f}"] for name, score in zip(ids, outputs[:, 0], strict=True))
+        writer.writerows([name, f"{score:.7g}"] for name, score in zip(ids, outputs[:, 0], strict=True))
     else:
         for name, row in zip(ids, np.exp(log_softmax(outputs)), strict=True):
             writer.writerow([name, names[row.argmax()], *(f"{p:.6f}" for p in row)])

@@ -152,7 +152,7 @@ def _edges(max_length: int) -> tuple[int, ...]:
 
 def _columns(task: Task, outputs: np.ndarray) -> Iterator[tuple[str, str]]:
     if task.schema.is_score:
-        yield from ((f"{score:.6f}", "") for score in outputs[:, 0])
+        yield from ((f"{score:.7g}", "") for score in outputs[:, 0])
     else:
         for row in np.exp(log_softmax(outputs)):
             yield task.schema.label_names[row.argmax()], f"{row.max():.6f}"

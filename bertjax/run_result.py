@@ -11,12 +11,11 @@ from bertjax.small_files import MIB, read_json
 
 NAME = "result.json"
 LINEAGE = [{str: str}]
+LABEL_SCALE = {"mean": float, "std": float}
 _REMEDY = "make the run anew"
 _SHAPE = {
     # Further pre-training has no classes.
-    "datasets": {
-        str: {"fingerprint": str, "labels": str, "label_names?": [str], "label_scale?": {"mean": float, "std": float}}
-    },
+    "datasets": {str: {"fingerprint": str, "labels": str, "label_names?": [str], "label_scale?": LABEL_SCALE}},
     "lineage": LINEAGE,
     "warnings": [str],
     "dev": {str: {"final": {str: float}, "best": {"step": int, str: float}}},
@@ -40,10 +39,14 @@ def read_result(run: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: not found; --workdir must be the folder of a finished run") from None
     shape.check(result, _SHAPE, path, _REMEDY)
+    try:
+        label_scales(result)
+    except ValueError as error:
+        raise UserError(f"{path}: label_scale: {error}; {_REMEDY}") from None
     return result
 
 
 def label_scales(result: Mapping[str, Any]) -> dict[str, LabelScale]:
     """By task, the scales of a run's scores; none of classes, nor of an older version's scores, learnt as they are."""
-    datasets = result["datasets"].items()
-    return {name: LabelScale(**data["label_scale"]) for name, data in datasets if "label_scale" in data}
+    found = {name: data["label_scale"] for name, data in result["datasets"].items() if "label_scale" in data}
+    return {name: LabelScale(scale["mean"], scale["std"]) for name, scale in found.items()}

@@ -49,7 +49,7 @@ def main() -> None:
         from bertjax.study_report import write_report
 
         out = user_path(OUT.value or root)
-        write_report(lines, root, out, baselines=read_baselines(root), notes=study.get("notes", ()))
+        write_report(lines, root, out, baselines=read_baselines(root, lines), notes=study.get("notes", ()))
     if failed:
         told = f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:"
         raise UserError(told, *"\n".join(failed).split("\n"))

@@ -17,40 +17,57 @@ from bertjax.workdir import write_json
 
 BASELINES = "baselines.json"
 Baselines = Mapping[str, Mapping[str, Any]]
-"""By task: "init_from", and what `zero_label.cosine_score` returns."""
+"""By task, what `zero_label.cosine_score` returns."""
 _REMEDY = "remove it, and the study measures it again"
+_SHAPE = {str: {"init_from": str, "fingerprint": str, "metric": str, "score": float, "rows": int}}
 
 
-def read_baselines(root: Path) -> dict[str, dict[str, Any]]:
-    """Those that a study's folder has; UserError where the file is broken."""
-    path = root / BASELINES
-    if not path.exists():
-        return {}
-    found: dict[str, dict[str, Any]] = read_json(path, MIB, _REMEDY)
-    shape.check(found, {str: {"init_from": str, "metric": str, "score": float, "rows": int}}, path, _REMEDY)
-    return found
+def read_baselines(root: Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those that a study's folder has of the data that its finished cells are on; UserError where the file is broken.
+
+    Args:
+      root: folder of the study.
+      lines: of the finished cells, from `study_results.read_lines`.
+    """
+    fingerprints = {task: fingerprint for line in lines for task, fingerprint in line["fingerprints"].items()}
+    return {task: found for task, found in _read(root).items() if fingerprints.get(task) == found["fingerprint"]}
 
 
 def add_baselines(cells: Sequence[Cell], root: Path) -> list[str]:
     """Measures what the folder lacks of the tasks of pairs, where cells start from a sentence encoder.
 
     Returns:
-      What is to be told of those that failed.
+      A line for each that failed.
     """
-    found, failed, jobs = read_baselines(root), [], dict[str, tuple[Task, RunConfig]]()
-    for cell in cells:
-        if cell.further is not None or not is_sentence_encoder(cell.config.init_from):
+    found, failed, jobs = _read(root), [], dict[str, tuple[Task, RunConfig]]()
+    for source in dict.fromkeys(cell.config.init_from for cell in cells if cell.further is None):
+        try:
+            if not is_sentence_encoder(source):
+                continue
+        except UserError as error:
+            failed.append(f"{source}, before any fine-tuning: {error}")
             continue
-        for task in declared_tasks(cell.config):
-            if len(task.schema.texts) == 2 and task.outputs <= 2 and task.name not in found:
-                jobs.setdefault(task.name, (task, cell.config))
-    for (task, config), line in each(_measure, list(jobs.values()), 1):
+        for cell in cells:
+            for task in declared_tasks(cell.config) if cell.config.init_from == source else ():
+                is_measured = task.name in found and found[task.name]["init_from"] == source
+                if len(task.schema.texts) == 2 and task.outputs <= 2 and not is_measured:
+                    jobs.setdefault(task.name, (task, cell.config))
+    for (task, _), line in each(_measure, list(jobs.values()), 1):
         if isinstance(line, UserError):
             failed.append(f"{task.name}, before any fine-tuning: {line}")
             continue
-        found[task.name] = {"init_from": config.init_from, **line}
+        found[task.name] = line
         write_json(root / BASELINES, found)
     return failed
+
+
+def _read(root: Path) -> dict[str, dict[str, Any]]:
+    path = root / BASELINES
+    if not path.exists():
+        return {}
+    found: dict[str, dict[str, Any]] = read_json(path, MIB, _REMEDY)
+    shape.check(found, _SHAPE, path, _REMEDY)
+    return found
 
 
 def _measure(job: tuple[Task, RunConfig]) -> dict[str, Any]:

@@ -22,12 +22,12 @@ def run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     """Trains, evaluates on dev at the last update, and says what a line of the results holds.
 
     Returns:
-      "tasks" (their names joined), "method", "share", "seed", "settings"; "resolved", as of `Cell`; "code", the version
-      that ran it; "fingerprints" of the data, by task; "dev", by task: all metrics with the measured smoothness (of
-      scores a share of the predictions' variance), the main one's name as "metric", its value as "score", and of every
-      example what was "predicted" and, under "labels", its label, a class's number or a score; "steps", "cost" and
-      "timing" of the run; "further_seconds", of further pre-training's updates, or 0; "log", of every reading [epoch,
-      training loss]; "warnings" of lineage; "versions" and "devices"; "machine", as of `machine`.
+      "tasks" (their names joined), "method", "share", "seed", "settings"; "resolved", as `Cell` has it; "code", the
+      version that ran it; "fingerprints" of the data, by task; "dev", by task: all metrics with the measured smoothness
+      and, of scores, "relative_smoothness", its share of the predictions' variance; the main one's name as "metric",
+      its value as "score", and of every example what was "predicted" and, under "labels", its label, a class's number
+      or a score; "steps", "cost" and "timing" of the run; "further_seconds", of further pre-training's updates, or 0;
+      "log", of every reading [epoch, training loss]; "warnings"; "versions" and "devices"; "machine", from `machine`.
 
     Raises:
       UserError: whatever ended the cell, in one line; what is nobody's to put right, a device's want of memory, say,
@@ -54,6 +54,7 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     from bertjax.loop import train_and_evaluate
 
     keep_compiled()
+    code = code_version()  # now: the checkout may change while the cell runs
     config, folder, further_seconds = cell.config, root / cell.folder, 0.0
     if cell.further is not None:
         start = _pretrained(cell.further, root)
@@ -67,13 +68,14 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
     dev = {}
     for task, dataset in zip(tasks, datasets, strict=True):
         predicted = _predicted(folder / f"predictions-{task.name}-dev.csv", task.schema.label_names)
-        smoothness = summary["smoothness"][task.name]["mean"]
+        metrics = summary["metrics"][task.name] | {"smoothness": summary["smoothness"][task.name]["mean"]}
         if task.schema.is_score:
             # Of a model that shrinks its scores every perturbation moves little.
             std = result["datasets"][task.name]["label_scale"]["std"]
-            smoothness *= std**2 / max(statistics.pvariance(predicted), 1e-12)
-        metrics = summary["metrics"][task.name] | {"smoothness": smoothness}
-        rounded = {name: round(value, 6) for name, value in metrics.items()}
+            metrics["relative_smoothness"] = (
+                metrics["smoothness"] * std**2 / max(statistics.pvariance(predicted), 1e-30)
+            )
+        rounded = {name: _rounded(value) for name, value in metrics.items()}
         dev[task.name] = rounded | {"metric": task.main_metric, "score": rounded[task.main_metric]}
         dev[task.name] |= {"predicted": predicted, "labels": [row["label"] for row in dataset.splits["dev"]]}
     readings = _readings(folder)
@@ -86,7 +88,7 @@ def _run_cell(cell: Cell, root: Path) -> dict[str, Any]:
         **cell.key._asdict(),
         "settings": cell.settings,
         "resolved": cell.resolved,
-        "code": code_version(),
+        "code": code,
         "fingerprints": {task.name: result["datasets"][task.name]["fingerprint"] for task in tasks},
         "dev": dev,
         "steps": result["steps"],
@@ -111,7 +113,11 @@ def machine() -> str:
 def _predicted(path: Path, label_names: Sequence[str]) -> list[float]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row["predicted"] for row in csv.DictReader(file)]
-    return [label_names.index(name) for name in rows] if label_names else [round(float(x), 3) for x in rows]
+    return [label_names.index(name) for name in rows] if label_names else [_rounded(float(x)) for x in rows]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _readings(folder: Path) -> list[dict[str, Any]]:

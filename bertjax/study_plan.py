@@ -1,6 +1,7 @@
 """The plan of a study: which cells its recipe asks for."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -13,7 +14,6 @@ from bertjax.config import PretrainConfig, RunConfig, default_config, read_confi
 from bertjax.data.sources import SOURCES, CourseFiles
 from bertjax.errors import UserError, nearest, shown
 from bertjax.inputs import OWN, declared_tasks
-from bertjax.smart.settings import SmartSettings
 from bertjax.tasks import TASKS
 
 FURTHER = "further"
@@ -22,6 +22,7 @@ _KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "bl
 _BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
 _OF_THE_KEY = ("data_dir", "task", "tasks", "train_share", "seed")  # no method can change them
 _OF_A_FILE = ("data_file", "dev_file", "columns")
+_OF_BREGMAN = ("weight", "bregman_weight", "decay", "horizon", "matched_dropout")  # what is read without R_s
 
 
 class Key(NamedTuple):
@@ -77,7 +78,9 @@ class Cell:
     def folder(self) -> Path:
         """Of its run, within the study's."""
         tasks, method, share, seed = self.key
-        return Path("runs", tasks, method.replace(" ", "_"), f"{share:g}", str(seed))
+        # A run that was made when the settings meant something else must not be taken for this one's.
+        meaning = hashlib.sha256(json.dumps(self.resolved, sort_keys=True).encode()).hexdigest()[:8]
+        return Path("runs", tasks, method.replace(" ", "_"), f"{share:g}", f"{seed}-{meaning}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,11 +96,13 @@ class Cell:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What its settings mean in this version: a preset's values, which may change, and how scores are learnt."""
+        """What its settings mean in this version: SMART's values, whatever the preset, and how scores are learnt."""
         settings = self.config.smart.settings()
-        if not settings.has_bregman:  # nothing reads the anchor's decay
-            settings = dataclasses.replace(settings, decay=SmartSettings.decay, horizon=None)
-        smart = _differing(dataclasses.asdict(settings), dataclasses.asdict(SmartSettings()))
+        smart = dataclasses.asdict(settings) if settings.has_smoothness or settings.has_bregman else {}
+        if not settings.has_bregman:
+            smart = {name: value for name, value in smart.items() if name not in ("decay", "horizon")}
+        if not settings.has_smoothness:
+            smart = {name: value for name, value in smart.items() if name in _OF_BREGMAN}
         has_score = any(task.schema.is_score for task in declared_tasks(self.config))
         found = ({"smart": smart} if smart else {}) | ({"scores": "standardised"} if has_score else {})
         return dict(json.loads(json.dumps(found)))
@@ -120,8 +125,9 @@ def plan(study: Mapping[str, Any]) -> list[Cell]:
     _check_keys("--config", study, _KEYS, ("methods", "blocks"))
     for name in ("base", "pretraining", "by_task", "domains", "methods", "blocks"):
         _check_keys(f"--config.{name}", study.get(name, {}))
-    if not all(isinstance(note, str) for note in study.get("notes", ())):
-        raise UserError(f"--config.notes: expected several texts, as ('a', 'b'), found {shown(study['notes'])}")
+    notes = study.get("notes", ())
+    if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
+        raise UserError(f"--config.notes: expected several texts, as ('a', 'b'), found {shown(notes)}")
     for name in ("by_task", "domains"):
         for joined in study.get(name, {}):
             _check_tasks(f"--config.{name}", joined)

@@ -61,6 +61,7 @@ def cells_of(row: Row) -> list[str]:
     """A row of the table, as text, in the order of COLUMNS; empty where there is nothing to say."""
     compared, tested, deviation = row.minus.get(BASE), row.tested(), row.deviation
     calibration = row.metrics.get("calibration_error")
+    smoothness = row.metrics.get("relative_smoothness", row.metrics.get("smoothness"))
     return [
         row.method,
         str(len(row.scores)),
@@ -71,7 +72,7 @@ def cells_of(row: Row) -> list[str]:
         "" if tested is None else p_value(tested) + (" *" if tested.is_beyond_noise else ""),
         f"{row.metrics['loss']:.3f}" if "loss" in row.metrics else "",
         "" if calibration is None else f"{100 * calibration:.1f}",
-        f"{row.metrics['smoothness']:.3g}" if "smoothness" in row.metrics else "",
+        "" if smoothness is None else f"{smoothness:.3g}",
         "" if row.time_ratio is None else f"{row.time_ratio:.2f}",
         "" if row.run_ratio is None else f"{row.run_ratio:.2f}",
         "" if row.flops_ratio is None else f"{row.flops_ratio:.2f}",
@@ -163,8 +164,8 @@ def without_labels(task: str, baselines: Baselines) -> list[str]:
     if task not in baselines:
         return []
     found = baselines[task]
-    threshold = found["threshold"]
-    fitted = "" if threshold is None else f", with a threshold of {threshold:.2f} fitted on train"
+    threshold = found.get("threshold")
+    fitted = "" if threshold is None else f", with a threshold of {threshold:.2f} fitted on all of train"
     return [
         f"Before any fine-tuning, the cosine of {found['init_from']}'s mean-pooled sentence vectors{fitted}: "
         f"{100 * found['score']:.2f} on the same {found['rows']:,} rows."

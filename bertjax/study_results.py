@@ -47,7 +47,7 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 f"is {planned_now}; give another --workdir, or the method another name"
             )
         changed = differences(resolved, cell.resolved)
-        if told := "; ".join(f"{key} was {shown(was)}, is {shown(is_now)}" for key, was, is_now in changed):
+        if told := "; ".join(f"{key} was {_shown(was)}, is {_shown(is_now)}" for key, was, is_now in changed):
             raise UserError(
                 f"{root / CELLS}:{number}: {described(cell)} was run by a version of bertjax in which its settings "
                 f"meant something else: {told}; remove the line, or spell the old values out under another method"
@@ -60,6 +60,10 @@ def read_lines(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 )
         lines.append(line)
     return lines
+
+
+def _shown(value: Any) -> str:
+    return "not recorded" if value is None else shown(value)
 
 
 def add_line(root: Path, line: Mapping[str, Any]) -> None:

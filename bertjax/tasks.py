@@ -45,9 +45,9 @@ class Task:
     scale: LabelScale | None = None
 
     @property
-    def divergence_unit(self) -> float:
-        """By what to divide a divergence of outputs in the labels' units, to have it of standardised scores."""
-        return 1.0 if self.scale is None else self.scale.std**2
+    def scales(self) -> dict[str, LabelScale]:
+        """Its scale by its name, if it has one, as `fold_heads` takes it."""
+        return {} if self.scale is None else {self.name: self.scale}
 
     @property
     def outputs(self) -> int:

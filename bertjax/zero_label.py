@@ -14,15 +14,13 @@ import numpy as np
 
 from bertjax.config import RunConfig
 from bertjax.data.batches import bucket_edges
-from bertjax.data.text import load_tokenizer, tokenize
+from bertjax.data.text import check_vocabulary, load_tokenizer, tokenize
 from bertjax.evaluation import Predictor
 from bertjax.inputs import MAX_BUCKETS, load_dataset
 from bertjax.model import Bert
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained, resolve
 from bertjax.tasks import Task
-
-_SPLITS = ("train", "dev")
 
 
 def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
@@ -33,39 +31,51 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
       config: says which checkpoint and where the data are; no label of theirs is trained on.
 
     Returns:
-      "metric", the task's main one; "score", its value on dev; "rows" of dev; "threshold", for two classes: the cosine
-      that parts them best on train, the one number that is fitted, or None.
+      "init_from"; "fingerprint" of the data; "metric", the task's main one; "score", its value on dev; "rows" of dev;
+      "threshold", for two classes: the cosine that separates them best on all of train, which with the side of each
+      class is all that is fitted; None for a score.
 
     Raises:
       UserError: the checkpoint or the data cannot be read.
     """
     dataset = load_dataset(task, config)
-    model_config, params = load_pretrained(config.init_from)
-    tokenizer = load_tokenizer(resolve(config.init_from))
-    step = partial(pool_mean, model=Bert(model_config, {}))
+    folder = resolve(config.init_from)
+    architecture, params = load_pretrained(config.init_from)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, architecture.vocab_size, folder)
+    most = architecture.max_position_embeddings
     parallel = DataParallel(jax.devices())
-    predictor, replicated = Predictor(step, parallel, model_config.pad_token_id), parallel.replicate(params)
-    cosines, labels = {}, {}
-    for split in _SPLITS if task.outputs == 2 else _SPLITS[1:]:
-        vectors = []
-        for name in ("text", "text_pair"):
-            rows = ({"id": row["id"], "text": row[name], "label": row["label"]} for row in dataset.splits[split])
-            examples = tokenize(rows, tokenizer, max_length=config.max_length)
-            edges = bucket_edges(examples.lengths, max_buckets=MAX_BUCKETS)
-            batch_size = parallel.up_to_even(config.batch_size)
-            vectors.append(predictor.predict(replicated, examples, batch_size=batch_size, edges=edges))
-            labels[split] = examples.labels
-        cosines[split] = cosine(*vectors)
-    threshold = best_threshold(cosines["train"], labels["train"]) if task.outputs == 2 else None
-    outputs = cosines["dev"][:, None]
-    if threshold is not None:
-        outputs = np.eye(2)[(cosines["dev"] > threshold).astype(int)]
-    score = task.metrics(outputs, labels["dev"])[task.main_metric]
-    return {"metric": task.main_metric, "score": score, "rows": len(labels["dev"]), "threshold": threshold}
+    step = partial(pool_mean, model=Bert(architecture, {}))
+    predictor, replicated = Predictor(step, parallel, architecture.pad_token_id), parallel.replicate(params)
+
+    def vectors(split: str, name: str) -> np.ndarray:
+        rows = ({"id": row["id"], "text": row[name], "label": row["label"]} for row in dataset.splits[split])
+        examples = tokenize(rows, tokenizer, max_length=min(config.max_length, most))
+        edges = tuple(min(edge, most) for edge in bucket_edges(examples.lengths, max_buckets=MAX_BUCKETS))
+        batch_size = parallel.up_to_even(config.batch_size)
+        return predictor.predict(replicated, examples, batch_size=batch_size, edges=edges)
+
+    def cosines_and_labels(split: str) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.array([row["label"] for row in dataset.splits[split]])
+        return cosine(vectors(split, "text"), vectors(split, "text_pair")), labels
+
+    cosines, labels = cosines_and_labels("dev")
+    outputs, threshold = cosines[:, None], None
+    if not task.schema.is_score:
+        threshold, above = best_threshold(*cosines_and_labels("train"))
+        outputs = np.eye(2)[np.where(cosines > threshold, above, 1 - above)]
+    return {
+        "init_from": config.init_from,
+        "fingerprint": dataset.fingerprint,
+        "metric": task.main_metric,
+        "score": task.metrics(outputs, labels)[task.main_metric],
+        "rows": len(labels),
+        "threshold": threshold,
+    }
 
 
 def pool_mean(params: Any, batch: Mapping[str, jax.Array], *, model: Bert) -> jax.Array:
-    """The mean of a text's hidden states over its tokens: float32 [B, D]."""
+    """The mean of a text's hidden states over its tokens, without dropout: float32 [B, D]."""
     mask = batch["attention_mask"]
 
     def run(bert: Bert) -> jax.Array:
@@ -77,18 +87,19 @@ def pool_mean(params: Any, batch: Mapping[str, jax.Array], *, model: Bert) -> ja
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of vectors [N, D] twice: float64 [N]."""
+    """The cosine of each row of a with that of b, both [N, D]: float64 [N]."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
 
 
-def best_threshold(cosines: np.ndarray, labels: np.ndarray) -> float:
-    """The cosine above which class 1 is said, so that most of the labels [N] are right."""
-    order = np.argsort(cosines, kind="stable")
-    # hits[i]: right where the i lowest are class 0, and the others class 1.
-    hits = np.concatenate([[0], np.cumsum(labels[order] == 0)]) + np.concatenate(
-        [np.cumsum(labels[order][::-1] == 1)[::-1], [0]]
-    )
-    bounds = np.concatenate([[-1.0], cosines[order], [1.0]])
-    best = int(hits.argmax())
-    return float((bounds[best] + bounds[best + 1]) / 2)
+def best_threshold(cosines: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+    """The threshold, and the class of what lies above it, with which most labels [N] of two classes are right."""
+    values, counts = np.unique(cosines, return_inverse=True)
+    ones = np.bincount(counts, weights=labels == 1)
+    zeros = np.bincount(counts, weights=labels == 0)
+    # hits[i]: right where the i lowest values are class 0, and the others class 1.
+    hits = np.concatenate([[0], np.cumsum(zeros)]) + ones.sum() - np.concatenate([[0], np.cumsum(ones)])
+    bounds = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+    wrong = len(labels) - hits
+    above = int(hits.max() >= wrong.max())
+    return float(bounds[int((hits if above else wrong).argmax())]), above

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 import shutil
 
@@ -16,7 +17,7 @@ from bertjax.errors import UserError
 from bertjax.evaluation import evaluate
 from bertjax.explain import explain_lines
 from bertjax.label_scale import LabelScale, fold_heads
-from bertjax.pretrained import load_pretrained, standardized_heads
+from bertjax.pretrained import head_scales, load_pretrained, standardized_heads
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export
 from bertjax.raw import open_line_model, predict_lines
@@ -81,10 +82,25 @@ def test_a_head_of_scores_of_another_scale_does_not_go_on(capsys):
     assert capsys.readouterr().err.startswith(told)
 
 
-def test_a_head_of_scores_in_unknown_units_is_told(capsys):
+def test_a_head_of_scores_that_nothing_is_known_of(capsys):
     found = standardized_heads({"head_a": HEAD}, {}, {"a": SCALE})
     chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD)})
-    assert capsys.readouterr().err.startswith("a: a head of scores in unknown units, taken for those of the labels")
+    assert capsys.readouterr().err.startswith("a: the checkpoint does not say which scores its head is for; taken for")
+    far = HEAD | {"bias": np.float32([50.0])}
+    assert standardized_heads({"head_a": far}, {}, {"a": SCALE}) == {}
+    assert capsys.readouterr().err.startswith(
+        "a: a new head: the checkpoint's is for scores in other units, here mean 2"
+    )
+    # A head of another shape is dropped by `with_heads`, without these lines.
+    classes = {"head_a": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}}
+    chex.assert_trees_all_equal(standardized_heads(classes, {}, {"a": SCALE}), classes)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (math.nan, 1.0), (0.0, math.inf)])
+def test_a_scale_that_is_none_is_refused(mean, std):
+    with pytest.raises(ValueError, match="expected a finite mean and a std above 0"):
+        LabelScale(mean, std)
 
 
 # Whole runs
@@ -185,12 +201,56 @@ def test_an_exported_score_is_in_the_labels_units(runs, tmp_path):
     np.testing.assert_allclose(theirs[:, 0].numpy(), ours, rtol=1e-4)
 
 
-def test_a_converted_score_is_in_the_labels_units(runs, tmp_path):
-    _, run = runs["100"]
+def test_the_scale_is_kept_by_convert_and_export(runs, tmp_path, capsys):
+    """Else a head of 0..100 would be adopted for labels of 0..5."""
+    result, run = runs["100"]
+    expected = LabelScale(**result["datasets"]["data_file"]["label_scale"])
     convert(run, tmp_path / "converted")
+    export(run, tmp_path / "exported", checkpoint="best")
     ours, theirs = (load_pretrained(folder)[1]["head_data_file"] for folder in (run, tmp_path / "converted"))
     chex.assert_trees_all_equal(ours, theirs)
-    assert float(ours["bias"][0]) == pytest.approx(50, abs=15)
+    assert head_scales(run) == head_scales(tmp_path / "converted") == {"head_data_file": expected}
+    assert head_scales(tmp_path / "exported") == {"classifier": expected}
+    convert(tmp_path / "exported", tmp_path / "again")
+    assert head_scales(tmp_path / "again") == {"classifier": expected}
+    capsys.readouterr()
+    _, params = load_pretrained(tmp_path / "exported")
+    head = {"head_data_file": params["classifier"]}
+    assert standardized_heads(head, head_scales(tmp_path / "exported"), {"data_file": LabelScale(2.5, 1.7)}) == {}
+    assert "a new head: the checkpoint's is for scores of mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["label_scales.json", "config.json"])
+def test_a_broken_scale_is_one_line(tiny_checkpoint, tmp_path, name):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for bad in ({"mean": 0.0}, {"mean": 0.0, "std": 0.0}, 3):
+        broken = {"head_a": bad} if name == "label_scales.json" else config | {"label_scale": bad}
+        (folder / name).write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=rf"{name}: .*expected"):
+            head_scales(folder)
+
+
+def test_a_finished_run_of_raw_scores_is_read_as_it_was_trained(runs, tmp_path):
+    """An earlier version wrote no scale: its heads predict in the labels' units already."""
+    _, run = runs["5"]
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    result = json.loads((old / "result.json").read_text())
+    scale = LabelScale(**result["datasets"]["data_file"].pop("label_scale"))
+    (old / "result.json").write_text(json.dumps(result))
+    (tmp_path / "lines").write_text("the superb film\na dull story\n")
+    raw, folded = (
+        np.array([float(line.split("\t")[0]) for line in predict_lines(folder, str(tmp_path / "lines"))])
+        for folder in (old, run)
+    )
+    np.testing.assert_allclose(folded, scale.unstandardize(raw), rtol=1e-5)
+    trained, scaled = (load_pretrained(folder)[1]["head_data_file"] for folder in (old, run))
+    chex.assert_trees_all_close(scale.fold(trained), scaled, rtol=1e-6)
+    assert head_scales(old) == {}
+    summary = evaluate(old, "dev")
+    assert summary["metrics"]["data_file"]["loss"] == summary["metrics"]["data_file"]["mse"]
 
 
 def test_a_run_goes_on_from_its_own_scores(runs, tiny_checkpoint, tmp_path, monkeypatch, capsys):
@@ -224,5 +284,5 @@ def test_a_run_begun_with_raw_scores_does_not_go_on(runs, tiny_checkpoint, tmp_p
     del values["scales"]
     progress.write_text(json.dumps(values))
     config = json.loads((run / "config.json").read_text())
-    with pytest.raises(UserError, match="found a run begun with raw scores, by an earlier version; finish it with"):
+    with pytest.raises(UserError, match="found one begun with raw scores, by an earlier version; finish it with"):
         loop.train_and_evaluate(read_config(config), tmp_path / "old")

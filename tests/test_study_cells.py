@@ -61,7 +61,7 @@ def test_what_nobody_foresaw_ends_one_cell(monkeypatch, tmp_path):
         UserError, match="RuntimeError: RESOURCE_EXHAUSTED: Out of memory by much; all of it is in"
     ) as raised:
         study_cells.run_cell(cell, tmp_path)
-    log = tmp_path / "runs/sts/smart/0.1/0.log"
+    log = tmp_path / f"{cell.folder}.log"
     assert str(raised.value).endswith(str(log))
     assert "Traceback" in log.read_text()
     assert "by much" in log.read_text()
@@ -107,7 +107,8 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     assert dev["score"] == dev["accuracy"]
     assert len(dev["predicted"]) == len(dev["labels"]) == 23
     assert dev["score"] == pytest.approx(np.mean(np.equal(dev["predicted"], dev["labels"])), abs=1e-6)
-    result = json.loads((root / "runs/sst5/smart/0.5/0/result.json").read_text())
+    (smart,) = (cell for cell in cells if cell.method == "smart")
+    result = json.loads((root / smart.folder / "result.json").read_text())
     assert result["datasets"]["sst5"]["rows"] == {"train": 30, "dev": 23}
     assert dev["score"] == pytest.approx(result["dev"]["sst5"]["final"]["accuracy"], abs=1e-6)
     assert found["fine-tune"]["further_seconds"] == 0

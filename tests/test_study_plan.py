@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from bertjax import paired
+from bertjax import paired, smart
 from bertjax import study_plan as study
+from bertjax.config import RunConfig
 from bertjax.errors import UserError
+from bertjax.smart_config import SmartConfig
+from bertjax.study_plan import Cell
 from bertjax.tasks import TASKS
 
 RECIPE = {
@@ -174,7 +177,7 @@ def test_mistakes_in_a_recipe_are_told(recipe, break_it, message):
 def test_one_folder_for_two_methods_is_told(recipe):
     recipe["methods"] |= {"a b": {}, "a_b": {}}
     recipe["blocks"] = {"1": block(methods=["a b", "a_b"])}
-    with pytest.raises(UserError, match="'a_b' and 'a b' have one folder, runs/sst5/a_b/1/0; rename one"):
+    with pytest.raises(UserError, match="'a_b' and 'a b' have one folder, runs/sst5/a_b/1/0-[0-9a-f]{8}; rename one"):
         study.plan(recipe)
 
 
@@ -187,3 +190,23 @@ def test_a_task_whose_metric_cannot_be_compared_is_told(recipe, monkeypatch):
 
 def test_every_task_can_be_compared():
     assert {task.main_metric for task in TASKS.values()} <= paired.SCORES.keys()
+
+
+def test_a_cell_of_another_meaning_has_a_folder_of_its_own(monkeypatch):
+    """Else a run that was made when a preset meant something else would be taken for one of today's."""
+    cell = Cell(("sst5",), "smart", 0.1, 0, RunConfig(smart=SmartConfig(preset="bertjax")))
+    before = cell.folder
+    assert str(before).startswith("runs/sst5/smart/0.1/0-")
+    monkeypatch.setitem(smart.PRESETS, "bertjax", dataclasses.replace(smart.PRESETS["bertjax"], radius=0.5))
+    assert cell.folder != before
+    assert cell.resolved["smart"]["radius"] == 0.5
+
+
+def test_what_nothing_reads_has_no_meaning():
+    def resolved(**changes):
+        return Cell(("sst5",), "a", 1.0, 0, RunConfig(smart=SmartConfig(**changes))).resolved
+
+    assert resolved() == {}
+    assert resolved(preset="vat") == resolved(preset="vat", decay=(0.5,))
+    assert resolved(preset="bertjax", weight=0.0) == resolved(preset="bertjax", weight=0.0, radius=0.5)
+    assert resolved(preset="bertjax") != resolved(preset="bertjax", radius=0.5)

@@ -60,7 +60,7 @@ def test_settings_that_meant_something_else_are_told(tmp_path):
     old["resolved"]["smart"] |= {"radius": 0.5}
     study_results.add_line(tmp_path, old)
     with pytest.raises(
-        UserError, match=r"sst5 smart 0.1 0 was run by a version .*: smart.radius was 0.5, is None; rem"
+        UserError, match=r"sst5 smart 0.1 0 was run by a version .*: smart.radius was 0.5, is 0.02; rem"
     ):
         study_results.read_lines(tmp_path, [cell])
 
@@ -71,7 +71,9 @@ def test_a_raw_score_is_not_mixed_with_standardised_ones(tmp_path):
     old = line(cell)
     del old["resolved"]
     study_results.add_line(tmp_path, old)
-    with pytest.raises(UserError, match="sts fine-tune 0.1 0 was run by .*: scores was None, is 'standardised'; rem"):
+    with pytest.raises(
+        UserError, match="sts fine-tune 0.1 0 was run by .*: scores was not recorded, is 'standardised'; rem"
+    ):
         study_results.read_lines(tmp_path, [cell])
     assert CELLS[0].resolved == {}  # plain fine-tuning on classes means what it did
 

@@ -1,5 +1,6 @@
 """Cosines of sentence vectors as a baseline without labels."""
 
+import dataclasses
 import json
 import shutil
 
@@ -20,24 +21,28 @@ from bertjax.zero_label import best_threshold, cosine, cosine_score
 
 
 @pytest.mark.parametrize(
-    ("cosines", "labels", "low", "high"),
+    ("cosines", "labels", "low", "high", "above"),
     [
-        ([0.1, 0.9, 0.4, 0.6], [0, 1, 0, 1], 0.4, 0.6),
-        ([0.1, 0.9, 0.4, 0.6], [0, 1, 1, 1], 0.1, 0.4),
-        ([0.3, 0.5], [0, 0], 0.5, 1.0),
-        ([0.3, 0.5], [1, 1], -1.0, 0.3),
+        ([0.1, 0.9, 0.4, 0.6], [0, 1, 0, 1], 0.4, 0.6, 1),
+        ([0.1, 0.9, 0.4, 0.6], [0, 1, 1, 1], 0.1, 0.4, 1),
+        ([0.1, 0.9, 0.4, 0.6], [1, 0, 1, 0], 0.4, 0.6, 0),  # as for RTE, whose class 0 is entailment
+        ([1.0, 1.0, 1.0, 0.2], [0, 1, 1, 0], 0.2, 1.0, 1),  # no threshold parts equal cosines
+        ([0.3, 0.5], [1, 1], -1.0, 0.3, 1),
     ],
 )
-def test_the_threshold_is_between_the_classes(cosines, labels, low, high):
-    assert low < best_threshold(np.array(cosines), np.array(labels)) < high
+def test_the_threshold_is_between_the_classes(cosines, labels, low, high, above):
+    threshold, side = best_threshold(np.array(cosines), np.array(labels))
+    assert low < threshold < high
+    assert side == above
 
 
 def test_the_threshold_is_the_best_one():
     rng = np.random.default_rng(0)
-    cosines, labels = rng.uniform(-1, 1, 40), rng.integers(0, 2, 40)
-    hits = [((cosines > bound) == labels).sum() for bound in np.linspace(-1, 1, 20001)]
-    found = best_threshold(cosines, labels)
-    assert ((cosines > found) == labels).sum() == max(hits)
+    cosines, labels = rng.uniform(-1, 1, 40).round(1), rng.integers(0, 2, 40)
+    bounds = np.linspace(-1.5, 1.5, 3001)
+    hits = [max(((cosines > bound) == labels).sum(), ((cosines > bound) != labels).sum()) for bound in bounds]
+    threshold, above = best_threshold(cosines, labels)
+    assert (np.where(cosines > threshold, above, 1 - above) == labels).sum() == max(hits)
 
 
 def test_the_cosine_by_hand():
@@ -62,7 +67,11 @@ def test_the_score_is_of_each_text_by_itself(tiny_checkpoint, sst_folder):
         a, b = vector(row[2]), vector(row[3])
         cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
     expected = np.corrcoef(cosines, [float(row[4]) for row in rows])[0, 1]
-    assert found == {"metric": "pearson", "score": pytest.approx(expected, abs=1e-5), "rows": 9, "threshold": None}
+    assert found["score"] == pytest.approx(expected, abs=1e-5)
+    assert (found["metric"], found["rows"], found["threshold"]) == ("pearson", 9, None)
+    # The model has 32 positions; padding to a multiple of eight must not pass them, nor longer texts.
+    longer = cosine_score(get_task("sts"), dataclasses.replace(config, max_length=100))
+    assert longer["score"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [({}, False), ({"pooling_mode_mean_tokens": True}, True)])
@@ -98,8 +107,17 @@ def test_a_study_measures_it_once_and_reports_it(tiny_checkpoint, sst_folder, tm
     for _ in range(2):
         assert add_baselines(cells, tmp_path) == []
     assert measured == ["sts"]
-    found = read_baselines(tmp_path)
-    assert set(found) == {"sts"}
+    lines = [{"fingerprints": {"sts": json.loads((tmp_path / "baselines.json").read_text())["sts"]["fingerprint"]}}]
+    found = read_baselines(tmp_path, lines)
     (line,) = without_labels("sts", found)
     assert f"{100 * found['sts']['score']:.2f} on the same 9 rows" in line
     assert without_labels("sst5", found) == []
+    assert read_baselines(tmp_path, [{"fingerprints": {"sts": "other data"}}]) == {}
+    # Another checkpoint is measured again, and one that cannot be read costs neither the cells nor the report.
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    moved = dataclasses.replace(cells[1], config=dataclasses.replace(cells[1].config, init_from=str(elsewhere)))
+    lost = dataclasses.replace(cells[1], config=dataclasses.replace(cells[1].config, init_from="/nowhere"))
+    (told,) = add_baselines([moved, lost], tmp_path)
+    assert measured == ["sts", "sts"]
+    assert told.startswith("/nowhere, before any fine-tuning: ")

@@ -1,12 +1,13 @@
 """From any format that is read to a folder of our own."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 from bertjax.pretrained import orbax_folder
 from bertjax.pretrained.load import PARAMS, read_checkpoint
 from bertjax.pretrained.new_folder import new_folder, write_json
-from bertjax.pretrained.source import LABELS, LINEAGE, head_labels, keep_encoder, lineage, resolve
+from bertjax.pretrained.source import LABELS, LINEAGE, SCALES, head_labels, head_scales, keep_encoder, lineage, resolve
 from bertjax.user_path import user_path
 
 
@@ -30,5 +31,7 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
         write_json(partial / LINEAGE, lineage(source))
         if (labels := head_labels(folder)).keys() - {"classifier"}:  # whose are in config.json
             write_json(partial / LABELS, labels)
+        if (scales := head_scales(folder)).keys() - {"classifier"}:
+            write_json(partial / SCALES, {head: dataclasses.asdict(scale) for head, scale in scales.items()})
         orbax_folder.write(partial / PARAMS, params)
     return out

@@ -13,12 +13,13 @@ from bertjax import shape
 from bertjax.bert_config import BertConfig
 from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settings
 from bertjax.errors import UserError, reason
+from bertjax.label_scale import LabelScale
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_names
 from bertjax.pretrained.new_folder import new_folder, write_json
 from bertjax.pretrained.orbax_folder import Parameters
 from bertjax.pretrained.source import LINEAGE, config_path, lineage, read_object, resolve, run_of
-from bertjax.run_result import read_result
+from bertjax.run_result import label_scales, read_result
 from bertjax.user_path import user_path
 
 
@@ -28,7 +29,8 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
     A run of one task gives a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
     pre-training run a BertForPreTraining, its decoder tied to the word embeddings. Any other checkpoint gives what
     its own heads make it: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
-    BertForSequenceClassification or BertModel. The output of a regression head is exported raw, as trained.
+    BertForSequenceClassification or BertModel. A regression head's output is in the
+    labels' units, whose mean and std config.json has as `label_scale`.
 
     Args:
       source: a run's folder, or anything else that `load_pretrained` takes.
@@ -66,6 +68,7 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
                 raise UserError(f"{run}: expected the name of a task, found a head of {task!r}; get the run again")
             _, params = read_checkpoint(folder, _step(run, result, checkpoint, task))
             labels = _labels_of_run(run, result, task, params["head_" + task, "bias"].size)
+            labels = dataclasses.replace(labels, scale=label_scales(result).get(task))
             target = partial / task if len(tasks) > 1 else partial
             _write(target, folder, config, _with_classifier(params, task), labels, past)
     return [out / task for task in tasks] if len(tasks) > 1 else [out]
@@ -75,6 +78,7 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
 class _Labels:
     names: Sequence[str]
     problem_type: str
+    scale: LabelScale | None = None
 
 
 def _step(run: Path, result: Mapping[str, Any], checkpoint: str, task: str | None) -> int | None:
@@ -168,6 +172,8 @@ def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) ->
             "label2id": {name: i for i, name in enumerate(labels.names)},
             "problem_type": labels.problem_type,
         }
+        if labels.scale is not None:
+            values["label_scale"] = dataclasses.asdict(labels.scale)
     return values
 
 

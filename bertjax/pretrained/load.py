@@ -37,6 +37,8 @@ _TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+_FAR = 5.0
+"""Standard deviations of the labels from their mean, beyond which a head's bias is in other units."""
 PARAMS = "params"
 """Folder of a converted checkpoint's parameters."""
 
@@ -110,27 +112,34 @@ def standardized_heads(
 ) -> dict[str, Any]:
     """The tree with its heads of scores, which predict in the labels' units, as this run learns them: standardised.
 
-    A head that was trained on labels of another scale is left out. Lines on stderr say so, and where the scale of a
-    head is not known: it is then taken for one of the same labels.
+    A head that was trained on labels of another scale is left out. Where its scale is not known it is taken for one of
+    the same labels, unless its bias lies far off them. Lines on stderr say so.
 
     Args:
       params: from `fitting_heads`.
-      theirs: from `head_scales`, by "head_TASK".
+      theirs: from `head_scales`.
       ours: by task.
     """
     found = dict(params)
     for name, scale in ours.items():
         head = f"head_{name}"
-        if head not in params:
+        if head not in params or params[head]["bias"].shape != (1,):
             continue
-        known = theirs.get(head)
-        if known is not None and not scale.is_near(known):
+        known = theirs.get(head, theirs.get("classifier"))
+        unfolded = scale.unfold(params[head])
+        is_far = abs(float(unfolded["bias"][0])) > _FAR if known is None else not scale.is_near(known)
+        if is_far:
             del found[head]
-            print(f"{name}: a new head: the checkpoint's is for scores of {known}, here {scale}", file=sys.stderr)
+            about = "in other units" if known is None else f"of {known}"
+            print(f"{name}: a new head: the checkpoint's is for scores {about}, here {scale}", file=sys.stderr)
             continue
-        found[head] = scale.unfold(params[head])
+        found[head] = unfolded
         if known is None:
-            print(f"{name}: a head of scores in unknown units, taken for those of the labels, {scale}", file=sys.stderr)
+            print(
+                f"{name}: the checkpoint does not say which scores its head is for; taken for those of the labels, "
+                f"{scale}",
+                file=sys.stderr,
+            )
     return found
 
 

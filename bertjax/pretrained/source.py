@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ LINEAGE = "lineage.json"
 """What a converted or exported checkpoint was trained on."""
 LABELS = "labels.json"
 """Of a converted checkpoint: the names of its heads' classes."""
+SCALES = "label_scales.json"
+"""Of a converted checkpoint: mean and std of the labels of its heads of scores."""
 _REMEDY = "get the file again"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
@@ -118,13 +121,34 @@ def head_labels(source: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def head_scales(source: str | os.PathLike[str]) -> dict[str, LabelScale]:
-    """The scales of the labels that a run's heads of scores were trained on, by "head_TASK"; none of anything else.
+    """The scales of the labels that heads of scores were trained on, by "head_TASK" or "classifier", where known.
+
+    Those of a run are in its result, which `convert` keeps, and `export` in config.json.
 
     Raises:
       UserError: a run that is not finished, or a file that is broken.
     """
-    run = run_of(resolve(source))
-    return {} if run is None else {f"head_{name}": scale for name, scale in label_scales(read_result(run)).items()}
+    folder = resolve(source)
+    run = run_of(folder)
+    if run is not None:
+        return {f"head_{name}": scale for name, scale in label_scales(read_result(run)).items()}
+    if (path := folder / SCALES).is_file():
+        kept = _read_json(path)
+        shape.check(kept, {str: run_result.LABEL_SCALE}, path, _REMEDY)
+        return {head: _scale(scale, path) for head, scale in kept.items()}
+    path = config_path(folder)
+    config = read_object(path)
+    if config.get("label_scale") is None:
+        return {}
+    shape.check(config, {"label_scale": run_result.LABEL_SCALE}, path, _REMEDY)
+    return {"classifier": _scale(config["label_scale"], path)}
+
+
+def _scale(values: Mapping[str, float], path: Path) -> LabelScale:
+    try:
+        return LabelScale(values["mean"], values["std"])
+    except ValueError as error:
+        raise UserError(f"{path}: label_scale: {error}; {_REMEDY}") from None
 
 
 def _classes(folder: Path) -> list[str]:
@@ -177,7 +201,7 @@ def is_sentence_encoder(source: str | os.PathLike[str]) -> bool:
     if source == STARTER:
         return True
     pooling = resolve(source) / "1_Pooling" / "config.json"
-    return pooling.is_file() and _read_json(pooling).get("pooling_mode_mean_tokens") is True
+    return pooling.is_file() and read_object(pooling).get("pooling_mode_mean_tokens") is True
 
 
 def small_files_of(folder: Path) -> dict[str, Path]:
