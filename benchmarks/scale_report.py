@@ -145,6 +145,9 @@ chosen on it. The dev file is looked at by the three last stages alone, once a r
 decided by what they showed: that the cheap mode is the preset `bertjax`. A seed draws its own training sentences, head,
 order and masks. They are the same for every setting, so differences are paired.
 
+The presets `bertjax` and `bertjax_exact` then had the paper's β, 0.99 and after a tenth of the run 0.999, in place of
+their horizon ([what we got wrong](study/corrections.md)).
+
 <!-- not run: it takes hours, and CS224N's files -->
 ```bash
 python -m benchmarks.scale --data_dir=FOLDER  # ids-sst-train.csv and ids-sst-dev.csv; a rerun goes on

@@ -3,6 +3,7 @@
 import collections
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -262,6 +263,11 @@ def _heading(group: tuple[str, str, float], members: Sequence[Row]) -> str:
     return f"{study_charts.title_of(group)}: {members[0].metric} on {members[0].dev_rows:,} rows of dev"
 
 
+def _linked(note: str) -> str:
+    """A paragraph of Markdown, whose only marks are links, as HTML."""
+    return re.sub(r"\[(.+?)\]\((.+?)\)", r'<a href="\2">\1</a>', html.escape(note))
+
+
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
@@ -275,7 +281,7 @@ def _page(
 ) -> str:
     body = [
         "<h1>The study</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in notes),
+        *(f"<p>{_linked(note)}</p>" for note in notes),
         "<ul>",
         *(f"<li>{html.escape(line)}</li>" for line in headline(rows)),
         "</ul>",

@@ -267,6 +267,26 @@ def test_a_bar_in_a_name_is_no_column(rows):
     assert line.startswith("| a\\|b | 3 |")
 
 
+def test_notes_baselines_versions_and_relative_smoothness(tmp_path):
+    scores = [
+        line("sts", method, 0.1, seed, right) for method, right in (("fine-tune", 0.5), ("D", 0.6)) for seed in range(3)
+    ]
+    for cell in scores:
+        cell["dev"]["sts"] |= {"relative_smoothness": 0.125, "loss": 0.75}
+    scores[0]["code"] = "0.1.0 abc"
+    found = {"init_from": "minilm-l6", "score": 0.8375, "rows": 60, "threshold": None}
+    notes = ("Read [this](first.md) & that.",)
+    study_report.write_report(scores, tmp_path, tmp_path, baselines={"sts": found}, notes=notes)
+    text, page = (tmp_path / "README.md").read_text(), (tmp_path / "report.html").read_text()
+    assert text.index(notes[0]) < text.index("6 runs so far")
+    assert 'Read <a href="first.md">this</a> &amp; that.' in page
+    assert "bertjax 0.1.0 abc (1), not recorded (5)" in text
+    assert "cosine of minilm-l6's mean-pooled sentence vectors: 83.75 on the same 60 rows" in text
+    (row,) = [row.split(" | ") for row in text.splitlines() if row.startswith("| D |")]
+    cells = dict(zip(study_report.COLUMNS, [cell.strip("| ") for cell in row], strict=True))
+    assert (cells["paired seeds"], cells["loss"], cells["smoothness"]) == ("3", "0.750", "0.125")
+
+
 def test_nothing_finished_is_told(tmp_path):
     with pytest.raises(UserError, match="--workdir: expected a study with finished cells in .*, found none"):
         study_report.write_report([], tmp_path, tmp_path / "out")
