@@ -35,7 +35,7 @@ class FinishedRun:
 
     @property
     def tasks(self) -> list[Task]:
-        """Those of its config, scores with the scales that it learnt them by."""
+        """The run's tasks; scores with the scale that they were learnt by."""
         scales = label_scales(self.result)
         return [
             with_scale(task, scales[task.name]) if task.name in scales else task for task in declared_tasks(self.config)

@@ -67,11 +67,11 @@ class Inputs:
 
     @property
     def scales(self) -> dict[str, LabelScale]:
-        """By the names of tasks of scores, the scales that they are learnt by."""
+        """The label scales of tasks of scores, by task."""
         return {task.name: task.scale for task in self.tasks if task.scale is not None}
 
     def with_scales(self, scales: Mapping[str, LabelScale]) -> "Inputs":
-        """The same with tasks of scores standardised: by their training labels, or as the run did that is evaluated."""
+        """The same inputs, with scores learnt by these scales, or read as the run that is evaluated learnt them."""
         data = {
             name: dataclasses.replace(part, task=with_scale(part.task, scales[name])) if name in scales else part
             for name, part in self.data.items()

@@ -147,7 +147,7 @@ def _standardized(inputs: Inputs) -> Inputs:
 
 
 def _anchor_warnings(plan: Plan) -> list[str]:
-    """A line where the anchor is still much of the untrained start at the run's end."""
+    """A line if the anchor is still close to the start when the run ends."""
     if plan.anchor_start is None or (share := plan.anchor_start[-1]) <= MAX_START_SHARE:
         return []
     return [

@@ -29,8 +29,8 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
     A run of one task gives a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
     pre-training run a BertForPreTraining, its decoder tied to the word embeddings. Any other checkpoint gives what
     its own heads make it: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
-    BertForSequenceClassification or BertModel. A regression head's output is in the
-    labels' units, whose mean and std config.json has as `label_scale`.
+    BertForSequenceClassification or BertModel. A regression head's output is in the labels' units, whose mean and std
+    config.json has as `label_scale`.
 
     Args:
       source: a run's folder, or anything else that `load_pretrained` takes.
