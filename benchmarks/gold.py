@@ -91,7 +91,7 @@ def fitted(found: Mapping[str, Any]) -> str:
 def page(records: Sequence[Mapping], editorials: Mapping | None, cosines: Mapping[str, Mapping]) -> str:
     """The text of docs/gold.md."""
     rows, warnings = [], set()
-    raw = "\n¹ Scores learnt raw, by an earlier version: [what we got wrong](study/corrections.md).\n"
+    raw = "\n¹ Scores learnt raw, and SMART with its old anchor, by an earlier version: [what we got wrong](study/corrections.md).\n"
     for row in ROWS:
         runs = [record for record in records if record["row"] == row]
         for task in runs[0]["dev"] if runs else ():
@@ -116,7 +116,7 @@ def page(records: Sequence[Mapping], editorials: Mapping | None, cosines: Mappin
     )
     notes = "\n".join(f"- {warning}" for warning in sorted(warnings))
     rows += [
-        f"| {task}, cosine, before any training | {task} | {found['metric']} {found['score']:.3f} | "
+        f"| {task}, cosine, before any fine-tuning | {task} | {found['metric']} {found['score']:.3f} | "
         f"{fitted(found)} | | 0 | |"
         for task, found in cosines.items()
     ]

@@ -80,7 +80,8 @@ def path_of_anchor(path: Path) -> None:
         state, _ = step(state, {"rated_sst": batch}, jax.random.key(1))
         points.append(np.asarray(read(state.params), np.float64))
     theta = np.stack(points)
-    settings = {"0.99, then 0.999": smart.preset("bertjax"), "horizon 0.1": smart.preset("bertjax", horizon=0.1)}
+    papers = smart.preset("bertjax", decay=(0.99, 0.999))
+    settings = {"0.99, then 0.999": papers, "horizon 0.1": smart.preset("bertjax")}
     anchors = {}
     for name, chosen_settings in settings.items():
         decay = smart.anchor_decay(chosen_settings, NUM_STEPS)

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/sst.py
 
-Four minutes on two CPU cores, dev accuracy about 0.56.
+Four minutes on two CPU cores, dev accuracy about 0.55, loss 1.08 (means of three seeds).
 """
 
 from bertjax.config import default_config
