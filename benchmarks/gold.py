@@ -91,7 +91,8 @@ def fitted(found: Mapping[str, Any]) -> str:
 def page(records: Sequence[Mapping], editorials: Mapping | None, cosines: Mapping[str, Mapping]) -> str:
     """The text of docs/gold.md."""
     rows, warnings = [], set()
-    raw = "\n¹ Scores learnt raw, and SMART with its old anchor, by an earlier version: [what we got wrong](study/corrections.md).\n"
+    about_raw = "¹ Scores learnt raw, and SMART with its old anchor, by an earlier version"
+    raw = f"\n{about_raw}: [what we got wrong](study/corrections.md).\n"
     for row in ROWS:
         runs = [record for record in records if record["row"] == row]
         for task in runs[0]["dev"] if runs else ():
