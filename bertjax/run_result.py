@@ -41,7 +41,7 @@ def read_result(run: Path) -> dict[str, Any]:
     shape.check(result, _SHAPE, path, _REMEDY)
     try:
         label_scales(result)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # JSON's whole numbers have no end
         raise UserError(f"{path}: label_scale: {error}; {_REMEDY}") from None
     return result
 

@@ -147,7 +147,7 @@ def head_scales(source: str | os.PathLike[str]) -> dict[str, LabelScale]:
 def _scale(values: Mapping[str, float], path: Path) -> LabelScale:
     try:
         return LabelScale(values["mean"], values["std"])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path}: label_scale: {error}; {_REMEDY}") from None
 
 
