@@ -11,7 +11,10 @@ from bertjax.run_result import read_result
 
 SCORES = {"accuracy": 0.5, "loss": 1}
 FULL = RESULT | {
-    "datasets": {"sst5": {"fingerprint": "f", "labels": "gold", "label_names": ["bad", "good"], "skipped": []}},
+    "datasets": {
+        "sst5": {"fingerprint": "f", "labels": "gold", "label_names": ["bad", "good"], "skipped": []},
+        "sts": {"fingerprint": "f", "labels": "gold", "label_names": [], "label_scale": {"mean": 2, "std": 1.5}},
+    },
     "warnings": ["one"],
     "dev": {"sst5": {"final": SCORES, "best": SCORES | {"step": 3}}},
     "seed": 0,
@@ -23,6 +26,9 @@ READ = [
     ("datasets", "sst5", "labels"),
     ("datasets", "sst5", "label_names"),
     ("datasets", "sst5", "label_names", 0),
+    ("datasets", "sts", "label_scale"),
+    ("datasets", "sts", "label_scale", "mean"),
+    ("datasets", "sts", "label_scale", "std"),
     ("lineage",),
     ("lineage", 0),
     ("lineage", 0, "init_from"),
@@ -46,6 +52,15 @@ def write(folder, result):
 
 def test_a_sound_result(tmp_path):
     assert read_result(write(tmp_path, FULL)) == FULL
+
+
+def test_a_scale_without_spread_is_refused(tmp_path):
+    result = copy.deepcopy(FULL)
+    result["datasets"]["sts"]["label_scale"]["std"] = 0
+    with pytest.raises(
+        UserError, match="result.json: label_scale: expected a finite mean and a std above 0, found 2 and"
+    ):
+        read_result(write(tmp_path, result))
 
 
 def test_further_pretraining_has_no_classes(tmp_path):
