@@ -68,6 +68,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     parallel.check_batch_size(config.batch_size, config.micro_batches)
     inputs = _standardized(load_inputs(config, config.init_from, ("train", "dev")))
     tasks, model = inputs.tasks, inputs.model
+    _warn([*config.smart.idle(), *inputs.warnings])
     past = lineage(config.init_from)
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     architecture, params = load_pretrained(config.init_from)
@@ -79,9 +80,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
     settings = config.smart.settings()
     plan = _plan(config, inputs, settings)
-    warnings = [*inputs.warnings, *_anchor_warnings(plan)]
-    for line in [*config.smart.idle(), *warnings]:
-        print(f"warning: {line}", file=sys.stderr)
+    _warn(anchor_warnings := _anchor_warnings(plan))
     tx = optim.adamw(optim.linear_schedule(config.learning_rate, plan.num_steps, config.warmup), config.weight_decay)
     if config.pcgrad:
         tx = optax.chain(pcgrad(config.seed), tx)
@@ -124,7 +123,12 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         result = {
             "datasets": datasets,
             "lineage": past,
-            "warnings": [*warnings, *lineages.warnings(past, datasets), *skip_warnings(outcome)],
+            "warnings": [
+                *inputs.warnings,
+                *anchor_warnings,
+                *lineages.warnings(past, datasets),
+                *skip_warnings(outcome),
+            ],
             "dev": outcome.scores,
             "cost": {
                 "real_token_fraction": _real_token_fraction(inputs, config.batch_size),
@@ -144,6 +148,11 @@ def _standardized(inputs: Inputs) -> Inputs:
     return inputs.with_scales(
         {part.task.name: LabelScale.of(part.examples["train"].labels, part.task.name) for part in scores}
     )
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _anchor_warnings(plan: Plan) -> list[str]:

@@ -17,8 +17,9 @@ def test_classes_have_names_and_probabilities():
 
 
 def test_scores_stand_alone():
-    text = predictions.table(get_task("sts"), ["a", "b"], np.array([[4.25], [-0.5]], np.float32))
-    assert text == "id,predicted\na,4.250000\nb,-0.500000\n"
+    """With as many digits as float32 has, whatever the unit."""
+    text = predictions.table(get_task("sts"), ["a", "b", "c"], np.array([[4.25], [-0.5], [1 / 3000]], np.float32))
+    assert text == "id,predicted\na,4.25\nb,-0.5\nc,0.0003333333\n"
 
 
 @pytest.mark.parametrize(
