@@ -62,7 +62,7 @@ def curves(records: Sequence[Mapping[str, Any]], main_metrics: Mapping[str, str]
     for task, metric in main_metrics.items():
         label = f"{task}, " if several else ""
         score.plot(*series("dev", f"{task}/{metric}" if several else metric), "o-", label=f"{label}dev {metric}")
-    loss.set(title="Loss: cross-entropy in nats, or squared error")
+    loss.set(title="Loss: nats, or standardised squared error")
     score.set(title="Main metrics" if several else next(iter(main_metrics.values())).replace("_", " ").capitalize())
     for axes in rest:
         for name, symbol in terms.items():
