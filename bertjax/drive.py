@@ -40,8 +40,8 @@ class Plan:
       max_skipped: updates in a row that may be left out, as `guard` does.
       ids: of training rows, by the name of their batches; where there are none, a row's place stands for it.
       scales: mean and std of the labels of scores, by name; a run cannot go on with others.
-      anchor_start: what the start still weighs in the anchor after each update, float64 [num_steps + 1], for the log;
-        None without an anchor.
+      anchor_start: weight of the start in the anchor after each update, float64 [num_steps + 1], for the log; None
+        without an anchor.
     """
 
     name: str

@@ -47,6 +47,6 @@ def read_result(run: Path) -> dict[str, Any]:
 
 
 def label_scales(result: Mapping[str, Any]) -> dict[str, LabelScale]:
-    """By task, the scales of a run's scores; none of classes, nor of an older version's scores, learnt as they are."""
+    """Label scales of a run's score tasks, by task; empty for an earlier version's runs, which learnt raw scores."""
     found = {name: data["label_scale"] for name, data in result["datasets"].items() if "label_scale" in data}
     return {name: LabelScale(scale["mean"], scale["std"]) for name, scale in found.items()}

@@ -23,7 +23,7 @@ _SHAPE = {str: {"init_from": str, "fingerprint": str, "metric": str, "score": fl
 
 
 def read_baselines(root: Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those that a study's folder has of the data that its finished cells are on; UserError where the file is broken.
+    """The baselines in a study's folder whose data match its finished cells; UserError if the file is broken.
 
     Args:
       root: folder of the study.
@@ -34,7 +34,7 @@ def read_baselines(root: Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def add_baselines(cells: Sequence[Cell], root: Path) -> list[str]:
-    """Measures what the folder lacks of the tasks of pairs, where cells start from a sentence encoder.
+    """Measures the missing baselines of pair tasks whose cells start from a sentence encoder.
 
     Returns:
       A line for each that failed.

@@ -46,7 +46,7 @@ class Task:
 
     @property
     def scales(self) -> dict[str, LabelScale]:
-        """Its scale by its name, if it has one, as `fold_heads` takes it."""
+        """{name: scale}, or empty without a scale: the form that `fold_heads` takes."""
         return {} if self.scale is None else {self.name: self.scale}
 
     @property

@@ -110,10 +110,10 @@ def fitting_heads(
 def standardized_heads(
     params: Mapping[str, Any], theirs: Mapping[str, LabelScale], ours: Mapping[str, LabelScale]
 ) -> dict[str, Any]:
-    """The tree with its heads of scores, which predict in the labels' units, as this run learns them: standardised.
+    """The tree with score heads converted from the labels' units to this run's standardised units.
 
-    A head that was trained on labels of another scale is left out. Where its scale is not known it is taken for one of
-    the same labels, unless its bias lies far off them. Lines on stderr say so.
+    A head trained on labels of another scale is left out. A head of unknown scale is taken to be in the labels' units,
+    unless its bias is far from them. Lines on stderr say so.
 
     Args:
       params: from `fitting_heads`.

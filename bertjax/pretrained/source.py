@@ -193,7 +193,7 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def is_sentence_encoder(source: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint was trained so that the mean of its hidden states stands for a sentence.
 
-    So the starter was, and a folder of sentence-transformers that says so in `1_Pooling/config.json`.
+    True for the starter, and for a sentence-transformers folder whose `1_Pooling/config.json` selects mean pooling.
 
     Raises:
       UserError: from `resolve`, or that file is broken.

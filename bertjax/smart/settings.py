@@ -194,7 +194,7 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
 
 
 def start_share(settings: SmartSettings, num_steps: int) -> np.ndarray:
-    """What the start still weighs in the anchor: the product of β over the updates.
+    """Weight of the start in the anchor: the product of β over the updates.
 
     Near 1 the anchor is the untrained model, and D holds the outputs near those of an untrained head.
 
