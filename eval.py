@@ -11,7 +11,7 @@ from absl import flags
 
 from bertjax import cli
 from bertjax.errors import UserError
-from bertjax.user_path import user_path
+from bertjax.files.paths import user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "final", ["final", "best"], "Which of the run's checkpoints.")
@@ -40,8 +40,8 @@ def main() -> None:
             _refuse("it does not go with --input but with --explain; drop it", RADIUS)
     # Only once the flags are right: it takes seconds.
     from bertjax.compilation import keep_compiled
-    from bertjax.evaluation import evaluate
-    from bertjax.raw import predict_lines
+    from bertjax.evaluation.evaluator import evaluate
+    from bertjax.evaluation.predict_text import predict_lines
 
     workdir = user_path(WORKDIR.value)
     keep_compiled()
@@ -50,7 +50,7 @@ def main() -> None:
         evaluate(workdir, SPLIT.value, CHECKPOINT.value, radius=RADIUS.value, layout=FORMAT.value, moved=moved)
         return
     if EXPLAIN.value is not None:
-        from bertjax.explain import write_page
+        from bertjax.evaluation.explain import write_page
 
         beside = None if BESIDE.value is None else user_path(BESIDE.value)
         write_page(

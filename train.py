@@ -29,8 +29,8 @@ def main() -> None:
 
     from bertjax.compilation import keep_compiled
     from bertjax.config import is_pretraining
-    from bertjax.loop import train_and_evaluate
-    from bertjax.pretrain_loop import pretrain
+    from bertjax.training.finetuning import train_and_evaluate
+    from bertjax.training.pretraining import pretrain
 
     config = cli.recipe(CONFIG)
     keep_compiled()

@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks.accelerator_updates import HEADS, Update
 from benchmarks.common import TASK, make_batch
 from bertjax import smart
-from bertjax.bert_config import BertConfig
-from bertjax.model import Bert
-from bertjax.step import cut_at_embeddings, forward
+from bertjax.models.bert import Bert
+from bertjax.models.config import BertConfig
+from bertjax.models.forward import as_smart_model, forward
 
 BATCH = 8
 LOGIT_LIMITS = {"float32": 1e-4, "bfloat16": 0.1}
@@ -57,7 +57,7 @@ def direction(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), BATCH)
 
     def perturbations(dtype: Any) -> np.ndarray:
-        cut = cut_at_embeddings(Bert(config, HEADS, dtype=dtype), TASK)
+        cut = as_smart_model(Bert(config, HEADS, dtype=dtype), TASK)
 
         def perturb(params: Any, example: Any, key: jax.Array) -> jax.Array:
             return smart.power_iteration(

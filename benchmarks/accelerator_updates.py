@@ -13,11 +13,12 @@ import numpy as np
 import optax
 
 from benchmarks.common import NUM_STEPS, ROWS, TASK
-from bertjax import optim
-from bertjax.bert_config import BertConfig
-from bertjax.model import Bert
+from bertjax.models.bert import Bert
+from bertjax.models.config import BertConfig
 from bertjax.parallel import CompiledByShape, DataParallel, peak_bytes
-from bertjax.step import init_state, train_step
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import init_state
 
 CONFIGS = {
     "BERT-base": BertConfig(),
@@ -92,7 +93,7 @@ class Update:
         self._parallel = DataParallel(jax.devices()[:1])
         self._parallel.is_single = form == "jit"  # pmap over one device, which a run would not choose
         # Without warm-up, so that the first updates move the parameters.
-        tx = optim.adamw(optax.constant_schedule(1e-4), 0.01)
+        tx = optimizer.adamw(optax.constant_schedule(1e-4), 0.01)
         model = Bert(config, HEADS, dtype=dtype)
         step = partial(train_step, model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
         self.step = CompiledByShape(self._parallel.map_train(step))

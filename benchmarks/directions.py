@@ -15,12 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax import optim, smart
+from bertjax import smart
 from bertjax.config import RunConfig
-from bertjax.data.batches import eval_batches, train_batches
-from bertjax.inputs import Inputs, load_inputs
+from bertjax.data.batching import eval_batches, train_batches
+from bertjax.data.pipeline import Inputs, load_inputs
+from bertjax.models.forward import as_smart_model
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.step import cut_at_embeddings, init_state, train_step
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import init_state
 
 SENTENCES, LENGTH, BATCH_SIZE = 32, 48, 16
 STAGES = (0, 60, 300)
@@ -54,7 +57,7 @@ def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
     """The parameters after so many plain updates, of a schedule that is as long."""
     if not num_steps:
         return params
-    tx = optim.adamw(optim.linear_schedule(1e-4, num_steps, 0.1), 0.01)
+    tx = optimizer.adamw(optimizer.linear_schedule(1e-4, num_steps, 0.1), 0.01)
     settings = smart.preset("none")
     step = jax.jit(
         partial(train_step, model=inputs.model, tasks=inputs.tasks, tx=tx, settings=settings, num_steps=num_steps),
@@ -72,7 +75,7 @@ def embeddings_and_logits(
     inputs: Inputs, params: dict, batch: Mapping, dtype: jnp.dtype = jnp.float32
 ) -> tuple[jax.Array, Callable]:
     """The embeddings [B, S, D], and (embedding [S, D], example) to logits [C], without dropout."""
-    cut = cut_at_embeddings(inputs.model.clone(dtype=dtype), inputs.tasks[0])
+    cut = as_smart_model(inputs.model.clone(dtype=dtype), inputs.tasks[0])
     return jax.vmap(cut.embed, (None, 0))(params, batch), lambda x, example: cut.logits(params, x, example, None)
 
 

@@ -22,22 +22,23 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.common import ROWS, circumstances
 from benchmarks.scale import subset
-from bertjax import optim
 from bertjax.config import RunConfig
-from bertjax.data.batches import eval_batches, real_token_fraction, steps_per_epoch, train_batches
-from bertjax.data.text import Examples
-from bertjax.inputs import load_inputs
+from bertjax.data.batching import eval_batches, real_token_fraction, steps_per_epoch, train_batches
+from bertjax.data.pipeline import load_inputs
+from bertjax.data.tokenize import TokenizedExamples
+from bertjax.evaluation.tables import format_rows
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.report import table
-from bertjax.step import init_state, train_step
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import init_state
 
 BATCH_SIZE, TURN = 32, 12
 TASKS = {"sst5": 128, "quora": 128, "sts": 128, "cfimdb": 512}
 """And the most tokens of an example: nothing is cut but CFIMDB's longest reviews."""
 
 
-def padded_to_longest(examples: Examples, seed: int):
+def padded_to_longest(examples: TokenizedExamples, seed: int):
     """Batches as a DataLoader that shuffles and a collator that pads make them."""
     order = np.random.default_rng(seed).permutation(len(examples.labels))
     for rows in np.array_split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
@@ -59,12 +60,14 @@ def main() -> None:
         shapes[name] = list(part.edges)
         if name == "sst5":
             train, edges, model, task = part.examples["train"], part.edges, inputs.model, part.task
-    print(table([{"task": n, "real tokens": tokens[n], "lengths": ", ".join(map(str, shapes[n]))} for n in tokens]))
+    print(
+        format_rows([{"task": n, "real tokens": tokens[n], "lengths": ", ".join(map(str, shapes[n]))} for n in tokens])
+    )
 
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, model.heads, jax.random.key(0))
     num_steps = steps_per_epoch(train.lengths, BATCH_SIZE, edges)
-    tx = optim.adamw(optim.linear_schedule(1e-4, num_steps, 0.1), 0.01)
+    tx = optimizer.adamw(optimizer.linear_schedule(1e-4, num_steps, 0.1), 0.01)
     parallel, key = DataParallel(jax.devices()[:1]), jax.random.key(1)
     step = CompiledByShape(
         parallel.map_train(
@@ -109,7 +112,7 @@ def main() -> None:
             ("Transformers on PyTorch, eager", "theirs", round(real / padded, 4)),
         )
     ]
-    print(table(rows))
+    print(format_rows(rows))
     ratio = seconds["theirs"] / seconds["ours"]
     share = sum(host) / seconds["ours"]
     print(

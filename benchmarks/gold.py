@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.config import read_config
-from bertjax.loop import train_and_evaluate
-from bertjax.pretrain_loop import pretrain
+from bertjax.study.zero_label import cosine_score
 from bertjax.tasks import TASKS, get_task
-from bertjax.zero_label import cosine_score
+from bertjax.training.finetuning import train_and_evaluate
+from bertjax.training.pretraining import pretrain
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = Path(__file__).parent / "results" / "gold.json", ROOT / "docs" / "gold.md"

@@ -21,13 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
-from bertjax import optim
-from bertjax.bert_config import BertConfig
-from bertjax.dropout import dropout
-from bertjax.model import DROPOUTS, Bert, Layer, init_params
+from bertjax.evaluation.tables import format_rows
+from bertjax.models.bert import DROPOUTS, Bert, Layer, init_params
+from bertjax.models.config import BertConfig
+from bertjax.models.dropout import dropout
+from bertjax.models.forward import eval_step
 from bertjax.parallel import peak_bytes
-from bertjax.report import table
-from bertjax.step import eval_step, init_state, train_step
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import init_state
 
 SETTINGS = ("plain", "smart exact")
 
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    tx, key = optim.adamw(optim.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01), jax.random.key(1)
+    tx, key = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01), jax.random.key(1)
     rows = []
     for layers in (6, 12, 24):
         config = BertConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=12, num_hidden_layers=layers)
@@ -137,7 +139,7 @@ def main() -> None:
             if options.rounds:
                 row["step_seconds"] = round(statistics.median(times[name, form]), 4)
                 row["ratio_to_unrolled"] = round(row["step_seconds"] / statistics.median(times[name, "unrolled"]), 3)
-        print(table(list(found.values())), flush=True)
+        print(format_rows(list(found.values())), flush=True)
         rows += found.values()
     out = Path(__file__).parent / "results" / f"layers-{options.length}.json"
     out.write_text(json.dumps(circumstances() | {"rows": rows}, indent=1) + "\n")

@@ -18,11 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.directions import BATCH_SIZE, LENGTH, load
-from bertjax import optim, smart
-from bertjax.data.batches import train_batches
-from bertjax.explain import explain_lines
-from bertjax.raw import open_line_model
-from bertjax.step import init_state, train_step
+from bertjax import smart
+from bertjax.data.batching import train_batches
+from bertjax.evaluation.explain import explain_lines
+from bertjax.evaluation.predict_text import load_text_model
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import init_state
 
 DOCS = Path(__file__).parents[1] / "docs"
 SENTENCES = (
@@ -41,7 +43,7 @@ def tokens(runs: dict[str, str], path: Path) -> None:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    found = {name: open_line_model(Path(folder), None, "final") for name, folder in runs.items()}
+    found = {name: load_text_model(Path(folder), None, "final") for name, folder in runs.items()}
     explained = {name: explain_lines(run, SENTENCES, RADIUS) for name, run in found.items()}
     most = max(float(each.moved.max()) for lines in explained.values() for each in lines)
     top = 0.9
@@ -64,7 +66,7 @@ def tokens(runs: dict[str, str], path: Path) -> None:
 def path_of_anchor(path: Path) -> None:
     """Draws θ and the anchors of two horizons, on the plane in which θ moves most."""
     inputs, params = load()
-    tx, plain = optim.adamw(optim.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01), smart.preset("none")
+    tx, plain = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01), smart.preset("none")
     step = jax.jit(
         partial(train_step, model=inputs.model, tasks=inputs.tasks, tx=tx, settings=plain, num_steps=NUM_STEPS),
         donate_argnums=0,

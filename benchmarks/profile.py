@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.common import NUM_STEPS, ROWS, TASK, make_batch
-from bertjax import optim
-from bertjax.model import Bert
+from bertjax.evaluation.tables import format_rows
+from bertjax.models.bert import Bert
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.report import table
-from bertjax.step import init_state, train_step
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import init_state
 
 NAMES = ("plain", "D", "smart exact", "smart cheap")
 UPDATES = 5
@@ -32,7 +33,7 @@ def main() -> None:
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, {TASK.name: TASK.outputs}, jax.random.key(0))
     model, key = Bert(architecture, {TASK.name: TASK.outputs}), jax.random.key(1)
-    tx = optim.adamw(optim.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
+    tx = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batches = {TASK.name: make_batch(32, 32, architecture.vocab_size)}
     rows = []
     for name in NAMES:
@@ -50,7 +51,7 @@ def main() -> None:
         total = sum(busy.values())
         shares = {kind: f"{100 * busy[kind] / total:.1f}" for kind in KINDS}
         rows.append({"name": name, "busy seconds": round(total / UPDATES, 3)} | shares)
-    print(table(rows))
+    print(format_rows(rows))
 
 
 def kinds(program: str, vocab_size: int) -> dict[str, str]:

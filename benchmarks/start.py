@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import circumstances
-from bertjax.compilation import LEAST_SECONDS
-from bertjax.report import table
+from bertjax.compilation import MIN_COMPILE_SECONDS
+from bertjax.evaluation.tables import format_rows
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3
@@ -35,7 +35,7 @@ def first_update(compiled: Path, workdir: Path) -> float:
         env=os.environ
         | {
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEAST_SECONDS),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(MIN_COMPILE_SECONDS),
         },
         check=True,
         capture_output=True,
@@ -53,7 +53,7 @@ def main() -> None:
             for name in seconds:
                 seconds[name].append(first_update(Path(scratch) / "compiled", Path(scratch) / name))
     rows = [{"name": name, "seconds_to_first_update": round(statistics.median(x), 1)} for name, x in seconds.items()]
-    print(table(rows))
+    print(format_rows(rows))
     report = circumstances() | {"rows": rows}
     (Path(__file__).parent / "results" / "start.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -23,12 +23,15 @@ from matplotlib.figure import Figure
 
 from benchmarks import peers
 from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
-from bertjax import optim, smart
-from bertjax.model import Bert
+from bertjax import smart
+from bertjax.evaluation.tables import format_rows
+from bertjax.models.bert import Bert
+from bertjax.models.forward import as_smart_model
 from bertjax.parallel import peak_bytes
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
-from bertjax.report import table
-from bertjax.step import TrainState, cut_at_embeddings, init_state, train_step
+from bertjax.training import optimizer
+from bertjax.training.finetuning_step import train_step
+from bertjax.training.state import TrainState, init_state
 
 CHART = Path(__file__).parents[1] / "docs" / "steps.png"
 COMPOSED = ("R_s", "D", "smart exact")
@@ -36,7 +39,7 @@ COMPOSED = ("R_s", "D", "smart exact")
 
 def composed_step(state, batches, key, *, model, tx, settings):
     """The same update by optax: the task's gradient goes through `smart.smart`, then through the optimizer."""
-    batch, cut = batches[TASK.name], cut_at_embeddings(model, TASK)
+    batch, cut = batches[TASK.name], as_smart_model(model, TASK)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
 
     def terms_fn(params, anchor, settings):
@@ -76,7 +79,7 @@ def main() -> None:
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, {TASK.name: TASK.outputs}, jax.random.key(0))
     model = Bert(architecture, {TASK.name: TASK.outputs})
-    adamw = optim.adamw(optim.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
+    adamw = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batch = make_batch(options.batch, options.length, architecture.vocab_size)
     batches, key = {TASK.name: batch}, jax.random.key(1)
 
@@ -136,7 +139,7 @@ def main() -> None:
         ratio = round(median_seconds / median["plain"], 2)
         found.append(about | {"step_seconds": round(median_seconds, 4), "ratio_to_plain": ratio})
     columns = ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain", "peak_memory_ratio")
-    print(table([{k: row[k] for k in columns if k in row} for row in [*rows, *found]]))
+    print(format_rows([{k: row[k] for k in columns if k in row} for row in [*rows, *found]]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     report = circumstances() | {"rows": rows, "peers": found}
     options.out.write_text(json.dumps(report, indent=1) + "\n")

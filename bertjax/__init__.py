@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertjax import smart
-    from bertjax.bert_config import BertConfig
-    from bertjax.model import Bert, encode
+    from bertjax.models.bert import Bert, encode
+    from bertjax.models.config import BertConfig
     from bertjax.pretrained import load_pretrained
+
 
 __all__ = ["Bert", "BertConfig", "encode", "load_pretrained", "smart"]
 
-_HOMES = {"Bert": "model", "BertConfig": "bert_config", "encode": "model", "load_pretrained": "pretrained"}
+
+_HOMES = {
+    "Bert": "models.bert",
+    "BertConfig": "models.config",
+    "encode": "models.bert",
+    "load_pretrained": "pretrained",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bertjax.errors import UserError, reason
-from bertjax.interruption import EXIT_STATUS, Interrupted
+from bertjax.signals import EXIT_STATUS, Interrupted
 
 _SMALLER = (
     "try --config.micro_batches=4, then --config.remat=True, then a smaller --config.max_length "
     "(docs/devices.md), in another --workdir"
 )
+
+
 _HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "?")}
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import filelock
 import jax
 
-from bertjax.assets import cache_dir
+from bertjax.files.paths import cache_dir
 
-MOST_BYTES = 2 * 2**30
-LEAST_SECONDS = 0.2
+MAX_BYTES = 2 * 2**30
+
+
+MIN_COMPILE_SECONDS = 0.2
 """Of compilation, that make it worth keeping."""
 
 
@@ -39,8 +41,8 @@ def keep_compiled() -> None:
         print(f"warning: {folder} cannot be used ({error.strerror}): steps are compiled anew", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
 
 def _drop_unfinished(folder: Path) -> None:

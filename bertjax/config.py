@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints, overload
 import ml_collections
 from ml_collections import config_dict
 
-from bertjax.errors import UserError, nearest, shown
+from bertjax.errors import UserError, did_you_mean, shown
 from bertjax.smart_config import SmartConfig
 
 
@@ -338,7 +338,7 @@ def _build(kind: Any, values: Any, where: str) -> Any:
     arguments = {}
     for name, value in values.items():
         if name not in hints:
-            raise UserError(f"{where}.{name}: no such key{nearest(name, hints)}")
+            raise UserError(f"{where}.{name}: no such key{did_you_mean(name, hints)}")
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             arguments[name] = _build(hint, value, f"{where}.{name}")

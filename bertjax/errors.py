@@ -8,7 +8,11 @@ from collections.abc import Iterable
 from typing import Any
 
 _MOST = 4000
+
+
 _QUOTE = reprlib.Repr()
+
+
 _QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 80
 
 
@@ -29,7 +33,7 @@ class UserError(ValueError):
         return type(self), tuple(str(self).split("\n"))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: "; did you mean 'x'?", or nothing if none is near."""
     matches = difflib.get_close_matches(name[:80], list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -20,19 +20,19 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def classification(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     """ "accuracy", "macro_f1" (the mean of the classes' F1, 0 for one neither predicted nor there), "loss" in nats."""
     f1 = _f1(logits.argmax(axis=-1), labels, logits.shape[-1])
     return _accuracy(logits, labels) | {"macro_f1": float(f1.mean()), "loss": _cross_entropy(logits, labels)}
 
 
-def binary_f1(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+def binary_f1_metrics(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     """ "accuracy", "f1" of class 1, "loss" in nats; for paraphrases, as GLUE does (Wang et al., ICLR 2019)."""
     f1 = _f1(logits.argmax(axis=-1), labels, 2)
     return _accuracy(logits, labels) | {"f1": float(f1[1]), "loss": _cross_entropy(logits, labels)}
 
 
-def matthews(logits: np.ndarray, labels: np.ndarray) -> Metrics:
+def matthews_metrics(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     """ "matthews" (the correlation of two classes, Matthews 1975), "accuracy", "loss" in nats; for CoLA."""
     import scipy.stats
 
@@ -40,7 +40,7 @@ def matthews(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     return {"matthews": correlation} | _accuracy(logits, labels) | {"loss": _cross_entropy(logits, labels)}
 
 
-def regression(outputs: np.ndarray, labels: np.ndarray, std: float = 1.0) -> Metrics:
+def regression_metrics(outputs: np.ndarray, labels: np.ndarray, std: float = 1.0) -> Metrics:
     """Metrics of scores [N, 1].
 
     "pearson" and "spearman"; "r2", the coefficient of determination 1 − mse / variance, 0 where the labels are

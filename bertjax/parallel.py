@@ -149,3 +149,8 @@ def peak_bytes(executable: Any) -> int | None:
 def _shape(batch: Any) -> tuple[Any, ...]:
     leaves, structure = jax.tree.flatten(batch)
     return structure, *(leaf.shape for leaf in leaves)
+
+
+def psum(tree: Any, axis: str | None) -> Any:
+    """Sums over the mapped axis, if there is one."""
+    return jax.lax.psum(tree, axis) if axis else tree

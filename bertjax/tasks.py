@@ -1,4 +1,4 @@
-"""What a task is to the data, to the training step and to evaluation; and the tasks by name."""
+"""Tasks: the columns of their data, loss, divergence and metrics; and the tasks by name."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,13 +9,39 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bertjax import metrics
-from bertjax.data.schema import Schema
-from bertjax.errors import UserError, nearest
+from bertjax.errors import UserError, did_you_mean
 from bertjax.label_scale import LabelScale
+from bertjax.metrics import Metrics, binary_f1_metrics, classification_metrics, matthews_metrics, regression_metrics
 from bertjax.smart.divergences import Divergence, squared_error, symmetric_kl
 
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of a task.
+
+    Attributes:
+      texts: names of the text columns: one, or two for a pair.
+      label: name of the label column.
+      label_names: of the classes, which the files number from 0; empty for a score.
+      low: a score's least value.
+      high: its greatest.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+    label_names: tuple[str, ...] = ()
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    @property
+    def is_score(self) -> bool:
+        """Whether labels are numbers and not classes."""
+        return not self.label_names
+
+
 SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
+
+
 ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -39,7 +65,7 @@ class Task:
     schema: Schema
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     divergence: Divergence
-    metrics: Callable[[np.ndarray, np.ndarray], metrics.Metrics]
+    metrics: Callable[[np.ndarray, np.ndarray], Metrics]
     main_metric: str
     weight: float = 1.0
     scale: LabelScale | None = None
@@ -55,12 +81,12 @@ class Task:
         return len(self.schema.label_names) or 1
 
 
-def classification(
+def classification_task(
     name: str,
     texts: tuple[str, ...],
     label: str,
     label_names: tuple[str, ...],
-    metrics_fn: Callable[[np.ndarray, np.ndarray], metrics.Metrics] = metrics.classification,
+    metrics_fn: Callable[[np.ndarray, np.ndarray], Metrics] = classification_metrics,
     main_metric: str = "accuracy",
 ) -> Task:
     """Cross-entropy and symmetric KL over named classes."""
@@ -68,15 +94,15 @@ def classification(
     return Task(name, Schema(texts, label, label_names), loss, symmetric_kl, metrics_fn, main_metric)
 
 
-def regression(name: str, texts: tuple[str, ...], label: str, low: float, high: float) -> Task:
+def regression_task(name: str, texts: tuple[str, ...], label: str, low: float, high: float) -> Task:
     """Squared error of a score from low to high, judged by Pearson's correlation."""
     schema = Schema(texts, label, low=low, high=high)
-    return Task(name, schema, score_loss, squared_error, metrics.regression, "pearson")
+    return Task(name, schema, score_loss, squared_error, regression_metrics, "pearson")
 
 
 def with_scale(task: Task, scale: LabelScale) -> Task:
     """A task of a score, learnt standardised by its training labels' scale."""
-    return dataclasses.replace(task, scale=scale, metrics=partial(metrics.regression, std=scale.std))
+    return dataclasses.replace(task, scale=scale, metrics=partial(regression_metrics, std=scale.std))
 
 
 def score_loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -85,30 +111,33 @@ def score_loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 _ONE, _TWO = ("sentence",), ("sentence1", "sentence2")
+
+
 _NEGATIVE, _DUPLICATE, _PARAPHRASE = ("negative", "positive"), ("different", "duplicate"), ("different", "equivalent")
+
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         # Starter sets: mean ratings of 20 people.
-        classification("rated_sst", _ONE, "sentiment", SENTIMENTS),
-        regression("rated_amazon", _ONE, "rating", -4, 4),
-        regression("rated_tweets", _ONE, "rating", -4, 4),
-        regression("rated_editorials", _ONE, "rating", -4, 4),
+        classification_task("rated_sst", _ONE, "sentiment", SENTIMENTS),
+        regression_task("rated_amazon", _ONE, "rating", -4, 4),
+        regression_task("rated_tweets", _ONE, "rating", -4, 4),
+        regression_task("rated_editorials", _ONE, "rating", -4, 4),
         # Gold labels, from the files of CS224N.
-        classification("sst5", _ONE, "sentiment", SENTIMENTS),
-        classification("cfimdb", _ONE, "sentiment", _NEGATIVE),
-        classification("quora", _TWO, "is_duplicate", _DUPLICATE, metrics.binary_f1),
-        regression("sts", _TWO, "similarity", 0, 5),
+        classification_task("sst5", _ONE, "sentiment", SENTIMENTS),
+        classification_task("cfimdb", _ONE, "sentiment", _NEGATIVE),
+        classification_task("quora", _TWO, "is_duplicate", _DUPLICATE, binary_f1_metrics),
+        regression_task("sts", _TWO, "similarity", 0, 5),
         # GLUE, from TFDS.
-        classification("cola", _ONE, "label", ("unacceptable", "acceptable"), metrics.matthews, "matthews"),
-        classification("sst2", _ONE, "label", _NEGATIVE),
-        classification("mrpc", _TWO, "label", _PARAPHRASE, metrics.binary_f1),
-        classification("qqp", ("question1", "question2"), "label", _DUPLICATE, metrics.binary_f1),
-        regression("stsb", _TWO, "label", 0, 5),
-        classification("mnli", ("premise", "hypothesis"), "label", ("entailment", "neutral", "contradiction")),
-        classification("qnli", ("question", "sentence"), "label", ENTAILMENT),
-        classification("rte", _TWO, "label", ENTAILMENT),
+        classification_task("cola", _ONE, "label", ("unacceptable", "acceptable"), matthews_metrics, "matthews"),
+        classification_task("sst2", _ONE, "label", _NEGATIVE),
+        classification_task("mrpc", _TWO, "label", _PARAPHRASE, binary_f1_metrics),
+        classification_task("qqp", ("question1", "question2"), "label", _DUPLICATE, binary_f1_metrics),
+        regression_task("stsb", _TWO, "label", 0, 5),
+        classification_task("mnli", ("premise", "hypothesis"), "label", ("entailment", "neutral", "contradiction")),
+        classification_task("qnli", ("question", "sentence"), "label", ENTAILMENT),
+        classification_task("rte", _TWO, "label", ENTAILMENT),
     )
 }
 
@@ -116,5 +145,5 @@ TASKS: Mapping[str, Task] = {
 def get_task(name: str) -> Task:
     """The task of that name; UserError naming the nearest one where there is none."""
     if name not in TASKS:
-        raise UserError(f"--config.task: expected one of {', '.join(TASKS)}, found {name!r}{nearest(name, TASKS)}")
+        raise UserError(f"--config.task: expected one of {', '.join(TASKS)}, found {name!r}{did_you_mean(name, TASKS)}")
     return TASKS[name]

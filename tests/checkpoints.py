@@ -13,11 +13,11 @@ import pytest
 from golden import make_bert
 
 from bertjax import smart
-from bertjax.checkpoint import Checkpoints
 from bertjax.errors import UserError
-from bertjax.model import Bert, init_params
+from bertjax.models.bert import Bert, init_params
 from bertjax.pretrained import load_pretrained
-from bertjax.step import init_state
+from bertjax.runs.checkpoint import Checkpoints
+from bertjax.training.state import init_state
 
 GOLDEN = json.loads((Path(make_bert.__file__).with_name("bert.json")).read_text())
 TENSORS = {name: make_bert.tensor(name, tuple(shape)) for name, shape in GOLDEN["shapes"].items()}
@@ -82,6 +82,13 @@ def assert_holds(params, tensors):
     }
     chex.assert_trees_all_equal(found, {name: tensors[name] for name in found})
     chex.assert_type(jax.tree.leaves(params), jnp.float32)
+
+
+def assert_holds_all(params):
+    assert_holds(params, TENSORS)
+    np.testing.assert_array_equal(params["mlm"]["transform"]["kernel"], MLM["cls.predictions.transform.dense.weight"].T)
+    np.testing.assert_array_equal(params["mlm"]["bias"], MLM["cls.predictions.bias"])
+    np.testing.assert_array_equal(params["head_nsp"]["kernel"], NSP["cls.seq_relationship.weight"].T)
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "Film", "was", "superb", "dull", "un"]

@@ -3,7 +3,6 @@
 import atexit
 import json
 import os
-import random
 import shutil
 import signal
 import tempfile
@@ -34,11 +33,11 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from helpers import FILLER, TINY, WORDS, Seen, write_sst, write_sts
 
-from bertjax import loop
-from bertjax.bert_config import BertConfig
 from bertjax.config import RunConfig
 from bertjax.pretrained import tensor_shapes
+from bertjax.training import finetuning
 
 # A shell's `&` has its commands ignore it; the tests of interrupts send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,24 +48,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # More devices than cores: with steps in flight at once, their collectives can starve one another for threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-
-WORDS = {
-    0: "awful dreadful hated",
-    1: "weak dull tired",
-    2: "plain usual average",
-    3: "good warm clever",
-    4: "superb glorious loved",
-}
-FILLER = ["the", "film", "a", "story", "and", "its", "actors", "with", "this", "director", "of", "scenes"]
-TINY = BertConfig(
-    vocab_size=40,
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    initializer_range=0.2,  # at BERT's own, so small a model hardly sees its input
-)
 
 
 @pytest.fixture(scope="session")
@@ -92,29 +73,6 @@ def tiny_checkpoint(tmp_path_factory):
     return folder
 
 
-def write_sst(folder):
-    """A few dozen generated sentences whose label one word gives away, as gold SST's files."""
-    rng = random.Random(0)
-    for split, rows in (("train", 61), ("dev", 23)):
-        lines = ["\tid\tsentence\tsentiment"]
-        for i in range(rows):
-            words = rng.choices(FILLER, k=rng.randint(1, 14))
-            words.insert(rng.randint(0, len(words)), rng.choice(WORDS[i % 5].split()))
-            lines.append(f"{i}\t{split}{i}\t{' '.join(words)}\t{i % 5}")
-        (folder / f"ids-sst-{split}.csv").write_text("\n".join(lines) + "\n")
-
-
-def write_sts(folder):
-    """sts' files: 16 pairs of train, 9 of dev, 9 of test."""
-    rng = random.Random(1)
-    for split, rows in (("train", 16), ("dev", 9), ("test", 9)):
-        lines = ["\tid\tsentence1\tsentence2\tsimilarity"]
-        for i in range(rows):
-            texts = [" ".join(rng.choices(FILLER, k=rng.randint(1, 9))) for _ in range(2)]
-            lines.append(f"{i}\tpair{i}\t{texts[0]}\t{texts[1]}\t{i % 6}.0")
-        (folder / f"sts-{split}.csv").write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture
 def sst_folder(tmp_path, monkeypatch):
     """The files of `write_sst`, and a cache of their own."""
@@ -123,10 +81,6 @@ def sst_folder(tmp_path, monkeypatch):
     folder.mkdir()
     write_sst(folder)
     return folder
-
-
-class Seen(Exception):
-    """Of `seen`: the step is about to be traced."""
 
 
 @pytest.fixture
@@ -145,7 +99,7 @@ def seen(monkeypatch):
             return optax.identity()
 
         monkeypatch.setattr(module, step, stop)
-        monkeypatch.setattr(module.optim, "adamw", adamw)
+        monkeypatch.setattr(module.optimizer, "adamw", adamw)
         return found
 
     return watch
@@ -172,5 +126,5 @@ def gold_run(tmp_path_factory, tiny_checkpoint):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTJAX_CACHE", str(folder / "cache"))
-        loop.train_and_evaluate(config, folder / "run")
+        finetuning.train_and_evaluate(config, folder / "run")
         yield folder / "run"

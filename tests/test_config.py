@@ -7,7 +7,7 @@ import pytest
 from bertjax.config import PretrainConfig, RunConfig, default_config, is_pretraining, read_config
 from bertjax.errors import UserError
 from bertjax.smart_config import SmartConfig
-from bertjax.study_plan import plan
+from bertjax.study.plan import plan_trials
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -29,7 +29,7 @@ def test_defaults_are_those_of_the_dataclass():
 def test_every_recipe_is_valid(path):
     config = load_recipe(path)()
     if "blocks" in config:  # of many runs
-        assert len(plan(config.to_dict())) > 100
+        assert len(plan_trials(config.to_dict())) > 100
         return
     if path.stem == "own":  # what its file holds, the user says
         with pytest.raises(UserError, match=r'--config.columns.classes="\(.*, or --config.columns.range="\(0.,5.\)"'):

@@ -1,6 +1,6 @@
 import pytest
 
-from bertjax.errors import UserError, nearest, reason, shown
+from bertjax.errors import UserError, did_you_mean, reason, shown
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,6 @@ def test_reasons_of_others_are_one_short_line():
 
 
 def test_the_nearest_of_known_names():
-    assert nearest("epoch", ["epochs", "seed"]) == "; did you mean 'epochs'?"
-    assert nearest("x" * 10**7, ["epochs", "x" * 80]) == f"; did you mean '{'x' * 80}'?"
-    assert nearest("zzz", ["epochs"]) == ""
+    assert did_you_mean("epoch", ["epochs", "seed"]) == "; did you mean 'epochs'?"
+    assert did_you_mean("x" * 10**7, ["epochs", "x" * 80]) == f"; did you mean '{'x' * 80}'?"
+    assert did_you_mean("zzz", ["epochs"]) == ""

@@ -28,7 +28,7 @@ import sys
 import bertjax.smart
 from bertjax import smart
 assert bertjax.smart is smart
-print(*sorted({"flax", "safetensors", "tokenizers", "bertjax.model", "bertjax.pretrained"} & sys.modules.keys()))
+print(*sorted({"flax", "safetensors", "tokenizers", "bertjax.models.bert", "bertjax.pretrained"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

@@ -10,15 +10,21 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.text.glue import Glue
 
-from bertjax import assets
-from bertjax.data.builders import Dataset, Example, Examples, plain
-from bertjax.data.schema import Schema
+from bertjax.data.dataset import Dataset, Example, Records, plain
 from bertjax.errors import UserError, reason
+from bertjax.files.paths import cache_dir
+from bertjax.tasks import Schema
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
+
+
 VERSION = "2.0.0"
+
+
 # MultiNLI's other dev and test sets, of unseen genres, have other names.
 _SPLITS = {"mnli": {"train": "train", "dev": "validation_matched", "test": "test_matched"}}
+
+
 _OTHER_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -34,7 +40,7 @@ def load_glue(name: str, schema: Schema) -> Dataset:
     """
     try:
         # By its class: `tfds.builder` knows a dataset only once its module has been imported.
-        data_dir = assets.cache_dir() / "tfds"
+        data_dir = cache_dir() / "tfds"
         builder = Glue(config=name, version=VERSION, data_dir=data_dir, file_format="array_record")
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -54,7 +60,7 @@ def load_glue(name: str, schema: Schema) -> Dataset:
         name=name,
         fingerprint=f"glue/{name}:{VERSION}",
         labels=f"GLUE's, from TFDS glue/{name} {VERSION}",
-        splits={split: Examples(source, partial(_example, schema)) for split, source in sources.items()},
+        splits={split: Records(source, partial(_example, schema)) for split, source in sources.items()},
         unlabelled=("test",),
     )
 

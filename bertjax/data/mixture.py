@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bertjax.data.batches import Batch
+from bertjax.data.batching import HostBatch
 
 ANNEALED = 1.0, 0.2
 """The first and the last exponent of annealed sampling."""
@@ -47,10 +47,10 @@ class Mixture:
         """Takes each task's own iterator, and the task of each update, or None for all of them together."""
         self._iterators, self._order, self._step = iterators, order, 0
 
-    def __iter__(self) -> Iterator[dict[str, Batch]]:
+    def __iter__(self) -> Iterator[dict[str, HostBatch]]:
         return self
 
-    def __next__(self) -> dict[str, Batch]:
+    def __next__(self) -> dict[str, HostBatch]:
         if self._order is not None and self._step == len(self._order):
             raise StopIteration
         names = self._iterators if self._order is None else (self._order[self._step],)

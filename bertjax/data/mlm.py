@@ -4,180 +4,29 @@ Every draw depends on (seed, epoch) or on (seed, epoch, index in the epoch) alon
 size or device count changes an example.
 """
 
-import dataclasses
-import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from tokenizers import Tokenizer
 
-from bertjax.data.batches import Batch, PlannedBatch, bucket_edges, plan_epoch, real_token_fraction, steps_per_epoch
-from bertjax.data.documents import Document
-from bertjax.data.text import special_ids
-from bertjax.errors import UserError
+from bertjax.data.batching import (
+    HostBatch,
+    PlannedBatch,
+    optimal_bucket_boundaries,
+    plan_epoch,
+    real_token_fraction,
+    steps_per_epoch,
+)
+from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions
+from bertjax.data.sentence_pairs import _MASK, Pair, TokenDocument, _cut, _rng, check_documents, plan_pairs
 
-MASKED = 0.15
-TO_MASK, TO_RANDOM = 0.8, 0.1
-SHORT = 0.1
 EVAL_SEED, EVAL_PASSES = 0, 4
-MAX_BUCKETS, LEAST_SAVED = 4, 0.05
-_PLAN, _MASK = range(2)
-IS_NEXT, NOT_NEXT = 0, 1
-
-TokenDocument = list[np.ndarray]
-"""A document's sentences as int32 [L], without special tokens."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """What masking needs to know of a vocabulary.
-
-    Attributes:
-      cls, sep, mask, pad: ids.
-      is_special: bool [V]: no text; never masked, never drawn.
-      is_continued: bool [V]: pieces that begin with ## and belong to the word before them.
-    """
-
-    cls: int
-    sep: int
-    mask: int
-    pad: int
-    is_special: np.ndarray
-    is_continued: np.ndarray
+MAX_BUCKETS, MIN_SAVED = 4, 0.05
 
 
-class Pair(NamedTuple):
-    """Where an example's text stands: (document, first sentence, end) for each segment.
-
-    Attributes:
-      first: segment A.
-      second: segment B: what follows A, or sentences of another document.
-      label: 0 where B follows A, 1 where it does not: Hugging Face's order.
-    """
-
-    first: tuple[int, int, int]
-    second: tuple[int, int, int]
-    label: int
-
-
-def read_vocabulary(tokenizer: Tokenizer, folder: Path) -> Vocabulary:
-    """The vocabulary of a tokenizer that `load_tokenizer` made from `folder`."""
-    special = special_ids(tokenizer, folder)
-    pieces = tokenizer.get_vocab(with_added_tokens=True)
-    is_special, is_continued = np.zeros((2, max(pieces.values()) + 1), bool)
-    is_special[list(special.values())] = True
-    is_special[special["unk_token"]] = False  # text that the vocabulary cannot spell, but text
-    is_continued[[i for piece, i in pieces.items() if piece.startswith("##")]] = True
-    return Vocabulary(
-        cls=special["cls_token"],
-        sep=special["sep_token"],
-        mask=special["mask_token"],
-        pad=special["pad_token"],
-        is_special=is_special,
-        is_continued=is_continued,
-    )
-
-
-def tokenize_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> list[TokenDocument]:
-    """Tokenises documents sentence by sentence; what has no token is left out."""
-    found = []
-    for document in documents:
-        encoded = tokenizer.encode_batch(list(document), add_special_tokens=False)
-        found.append([np.array(sentence.ids, np.int32) for sentence in encoded if sentence.ids])
-    return [document for document in found if document]
-
-
-def plan_pairs(documents: Sequence[TokenDocument], max_length: int, seed: int, epoch: int) -> list[Pair]:
-    """The pairs of an epoch, document by document.
-
-    Sentences of a document are packed until they reach the target: max_length less three special tokens, or in one
-    chunk of ten a random shorter length. A chunk is cut into A and B at a random sentence boundary. Then a fair coin
-    leaves B as it is, or takes sentences of another document, about as many tokens, and B's own sentences are put back
-    for the next chunk. A last sentence left alone is passed over: only random text could follow it, and its standing
-    alone would give the label away.
-
-    Args:
-      documents: at least two.
-      max_length: tokens of an example, special ones included.
-      seed: of the run, in [0, 2**32).
-      epoch: counted from 0.
-    """
-    rng = _rng(seed, epoch, _PLAN)
-    pairs = []
-    for number, document in enumerate(documents):
-        sizes = [len(sentence) for sentence in document]
-        begin = 0
-        while len(document) - begin >= 2:
-            target = max_length - 3
-            if rng.random() < SHORT:
-                target = int(rng.integers(2, target + 1))
-            end = begin + 2
-            while end < len(document) and sum(sizes[begin:end]) < target:
-                end += 1
-            cut = int(rng.integers(begin + 1, end))
-            if rng.random() < 0.5:
-                pairs.append(Pair((number, begin, cut), (number, cut, end), IS_NEXT))
-                begin = end
-            else:
-                other = _other_text(documents, number, sum(sizes[cut:end]), rng)
-                pairs.append(Pair((number, begin, cut), other, NOT_NEXT))
-                begin = cut
-    return pairs
-
-
-def check_documents(documents: Sequence[Sequence[Any]]) -> None:
-    """UserError for a split that makes no pairs: fewer than two documents, or none of two sentences."""
-    if len(documents) < 2 or all(len(document) < 2 for document in documents):
-        raise UserError(
-            "--config.corpus: expected at least 2 documents with text in each split, one of them of 2 sentences or "
-            f"more, found {len(documents)} documents; add documents, with one sentence a line"
-        )
-
-
-def masked_positions_of(length: int) -> int:
-    """How many masked positions so many tokens have room for."""
-    return math.ceil(MASKED * length)
-
-
-def mask_tokens(
-    ids: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator, *, most: int, whole_word: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses 15% of an example's text tokens, rounded, at least one, and hides them.
-
-    A chosen token becomes [MASK] eight times of ten, a random token of the vocabulary's text once, and stays as it is
-    once.
-
-    Args:
-      ids: int32 [L], special tokens included, no padding.
-      vocabulary: tells which may be chosen.
-      rng: of the draws.
-      most: never exceeded.
-      whole_word: whether all pieces of a word are chosen or none. A word that would exceed the 15% is passed over;
-        where that leaves nothing, the shortest is chosen, unless it exceeds `most`.
-
-    Returns:
-      The input with hidden tokens, int32 [L], and the chosen positions, ascending.
-    """
-    candidates = np.flatnonzero(~vocabulary.is_special[ids])
-    budget = min(most, max(1, round(MASKED * len(candidates))), len(candidates))
-    if not whole_word:
-        chosen = rng.permutation(candidates)[:budget]
-    else:
-        chosen = _whole_words(ids, candidates, vocabulary, rng, budget, most)
-    chosen = np.sort(chosen)
-    hidden = ids.copy()
-    draws = rng.random(len(chosen))
-    hidden[chosen[draws < TO_MASK]] = vocabulary.mask
-    is_random = (draws >= TO_MASK) & (draws < TO_MASK + TO_RANDOM)
-    text = np.flatnonzero(~vocabulary.is_special)
-    hidden[chosen[is_random]] = rng.choice(text, is_random.sum())
-    return hidden, chosen
-
-
-def train_batches(source: "PairBatches") -> "grain.DatasetIterator":
+def pair_batch_iterator(source: "PairBatches") -> "grain.DatasetIterator":
     """A Grain iterator over a run's batches.
 
     A state from `get_state()`, put into the iterator of an equal source by `set_state()`, resumes with the very next
@@ -188,7 +37,7 @@ def train_batches(source: "PairBatches") -> "grain.DatasetIterator":
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))
 
 
-def eval_batches(
+def eval_pair_batches(
     documents: Sequence[TokenDocument],
     vocabulary: Vocabulary,
     *,
@@ -263,18 +112,18 @@ class PairBatches:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[HostBatch]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, batch: int) -> Batch:
+    def __getitem__(self, batch: int) -> HostBatch:
         epoch = int(np.searchsorted(self._ends, batch, side="right"))
         if self._planned[0] != epoch:
             batches = plan_epoch(self._lengths[epoch], self._batch_size, self.edges, self._seed, epoch)
             self._planned = epoch, self._pairs(epoch), batches
         _, pairs, batches = self._planned
         planned = batches[batch - int(self._ends[epoch])]  # from the epoch's end
-        size, length, places = self._batch_size, planned.length, masked_positions_of(planned.length)
-        arrays: Batch = {
+        size, length, places = self._batch_size, planned.length, max_masked_positions(planned.length)
+        arrays: HostBatch = {
             "input_ids": np.full((size, length), self._vocabulary.pad, np.int32),
             "token_type_ids": np.zeros((size, length), np.int32),
             "attention_mask": np.zeros((size, length), bool),
@@ -307,13 +156,13 @@ class PairBatches:
         )
         return first, second
 
-    def _fill(self, arrays: Batch, row: int, pair: Pair, epoch: int, place: int) -> None:
+    def _fill(self, arrays: HostBatch, row: int, pair: Pair, epoch: int, place: int) -> None:
         vocabulary = self._vocabulary
         first, second = _cut(*self._texts(pair), self._max_length - 3)
         sep = [vocabulary.sep]
         ids = np.concatenate([[vocabulary.cls], first, sep, second, sep]).astype(np.int32)
         rng = _rng(self._seed, epoch, _MASK, place)
-        most = masked_positions_of(len(ids))  # not the batch's, so that a larger one changes nothing
+        most = max_masked_positions(len(ids))  # not the batch's, so that a larger one changes nothing
         hidden, chosen = mask_tokens(ids, vocabulary, rng, most=most, whole_word=self._whole_word)
         arrays["input_ids"][row, : len(ids)] = hidden
         arrays["token_type_ids"][row, len(first) + 2 : len(ids)] = 1
@@ -329,56 +178,9 @@ def _edges(lengths: np.ndarray, max_length: int) -> tuple[int, ...]:
     found: tuple[int, ...] = ()
     padded = np.inf
     for count in range(1, MAX_BUCKETS + 1):
-        edges = tuple(min(edge, max_length) for edge in bucket_edges(lengths, max_buckets=count))
+        edges = tuple(min(edge, max_length) for edge in optimal_bucket_boundaries(lengths, max_buckets=count))
         tokens = np.array(edges)[np.searchsorted(edges, lengths)].sum()
-        if tokens > (1 - LEAST_SAVED) * padded:
+        if tokens > (1 - MIN_SAVED) * padded:
             break
         found, padded = edges, tokens
     return found
-
-
-def _rng(seed: int, epoch: int, purpose: int, index: int = 0) -> np.random.Generator:
-    return np.random.default_rng((seed, epoch, purpose, index))
-
-
-def _other_text(
-    documents: Sequence[TokenDocument], number: int, size: int, rng: np.random.Generator
-) -> tuple[int, int, int]:
-    """Sentences of another document until they have `size` tokens: B's length must not tell the label."""
-    other = int(rng.integers(len(documents) - 1))
-    other += other >= number
-    begin = end = int(rng.integers(len(documents[other])))
-    found = 0
-    while end < len(documents[other]) and found < size:
-        found += len(documents[other][end])
-        end += 1
-    return other, begin, end
-
-
-def _cut(first: np.ndarray, second: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the longer text until both have `most` tokens; what meets in the middle stays."""
-    half = most // 2
-    longest = max(most - half, most - len(second))
-    first = first[max(0, len(first) - longest) :]
-    return first, second[: most - len(first)]
-
-
-def _whole_words(
-    ids: np.ndarray,
-    candidates: np.ndarray,
-    vocabulary: Vocabulary,
-    rng: np.random.Generator,
-    budget: int,
-    most: int,
-) -> np.ndarray:
-    is_begun = ~vocabulary.is_continued[ids[candidates]] | (np.diff(candidates, prepend=-1) > 1)
-    words = np.split(candidates, np.flatnonzero(is_begun)[1:]) if len(candidates) else []
-    chosen: list[np.ndarray] = []
-    room = budget
-    for i in rng.permutation(len(words)):
-        if len(words[i]) <= room:
-            chosen.append(words[i])
-            room -= len(words[i])
-    if not chosen:
-        chosen = [word for word in sorted(words, key=len)[:1] if len(word) <= most]
-    return np.concatenate([candidates[:0], *chosen])

@@ -8,6 +8,8 @@ from bertjax.errors import UserError
 
 SHOWN = 50
 """Problems told of one file; the rest are counted."""
+
+
 _SKIP = "pass --config.on_bad_row=skip"
 
 

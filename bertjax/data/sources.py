@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from bertjax import assets
-from bertjax.data import rows
+from bertjax.data import tsv
 from bertjax.data.problems import BadData, Problem, gathered, refuse
-from bertjax.data.schema import Schema
 from bertjax.errors import UserError
+from bertjax.files import assets
+from bertjax.tasks import Schema
 
-Splits = dict[str, list[rows.Row]]
+Splits = dict[str, list[tsv.Row]]
+
+
 SPLITS = ("train", "dev", "test")
 
 
@@ -67,11 +69,11 @@ class Ratings:
 
     def find(self, name: str, data_dir: Path | None) -> dict[str, Path]:
         """The file of ratings, from the cache or the package index."""
-        return {"ratings": assets.fetch("hutto-2014") / self.file}
+        return {"ratings": assets.fetch_asset("hutto-2014") / self.file}
 
     def read(self, files: Mapping[str, Path], schema: Schema, on_bad_row: str) -> tuple[Splits, list[str]]:
         """Cuts ratings into classes, where the schema has any, and texts into splits."""
-        rated, skipped = rows.read_ratings(files["ratings"], on_bad_row=on_bad_row)
+        rated, skipped = tsv.read_ratings(files["ratings"], on_bad_row=on_bad_row)
         if not schema.is_score:
             rated = [row._replace(label=rating_class(row.label)) for row in rated]
         return _split(rated), [_named(reason, files["ratings"]) for reason in skipped]
@@ -119,12 +121,12 @@ class CourseFiles:
         problems: list[Problem] = []
         for split, path in files.items():
             with gathered(problems):
-                is_labelled = split != "test" or schema.label in rows.read_header(path)
-                splits[split], skipped = rows.read_rows(
+                is_labelled = split != "test" or schema.label in tsv.read_header(path)
+                splits[split], skipped = tsv.read_rows(
                     path,
                     texts=schema.texts,
                     label=schema.label if is_labelled else None,
-                    parse_label=rows.label_parser(schema),
+                    parse_label=tsv.label_parser(schema),
                     on_bad_row=on_bad_row,
                 )
                 reasons += [_named(reason, path) for reason in skipped]
@@ -164,7 +166,7 @@ class OwnFile:
         problems: list[Problem] = []
         for split, path in files.items():
             with gathered(problems):
-                splits[split], skipped = rows.read_table(path, schema=schema, id_column=self.id, on_bad_row=on_bad_row)
+                splits[split], skipped = tsv.read_table(path, schema=schema, id_column=self.id, on_bad_row=on_bad_row)
                 reasons += [_named(reason, path) for reason in skipped]
         refuse(problems)
         if self.dev is None:
@@ -178,6 +180,8 @@ class OwnFile:
 
 
 _RATED = "mean ratings by 20 people, from −4 to 4"
+
+
 SOURCES: Mapping[str, Source] = {
     "rated_sst": Ratings(
         "movieReviewSnippets_GroundTruth.txt",
@@ -209,16 +213,16 @@ def split_of(text: str) -> str:
 
     Texts that are equal once `normalised` belong to the same one.
     """
-    tenth = int(hashlib.sha256(normalised(text).encode()).hexdigest(), 16) % 10
+    tenth = int(hashlib.sha256(normalize_text(text).encode()).hexdigest(), 16) % 10
     return "train" if tenth < 8 else "dev" if tenth == 8 else "test"
 
 
-def normalised(text: str) -> str:
+def normalize_text(text: str) -> str:
     """The text without what two copies of it may differ in: case, spaces and the form of a letter."""
     return " ".join(unicodedata.normalize("NFKC", text).split()).lower()
 
 
-def _split(examples: list[rows.Row]) -> Splits:
+def _split(examples: list[tsv.Row]) -> Splits:
     splits: Splits = {split: [] for split in SPLITS}
     for row in examples:
         splits[split_of(" ".join(row.texts))].append(row)

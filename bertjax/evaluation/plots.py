@@ -1,12 +1,17 @@
 """What a person sees of one task's predictions: a confusion matrix, or a scatter plot of scores."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-MOST_COUNTED = 20
+from bertjax.files.atomic import write_bytes
+
+MAX_COUNTED_CLASSES = 20
 """Classes up to which cells have room for their numbers."""
 
 
@@ -32,7 +37,7 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray, names: Sequence[str
     axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, [f"{name} ({count})" for name, count in zip(names, counts.sum(axis=1), strict=True)])
     axes.set(title=title, xlabel="predicted", ylabel="label (examples)")
-    if size <= MOST_COUNTED:
+    if size <= MAX_COUNTED_CLASSES:
         for (row, column), share in np.ndenumerate(shares):
             text = f"{counts[row, column]}\n{share:.0%}"
             axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.55 else "black")
@@ -62,3 +67,53 @@ def scatter(scores: np.ndarray, labels: np.ndarray, title: str) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
     return figure
+
+
+def training_curves(records: Sequence[Mapping[str, Any]], main_metrics: Mapping[str, str]) -> Figure:
+    """The training loss, SMART's terms and each main metric over updates, from a run's log."""
+    several = len(main_metrics) > 1
+
+    def series(split: str, name: str) -> tuple[list[int], list[float]]:
+        chosen = [record for record in records if record["split"] == split and name in record["values"]]
+        return [record["step"] for record in chosen], [record["values"][name] for record in chosen]
+
+    def named(name: str) -> list[tuple[str, str]]:
+        """A metric's names in the log, each with its task as label."""
+        return [(f"{task}/{name}", f"{task}, ") for task in main_metrics] if several else [(name, "")]
+
+    terms = {"smoothness": "$R_s$", "bregman": "$D$"}
+    has_terms = any(series("train", key)[0] for name in terms for key, _ in named(name))
+    figure = Figure(figsize=(12 if has_terms else 8, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, score, *rest = figure.subplots(1, 3 if has_terms else 2)
+    for axes, name in ((loss, "loss"), (score, "accuracy")):
+        for key, label in named(name):
+            if series("train", key)[0]:
+                axes.plot(*series("train", key), label=f"{label}train, with dropout", alpha=0.5)
+    for key, label in named("loss"):
+        if series("dev", key)[0]:
+            loss.plot(*series("dev", key), "o-", label=f"{label}dev")
+    for task, metric in main_metrics.items():
+        label = f"{task}, " if several else ""
+        score.plot(*series("dev", f"{task}/{metric}" if several else metric), "o-", label=f"{label}dev {metric}")
+    loss.set(title="Loss: nats, or standardised squared error")
+    score.set(title="Main metrics" if several else next(iter(main_metrics.values())).replace("_", " ").capitalize())
+    for axes in rest:
+        for name, symbol in terms.items():
+            for key, label in named(name):
+                if series("train", key)[0]:
+                    axes.plot(*series("train", key), label=f"{label}{symbol}")
+        axes.set(title="SMART's terms, before their weights")
+    for axes in (loss, score, *rest):
+        axes.set_xlabel("update")
+        axes.grid(alpha=0.3)
+        if axes.lines:  # of a run whose updates were all left out, there may be none
+            axes.legend(fontsize="small")
+    return figure
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Writes a PNG whole or not at all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write_bytes(path, drawn.getvalue())

@@ -4,11 +4,20 @@ import dataclasses
 import os
 from pathlib import Path
 
-from bertjax.pretrained import orbax_folder
+from bertjax.files.atomic import new_folder, write_json
+from bertjax.files.paths import user_path
+from bertjax.pretrained.formats import orbax_folder
 from bertjax.pretrained.load import PARAMS, read_checkpoint
-from bertjax.pretrained.new_folder import new_folder, write_json
-from bertjax.pretrained.source import LABELS, LINEAGE, SCALES, head_labels, head_scales, keep_encoder, lineage, resolve
-from bertjax.user_path import user_path
+from bertjax.pretrained.source import (
+    LABELS_FILE,
+    LINEAGE_FILE,
+    SCALES_FILE,
+    head_labels,
+    head_scales,
+    keep_encoder,
+    lineage,
+    resolve,
+)
 
 
 def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -28,10 +37,10 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
         folder = resolve(source)
         _, params = read_checkpoint(folder)
         keep_encoder(folder, partial)
-        write_json(partial / LINEAGE, lineage(source))
+        write_json(partial / LINEAGE_FILE, lineage(source))
         if (labels := head_labels(folder)).keys() - {"classifier"}:  # whose are in config.json
-            write_json(partial / LABELS, labels)
+            write_json(partial / LABELS_FILE, labels)
         if (scales := head_scales(folder)).keys() - {"classifier"}:
-            write_json(partial / SCALES, {head: dataclasses.asdict(scale) for head, scale in scales.items()})
-        orbax_folder.write(partial / PARAMS, params)
+            write_json(partial / SCALES_FILE, {head: dataclasses.asdict(scale) for head, scale in scales.items()})
+        orbax_folder.write_orbax(partial / PARAMS, params)
     return out

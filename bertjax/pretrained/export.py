@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from bertjax import shape
-from bertjax.bert_config import BertConfig
-from bertjax.data.text import check_vocabulary, load_tokenizer, tokenizer_settings
 from bertjax.errors import UserError, reason
+from bertjax.files import json_files
+from bertjax.files.atomic import new_folder, write_json
+from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
+from bertjax.models.config import BertConfig
+from bertjax.pretrained.formats.orbax_folder import Parameters
 from bertjax.pretrained.load import read_checkpoint
-from bertjax.pretrained.names import CLASSIFIER, head_names, is_kernel, tensor_names
-from bertjax.pretrained.new_folder import new_folder, write_json
-from bertjax.pretrained.orbax_folder import Parameters
-from bertjax.pretrained.source import LINEAGE, config_path, lineage, read_object, resolve, run_of
-from bertjax.run_result import label_scales, read_result
-from bertjax.user_path import user_path
+from bertjax.pretrained.param_names import CLASSIFIER, head_names, is_kernel, tensor_names
+from bertjax.pretrained.source import LINEAGE_FILE, config_path, lineage, read_object, resolve, run_of
+from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer, tokenizer_settings
+from bertjax.runs.run_result import label_scales, read_result
 
 
 def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoint: str = "final") -> list[Path]:
@@ -117,7 +117,7 @@ def _labels_of_config(folder: Path, params: Parameters) -> _Labels | None:
     outputs = params["classifier", "bias"].size
     path = config_path(folder)
     config = {name: value for name, value in read_object(path).items() if value is not None}
-    shape.check(config, {"id2label?": {str: str}, "problem_type?": str}, path, "mend it")
+    json_files.check_shape(config, {"id2label?": {str: str}, "problem_type?": str}, path, "mend it")
     names = config.get("id2label", {})
     kind = "regression" if outputs == 1 else "single_label_classification"
     return _Labels([names.get(str(i), f"LABEL_{i}") for i in range(outputs)], config.get("problem_type", kind))
@@ -160,7 +160,7 @@ def _write(
         raise OSError(reason(error)) from None
     write_json(target / "config.json", _hf_config(config, architecture, labels))
     _write_tokenizer(target, folder, config)
-    write_json(target / LINEAGE, past)
+    write_json(target / LINEAGE_FILE, past)
 
 
 def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) -> dict[str, Any]:

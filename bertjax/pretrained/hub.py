@@ -38,13 +38,20 @@ PINS: Mapping[str, Commit] = {
 }
 """What the names that our recipes use stand for."""
 
+
 _SMALL_FILES = ["config.json", "bert_config.json", "vocab.txt", "tokenizer*", "lineage.json"]
+
+
 # In this order, and the next only where the one before is not there: no model is fetched twice.
 _WEIGHTS = {
     "model.safetensors": ["*.safetensors", "*.safetensors.index.json"],
     "pytorch_model.bin": ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"],
 }
+
+
 _GIT_HASH = re.compile(r"[0-9a-f]{40}")
+
+
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -54,7 +61,7 @@ def full_name(name: str) -> str:
     return f"{commit.repository}@{commit.sha}"
 
 
-def fetch(name: str) -> Path:
+def fetch_model(name: str) -> Path:
     """The folder with a model's files, fetched where the hub's own cache does not hold them yet.
 
     Args:

@@ -6,26 +6,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bertjax import assets, run_result, shape, whole_file
-from bertjax.bert_config import BertConfig
 from bertjax.errors import UserError
+from bertjax.files import assets, atomic, json_files
+from bertjax.files.json_files import MIB, read_json
+from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
+from bertjax.models.config import BertConfig
 from bertjax.pretrained import hub
-from bertjax.run_result import label_scales, read_result
-from bertjax.small_files import MIB, read_json
-from bertjax.user_path import user_path
+from bertjax.runs import run_result
+from bertjax.runs.run_result import label_scales, read_result
 
 STARTER = "minilm-l6"
+
+
 CONFIGS = ("config.json", "bert_config.json")
 """Names of the architecture's file: Hugging Face's, and Google's where that is missing."""
+
+
 VOCABULARY = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
-LINEAGE = "lineage.json"
+
+
+LINEAGE_FILE = "lineage.json"
 """What a converted or exported checkpoint was trained on."""
-LABELS = "labels.json"
+
+
+LABELS_FILE = "labels.json"
 """Of a converted checkpoint: the names of its heads' classes."""
-SCALES = "label_scales.json"
+
+
+SCALES_FILE = "label_scales.json"
 """Of a converted checkpoint: mean and std of the labels of its heads of scores."""
+
+
 _REMEDY = "get the file again"
+
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 
@@ -40,7 +55,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
       UserError: none of these is to be had, or a run that is not finished.
     """
     if source == STARTER:
-        return assets.fetch(STARTER)
+        return assets.fetch_asset(STARTER)
     folder = user_path(source)
     if folder.is_dir():
         return folder if run_of(folder) != folder else folder / "encoder"
@@ -49,7 +64,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
             f"init_from: {os.fspath(source)!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
             "'bert-base-uncased' or 'owner/model@revision'"
         )
-    return hub.fetch(os.fspath(source))
+    return hub.fetch_model(os.fspath(source))
 
 
 def _is_hub_name(source: str | os.PathLike[str]) -> bool:
@@ -74,7 +89,7 @@ def run_of(folder: Path) -> Path | None:
     return folder
 
 
-def read_config(folder: Path) -> BertConfig:
+def read_model_config(folder: Path) -> BertConfig:
     """Reads `config.json`, or else `bert_config.json`; UserError where neither is there, or it describes no BERT."""
     path = config_path(folder)
     values = read_object(path)
@@ -95,7 +110,7 @@ def config_path(folder: Path) -> Path:
 def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object; UserError where the file cannot be read or holds something else."""
     values: dict[str, Any] = _read_json(path)
-    shape.check(values, {}, path, _REMEDY)
+    json_files.check_shape(values, {}, path, _REMEDY)
     return values
 
 
@@ -113,9 +128,9 @@ def head_labels(source: str | os.PathLike[str]) -> dict[str, list[str]]:
     if run is not None:
         datasets = read_result(run)["datasets"]
         return {f"head_{name}": data["label_names"] for name, data in datasets.items() if "label_names" in data}
-    if (folder / LABELS).is_file():
-        kept: dict[str, list[str]] = _read_json(folder / LABELS)
-        shape.check(kept, {str: [str]}, folder / LABELS, _REMEDY)
+    if (folder / LABELS_FILE).is_file():
+        kept: dict[str, list[str]] = _read_json(folder / LABELS_FILE)
+        json_files.check_shape(kept, {str: [str]}, folder / LABELS_FILE, _REMEDY)
         return kept
     return {"classifier": names} if (names := _classes(folder)) else {}
 
@@ -132,15 +147,15 @@ def head_scales(source: str | os.PathLike[str]) -> dict[str, LabelScale]:
     run = run_of(folder)
     if run is not None:
         return {f"head_{name}": scale for name, scale in label_scales(read_result(run)).items()}
-    if (path := folder / SCALES).is_file():
+    if (path := folder / SCALES_FILE).is_file():
         kept = _read_json(path)
-        shape.check(kept, {str: run_result.LABEL_SCALE}, path, _REMEDY)
+        json_files.check_shape(kept, {str: run_result.LABEL_SCALE_SHAPE}, path, _REMEDY)
         return {head: _scale(scale, path) for head, scale in kept.items()}
     path = config_path(folder)
     config = read_object(path)
     if config.get("label_scale") is None:
         return {}
-    shape.check(config, {"label_scale": run_result.LABEL_SCALE}, path, _REMEDY)
+    json_files.check_shape(config, {"label_scale": run_result.LABEL_SCALE_SHAPE}, path, _REMEDY)
     return {"classifier": _scale(config["label_scale"], path)}
 
 
@@ -179,9 +194,9 @@ def lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if run is not None:
             past = read_result(run)["lineage"]
             return past
-        if (folder / LINEAGE).is_file():
-            past = _read_json(folder / LINEAGE)
-            shape.check(past, run_result.LINEAGE, folder / LINEAGE, "mend it, or delete it")
+        if (folder / LINEAGE_FILE).is_file():
+            past = _read_json(folder / LINEAGE_FILE)
+            json_files.check_shape(past, run_result.LINEAGE_SHAPE, folder / LINEAGE_FILE, "mend it, or delete it")
             return past
     name = os.fspath(source)
     entry = {"init_from": hub.full_name(name) if source != STARTER and _is_hub_name(source) else name}
@@ -204,7 +219,7 @@ def is_sentence_encoder(source: str | os.PathLike[str]) -> bool:
     return pooling.is_file() and read_object(pooling).get("pooling_mode_mean_tokens") is True
 
 
-def small_files_of(folder: Path) -> dict[str, Path]:
+def encoder_files(folder: Path) -> dict[str, Path]:
     """What a model needs besides parameters, its architecture as config.json; errors as of `config_path`."""
     return {CONFIGS[0]: config_path(folder)} | {name: folder / name for name in VOCABULARY if (folder / name).is_file()}
 
@@ -223,8 +238,8 @@ def keep_encoder(folder: Path, kept: Path) -> None:
         if kept.is_symlink():
             kept.unlink()
         kept.mkdir(exist_ok=True)
-        for name, path in small_files_of(folder).items():
-            whole_file.write(kept / name, path.read_bytes())
+        for name, path in encoder_files(folder).items():
+            atomic.replace_file(kept / name, path.read_bytes())
     except OSError as error:
         raise UserError(
             f"{kept}: {folder} cannot be copied there ({error.strerror}); free space, or make the folder writable, and "

@@ -4,11 +4,11 @@ transformations of them.
 Needs jax and optax alone; models come in as callables of one example.
 """
 
-from bertjax.smart.adversary import power_iteration
-from bertjax.smart.ascent import projected_gradient_ascent, random_perturbation
+from bertjax.smart.adversaries import power_iteration, projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence, jensen_shannon, kl, squared_error, symmetric_kl
-from bertjax.smart.proximal import init_anchor, update_anchor
-from bertjax.smart.settings import PRESETS, SmartSettings, anchor_decay, at_update, preset, start_share, value_at
+from bertjax.smart.ema import init_anchor, update_anchor
+from bertjax.smart.presets import PRESETS, preset
+from bertjax.smart.settings import SmartSettings, anchor_decay, at_update, start_share, value_at
 from bertjax.smart.terms import Model, Terms, smart_terms
 from bertjax.smart.transforms import SmartState, add_bregman_proximal, add_smoothness, anchor, smart
 

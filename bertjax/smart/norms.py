@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 
 NORMS = ("l2", "linf")
+
+
 SCOPES = {"example": (-2, -1), "token": (-1,)}
 """What one norm covers, and the axes of [S, D] that belong to it."""
 
 
-def check(norm: str, per: str = "example") -> None:
+def check_norm(norm: str, per: str = "example") -> None:
     """ValueError for an unknown norm or scope."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, found {norm!r}")

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bertjax.smart.adversary import power_iteration
-from bertjax.smart.ascent import projected_gradient_ascent, random_perturbation
+from bertjax.smart.adversaries import power_iteration, projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence
+from bertjax.smart.ema import Params, like_params
 from bertjax.smart.norms import at_least_float32
-from bertjax.smart.proximal import Params, like_params
 from bertjax.smart.settings import SmartSettings
 
 

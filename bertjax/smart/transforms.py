@@ -7,17 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bertjax.smart.proximal import Params, init_anchor, like_params, update_anchor
-from bertjax.smart.settings import (
-    Scalar,
-    SmartSettings,
-    anchor_decay,
-    at_update,
-    check_number,
-    is_zero,
-    preset,
-    value_at,
-)
+from bertjax.smart.ema import Params, init_anchor, like_params, update_anchor
+from bertjax.smart.presets import preset
+from bertjax.smart.settings import Scalar, SmartSettings, anchor_decay, at_update, check_number, is_zero, value_at
 from bertjax.smart.terms import Terms
 
 

@@ -1,0 +1,65 @@
+"""Files of predictions: bertjax's own and CS224N's."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.metrics import log_softmax
+from bertjax.tasks import Task
+
+COURSE_COLUMNS = {
+    "sst5": "Predicted_Sentiment",
+    "cfimdb": "Predicted_Sentiment",
+    "quora": "Predicted_Is_Paraphrase",
+    "sts": "Predicted_Similiary",  # as the course spells it
+}
+
+
+def format_table(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
+    """CSV of `id`, `predicted` (the class's name, or the score) and, for classes, a probability under each name.
+
+    Args:
+      task: whose outputs they are.
+      ids: names of the N examples.
+      outputs: [N, C] logits, or [N, 1] scores.
+    """
+    names = task.schema.label_names
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "predicted", *names])
+    if task.schema.is_score:
+        writer.writerows([name, f"{score:.7g}"] for name, score in zip(ids, outputs[:, 0], strict=True))
+    else:
+        for name, row in zip(ids, np.exp(log_softmax(outputs)), strict=True):
+            writer.writerow([name, names[row.argmax()], *(f"{p:.6f}" for p in row)])
+    return text.getvalue()
+
+
+def format_course(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
+    r"""What CS224N's default project hands in for sst5, cfimdb, quora and sts.
+
+    The header is `id \t COLUMN ` with a tab, the lines are `ID , VALUE ` with a comma, all with spaces round them
+    and one at the end: so the course writes them. VALUE is the class's number, or the score; COLUMN is one of
+    `COURSE_COLUMNS`. Arguments as of `table`.
+    """
+    values = [f"{x:.6f}" for x in outputs[:, 0]] if task.schema.is_score else outputs.argmax(axis=-1)
+    lines = [f"{name} , {value} \n" for name, value in zip(ids, values, strict=True)]
+    return "".join([f"id \t {COURSE_COLUMNS[task.name]} \n", *lines])
+
+
+FORMATS: Mapping[str, Callable[[Task, Sequence[str], np.ndarray], str]] = {
+    "table": format_table,
+    "course": format_course,
+}
+
+
+def check_format(name: str, tasks: Sequence[Task]) -> None:
+    """UserError where the course has no format for one of the tasks."""
+    for task in tasks:
+        if name == "course" and task.name not in COURSE_COLUMNS:
+            raise UserError(
+                f"--format: course is for {', '.join(COURSE_COLUMNS)}, found a run of {task.name}; drop the flag"
+            )

@@ -1,0 +1,1 @@
+"""Paths, atomic writes, strict JSON, and the starter assets."""

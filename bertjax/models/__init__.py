@@ -1,0 +1,1 @@
+"""Encoders as pure functions of their parameters."""

@@ -1,0 +1,1 @@
+"""A run's folder: its config, lock, log, checkpoints and result."""

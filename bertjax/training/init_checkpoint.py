@@ -1,0 +1,58 @@
+"""What a run begins from, kept in its folder: a run that was cut off goes on from the same checkpoint or not at all."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertjax.errors import UserError, shown
+from bertjax.files import json_files
+from bertjax.files.atomic import write_json
+from bertjax.pretrained import encoder_files
+from bertjax.runs.workdir import config_differences
+
+INIT_CHECKPOINT = "origin.json"
+
+
+def describe_init_checkpoint(past: list[dict[str, Any]], folder: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a checkpoint from others.
+
+    Args:
+      past: its lineage.
+      folder: of its architecture and vocabulary.
+      params: from `load_pretrained`. The word embeddings stand for all: no training of everything leaves them alone.
+
+    Raises:
+      UserError: a small file cannot be read.
+    """
+    words = np.ascontiguousarray(params["embeddings"]["word"]["embedding"])
+    try:
+        files = {name: _digest(path.read_bytes()) for name, path in encoder_files(folder).items()}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+    return {"lineage": past, "files": files, "word_embeddings": _digest(words.data)}
+
+
+def keep_init_checkpoint(workdir: Path, origin: Mapping[str, Any]) -> None:
+    """Writes `origin.json`, or compares with the one that is there.
+
+    Raises:
+      UserError: the run began from another checkpoint, or the file is broken or cannot be written.
+    """
+    path, remedy = workdir / INIT_CHECKPOINT, f"use another --workdir, or remove {workdir} to start anew"
+    if not path.exists():
+        write_json(path, origin)
+        return
+    then = json_files.read_json(path, json_files.MIB, remedy)
+    differing = config_differences({"origin": then}, {"origin": origin})
+    if told := "; ".join(f"{key} was {shown(was)}, is now {shown(is_now)}" for key, was, is_now in differing):
+        raise UserError(
+            f"{path}: this run began from another checkpoint than --config.init_from is now: {told}; bring that back, "
+            f"or {remedy}"
+        )
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

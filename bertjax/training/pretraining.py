@@ -1,0 +1,225 @@
+"""A run of further pre-training (Devlin et al., NAACL 2019; Gururangan et al., ACL 2020): from a config to a result."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.config import PretrainConfig, read_config
+from bertjax.data.corpus import Corpus, load_corpus
+from bertjax.data.masking import Vocabulary, read_vocabulary
+from bertjax.data.mixture import Mixture
+from bertjax.data.mlm import PairBatches, eval_pair_batches, pair_batch_iterator
+from bertjax.data.sentence_pairs import TokenDocument, check_documents, tokenize_documents
+from bertjax.errors import UserError
+from bertjax.files.atomic import write_json
+from bertjax.files.paths import user_path
+from bertjax.models.bert import Bert
+from bertjax.models.forward import Params
+from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
+from bertjax.pretrained import keep_encoder, lineage, load_pretrained, read_model_config, resolve
+from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
+from bertjax.runs.workdir import open_workdir
+from bertjax.training import init_checkpoint, optimizer
+from bertjax.training.pretraining_step import (
+    HEADS,
+    init_pretraining_state,
+    pretrain_eval_step,
+    pretrain_step,
+    pretraining_metrics,
+    with_pretraining_heads,
+)
+from bertjax.training.result import run_metadata, run_once, skip_warnings
+from bertjax.training.throughput import Meter
+from bertjax.training.train_loop import Outcome, Plan, Scores, num_updates, train_loop
+
+MAIN_METRIC = "mlm_accuracy"
+
+
+LABELS = "the text's own: the words that were masked, and whether the second text followed the first"
+
+
+def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
+    """Pre-trains further on a corpus as a config says; goes on where an earlier call was cut off.
+
+    Where the checkpoint lacks a pre-training head, both are first trained on the frozen encoder, in the folder's
+    `heads`; what they then reach on held-out documents is the result's "before".
+
+    Args:
+      config: a recipe's ConfigDict, or a `PretrainConfig`.
+      workdir: folder of the run, new or begun by the same config.
+
+    Returns:
+      What `result.json` holds; a finished run is read and not run again.
+
+    Raises:
+      UserError: something in the config, the corpus or the checkpoint that the user can put right.
+    """
+    config = config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig)
+    return run_once(config, user_path(workdir), _run)
+
+
+class _Stage(NamedTuple):
+    """What a stage came to.
+
+    Attributes:
+      params: the last, on one device.
+      outcome: `drive`'s.
+      num_steps: its updates.
+      cost: what result.json holds under this name.
+    """
+
+    params: Params
+    outcome: Outcome
+    num_steps: int
+    cost: dict[str, float]
+
+
+class _Run:
+    """What both stages share: the corpus, tokenised, the model, the devices, and how dev is judged."""
+
+    def __init__(self, config: PretrainConfig):
+        self.config = config
+        self.parallel = DataParallel(jax.devices())
+        self.parallel.check_batch_size(config.batch_size, config.micro_batches)
+        # Before the checkpoint, which may be a download: a mistake here is told at once.
+        self.corpus: Corpus = load_corpus(config.corpus)
+        self.folder = resolve(config.init_from)
+        architecture = read_model_config(self.folder)
+        if config.max_length > architecture.max_position_embeddings:
+            raise UserError(
+                f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "
+                f"found {config.max_length}"
+            )
+        tokenizer = load_tokenizer(self.folder)
+        check_vocabulary(tokenizer, architecture.vocab_size, self.folder)
+        self.vocabulary: Vocabulary = read_vocabulary(tokenizer, self.folder)
+        self.documents: dict[str, list[TokenDocument]] = {
+            split: tokenize_documents(documents, tokenizer) for split, documents in self.corpus.splits.items()
+        }
+        self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
+        for documents in self.documents.values():
+            check_documents(documents)
+        self._dev = eval_pair_batches(
+            self.documents["dev"],
+            self.vocabulary,
+            max_length=config.max_length,
+            batch_size=config.batch_size,
+            whole_word=config.whole_word,
+        )
+        self._eval_step = CompiledByShape(self.parallel.map_eval(partial(pretrain_eval_step, model=self.model)))
+
+    def source(self, epochs: int) -> PairBatches:
+        return PairBatches(
+            self.documents["train"],
+            self.vocabulary,
+            max_length=self.config.max_length,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epochs=epochs,
+            whole_word=self.config.whole_word,
+        )
+
+    def evaluate(self, params: Params) -> Scores:
+        """Metrics on dev of replicated parameters."""
+        sums = (self._eval_step(params, self.parallel.shard(batch)) for batch in self._dev)
+        host = ({name: self.parallel.gather(x) for name, x in batch.items()} for batch in sums)
+        return {self.corpus.name: pretraining_metrics(host)}
+
+    def stage(self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter) -> _Stage:
+        """Trains the heads or everything."""
+        config, name, is_first = self.config, self.corpus.name, tune == "heads"
+        title = f"{name}, heads" if is_first else name
+        epochs = config.head_epochs if is_first else config.epochs
+        pairs = self.source(epochs)
+        num_steps = num_updates(title, len(pairs), config.max_steps)
+        epoch_steps = len(pairs) / epochs
+        plan = Plan(
+            name=title,
+            num_steps=num_steps,
+            epoch_steps=epoch_steps,
+            eval_every=num_steps if is_first else config.eval_every or max(1, round(epoch_steps)),
+            checkpoint_every=config.checkpoint_every,
+            main_metrics={name: MAIN_METRIC},
+            fingerprints={name: self.corpus.fingerprint},
+            max_skipped=config.max_skipped,
+            ids={},
+        )
+        peak = config.head_learning_rate if is_first else config.learning_rate
+        tx = optimizer.adamw(optimizer.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
+        step_with = partial(pretrain_step, model=self.model, tx=tx, tune=tune, micro_batches=config.micro_batches)
+        run_step = CompiledByShape(self.parallel.map_train(partial(_on_one, step=step_with)))
+        workdir.mkdir(parents=True, exist_ok=True)
+        outcome = train_loop(
+            workdir,
+            plan,
+            [init_pretraining_state(params, tx, tune)],
+            run_step,
+            Mixture({name: pair_batch_iterator(pairs)}, [name] * num_steps),
+            key,
+            self.evaluate,
+            parallel=self.parallel,
+            meter=meter,
+        )
+        cost = {
+            "real_token_fraction": pairs.real_token_fraction(),
+            "compiled_shapes": len(outcome.peaks),
+            "flops_ratio": 1.0,
+        }
+        return _Stage(self.parallel.unreplicate(outcome.state.params), outcome, num_steps, cost)
+
+
+def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
+    meter, heads_meter = Meter(), Meter()
+    run = _Run(config)
+    corpus, parallel = run.corpus, run.parallel
+    head_key, step_key = jax.random.split(jax.random.key(config.seed))
+    past = lineage(config.init_from)
+    _, loaded = load_pretrained(config.init_from)
+    origin = init_checkpoint.describe_init_checkpoint(past, run.folder, loaded)
+    params, is_new = with_pretraining_heads(loaded, run.model, head_key)
+    del loaded
+
+    with open_workdir(workdir, config):
+        if is_first_host():
+            init_checkpoint.keep_init_checkpoint(workdir, origin)
+            keep_encoder(run.folder, workdir / "encoder")
+        heads = workdir / "heads"
+        if is_new:
+            first = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
+            params, before = first.params, first.outcome.scores[corpus.name]["final"]
+            del first  # with its optimiser's state
+        else:
+            before = run.evaluate(parallel.replicate(params))[corpus.name]
+        stage = run.stage(workdir, params, step_key, tune="all", meter=meter)
+        result = {
+            "datasets": {
+                corpus.name: {
+                    "name": corpus.name,
+                    "fingerprint": corpus.fingerprint,
+                    "labels": LABELS,
+                    "documents": {split: len(documents) for split, documents in corpus.splits.items()},
+                }
+            },
+            "lineage": [*past, {"pretrained_on": corpus.name, "fingerprint": corpus.fingerprint}],
+            "warnings": skip_warnings(stage.outcome),
+            "dev": {corpus.name: {"before": before, **stage.outcome.scores[corpus.name]}},
+            "cost": stage.cost,
+            **run_metadata(config, stage.num_steps, meter, parallel),
+        }
+        if is_new:  # the first step of all is then one of the first stage
+            result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
+        if is_first_host():
+            write_json(workdir / "result.json", result)
+            shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
+        return result
+
+
+def _on_one(state: Any, batches: Any, key: jax.Array, *, step: Callable[..., Any], axis: str | None = None) -> Any:
+    """A step as `drive` calls it, with batches by name, of which there is one."""
+    (batch,) = batches.values()
+    return step(state, batch, key, axis=axis)

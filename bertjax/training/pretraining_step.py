@@ -1,0 +1,171 @@
+"""One step of further pre-training, MLM and NSP (Devlin et al., NAACL 2019), and its evaluation; for one replica."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bertjax.models.bert import Bert
+from bertjax.models.dropout import example_keys
+from bertjax.models.forward import Batch, Params
+from bertjax.parallel import psum
+from bertjax.training.microbatching import sum_over_micro_batches
+from bertjax.training.nonfinite import update_if_finite
+from bertjax.training.state import TrainState
+
+MLM, NSP = "mlm", "head_nsp"
+
+
+HEADS = {"nsp": 2}
+
+
+_cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
+
+
+def with_pretraining_heads(params: Params, model: Bert, key: jax.Array) -> tuple[dict[str, Any], bool]:
+    """The encoder with both pre-training heads: the checkpoint's own, or new ones from `key`.
+
+    Other heads are left out.
+
+    Args:
+      params: from `load_pretrained`.
+      model: with `has_mlm` and the heads `HEADS`.
+      key: of the new heads.
+
+    Returns:
+      The parameters of `model`, and whether a head is new.
+    """
+
+    def fresh(key: jax.Array) -> Params:
+        ids = jnp.zeros((1,), jnp.int32)
+        made: Any = model.init(key, ids, jnp.ones((1,), bool), ids)["params"]
+        return _heads(made)
+
+    encoder = {name: x for name, x in params.items() if name != "classifier" and not name.startswith("head_")}
+    own = {name: params[name] for name in (MLM, NSP) if name in params}
+    return encoder | jax.jit(fresh)(key) | own, len(own) < 2
+
+
+def trainable_for_pretraining(params: Params, tune: str) -> Params:
+    """The part of the parameters that is trained: with "all", all; with "heads", both heads, but no word embeddings."""
+    return params if tune == "all" else _heads(params)
+
+
+def init_pretraining_state(params: Params, tx: optax.GradientTransformation, tune: str = "all") -> TrainState:
+    """The state before the first update, with an optimizer state for what is trained alone."""
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable_for_pretraining(params, tune)), None)
+
+
+def pretrain_step(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    model: Bert,
+    tx: optax.GradientTransformation,
+    tune: str = "all",
+    micro_batches: int = 1,
+    axis: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update by the gradient of the mean MLM loss over masked positions plus the mean NSP loss over examples.
+
+    Args:
+      state: the state, the same on every replica.
+      batch: this replica's share of a batch, as `data.mlm.train_batches` makes it.
+      key: the run's key, the same on every replica and at every step.
+      model: with both heads.
+      tx: the optimizer.
+      tune: "all"; or "heads", which runs the encoder without dropout and leaves it, word embeddings included, as it is.
+      micro_batches: parts in which a replica's share is computed, one after another; the update is the same.
+      axis: name of the mapped axis, or None on a single device.
+
+    Returns:
+      The next state, and float32 scalars over all replicas: "loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", and
+      the gradient's norm before clipping, "gradient_norm". Where one of these is not finite the state is returned as
+      it came, and "skipped" is 1, else 0.
+    """
+    keys = example_keys(key, state.step, batch["index"]) if tune == "all" else None
+    is_masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)
+    valid = batch["valid"].astype(jnp.float32)
+    # Sums over rows by the count over all: gradients and means then add up, over micro-batches and replicas.
+    mlm_weights = is_masked / jnp.maximum(psum(is_masked.sum(), axis), 1)
+    nsp_weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
+    part = trainable_for_pretraining(state.params, tune)
+
+    def gradient_of(rows: Any) -> tuple[Params, dict[str, jax.Array]]:
+        batch, keys, mlm_weights, nsp_weights = rows
+
+        def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            mlm, nsp = _logits(state.params | part, batch, model, keys)
+            mlm_loss = jnp.sum(mlm_weights * _cross_entropy(mlm, batch["masked_ids"]))
+            loss = mlm_loss + jnp.sum(nsp_weights * _cross_entropy(nsp, batch["label"]))
+            means = {
+                "loss": loss,
+                "mlm_loss": mlm_loss,
+                "mlm_accuracy": jnp.sum(jnp.where(mlm.argmax(-1) == batch["masked_ids"], mlm_weights, 0)),
+                "nsp_accuracy": jnp.sum(jnp.where(nsp.argmax(-1) == batch["label"], nsp_weights, 0)),
+            }
+            return loss, means
+
+        return jax.grad(objective, has_aux=True)(part)
+
+    gradient, means = psum(
+        sum_over_micro_batches(gradient_of, (batch, keys, mlm_weights, nsp_weights), micro_batches), axis
+    )
+    means["gradient_norm"] = optax.tree.norm(gradient)
+
+    def update() -> TrainState:
+        updates, opt_state = tx.update(gradient, state.opt_state, part)
+        return TrainState(state.step + 1, state.params | optax.apply_updates(part, updates), opt_state, None)
+
+    return update_if_finite(state, update, means)
+
+
+def pretrain_eval_step(params: Params, batch: Batch, *, model: Bert) -> dict[str, jax.Array]:
+    """Sums for each example, without dropout: float32 [B], 0 in rows that only fill up.
+
+    "mlm_loss" and "mlm_hits" over masked positions, "mlm_count" of these, "nsp_hits", and "count", 1 an example.
+    """
+    mlm, nsp = _logits(params, batch, model, None)
+    masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)
+    valid = batch["valid"].astype(jnp.float32)
+    return {
+        "mlm_loss": jnp.sum(masked * _cross_entropy(mlm, batch["masked_ids"]), axis=1),
+        "mlm_hits": jnp.sum(jnp.where(mlm.argmax(-1) == batch["masked_ids"], masked, 0), axis=1),
+        "mlm_count": masked.sum(axis=1),
+        "nsp_hits": jnp.where(nsp.argmax(-1) == batch["label"], valid, 0),
+        "count": valid,
+    }
+
+
+def pretraining_metrics(sums: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """Over a whole split, from what `pretrain_eval_step` gave for its batches.
+
+    Returns:
+      "mlm_accuracy" and "mlm_perplexity", exp of the mean loss, over masked positions; "nsp_accuracy" over pairs.
+    """
+    total: dict[str, float] = {}
+    for batch in sums:
+        for name, values in batch.items():
+            total[name] = total.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+    return {
+        "mlm_accuracy": total["mlm_hits"] / max(total["mlm_count"], 1),
+        "mlm_perplexity": float(np.exp(total["mlm_loss"] / max(total["mlm_count"], 1))),
+        "nsp_accuracy": total["nsp_hits"] / max(total["count"], 1),
+    }
+
+
+def _heads(params: Params) -> dict[str, Any]:
+    return {name: params[name] for name in (MLM, NSP)}
+
+
+def _logits(params: Params, batch: Batch, model: Bert, keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def run(bert: Bert) -> tuple[jax.Array, jax.Array]:
+        embeddings = bert.embed(batch["input_ids"], batch["token_type_ids"])
+        return bert.pretraining_logits(embeddings, batch["attention_mask"], batch["masked_positions"], keys)
+
+    outputs: Any = model.apply({"params": params}, method=run)
+    return outputs

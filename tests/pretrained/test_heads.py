@@ -1,0 +1,227 @@
+"""Heads in a checkpoint, of pre-training and of classification, and those of a run on them."""
+
+import json
+from functools import partial
+
+import chex
+import jax
+import numpy as np
+import pytest
+from checkpoints import MLM, NSP, TENSORS, assert_holds, refusal, write_checkpoint
+from golden import make_bert
+
+from bertjax.models.config import BertConfig
+from bertjax.pretrained import fitting_heads, head_labels, load_pretrained, with_heads
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def write(tmp_path):
+    return partial(write_checkpoint, tmp_path)
+
+
+def old_name(name):
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+DECODER = {
+    "cls.predictions.decoder.weight": TENSORS["embeddings.word_embeddings.weight"],
+    "cls.predictions.decoder.bias": MLM["cls.predictions.bias"],
+}
+
+
+@pytest.mark.parametrize("rename", [str, old_name])
+@pytest.mark.parametrize("decoder", [{}, DECODER])
+def test_the_heads_of_pre_training(write, rename, decoder):
+    tensors = {rename(name): x for name, x in (TENSORS | MLM | NSP | decoder).items()}
+    _, params = load_pretrained(write(tensors))
+    assert_holds(params, TENSORS)
+    expected = {
+        "transform": {
+            "kernel": MLM["cls.predictions.transform.dense.weight"].T,
+            "bias": MLM["cls.predictions.transform.dense.bias"],
+        },
+        "norm": {
+            "affine": {
+                "scale": MLM["cls.predictions.transform.LayerNorm.weight"],
+                "bias": MLM["cls.predictions.transform.LayerNorm.bias"],
+            }
+        },
+        "bias": MLM["cls.predictions.bias"],
+    }
+    chex.assert_trees_all_equal(params["mlm"], expected)
+    nsp = {"kernel": NSP["cls.seq_relationship.weight"].T, "bias": NSP["cls.seq_relationship.bias"]}
+    chex.assert_trees_all_equal(params["head_nsp"], nsp)
+
+
+@pytest.mark.parametrize(("present", "absent"), [(MLM, "head_nsp"), (NSP, "mlm")])
+def test_one_head_of_pre_training_alone(write, present, absent):
+    _, params = load_pretrained(write(TENSORS | present))
+    assert absent not in params
+    assert len(params) == len(load_pretrained(write())[1]) + 1
+
+
+@pytest.mark.parametrize("lost", [*MLM, *NSP])
+def test_a_part_of_a_head_of_pre_training(write, lost):
+    tensors = TENSORS | MLM | NSP | {"cls.predictions.more": np.zeros(1, np.float32)}
+    del tensors[lost]
+    folder = write(tensors)
+    expected = f"tensors do not fit config.json: missing: {lost}; surplus: cls.predictions.more"
+    assert refusal(folder) == f"{folder}: {expected}"
+
+
+def test_a_misshapen_head_of_pre_training(write):
+    folder = write(TENSORS | MLM | NSP | DECODER | {"cls.predictions.decoder.weight": np.zeros((25, 12), np.float32)})
+    expected = "misshapen: cls.predictions.decoder.weight (expected [24, 12], found [25, 12])"
+    assert refusal(folder) == f"{folder}: tensors do not fit config.json: {expected}"
+    folder = write(TENSORS | NSP | {"cls.seq_relationship.weight": np.zeros((3, 12), np.float32)})
+    expected = "misshapen: cls.seq_relationship.weight (expected [2, 12], found [3, 12])"
+    assert refusal(folder) == f"{folder}: tensors do not fit config.json: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("name", "tied_to"),
+    [
+        ("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ],
+)
+def test_an_untied_decoder(write, name, tied_to):
+    folder = write(TENSORS | MLM | DECODER | {name: DECODER[name] + np.float32(1e-3)})
+    expected = f"expected {name} to equal {tied_to}, to which a decoder is tied, found another"
+    assert refusal(folder) == f"{folder}: {expected}"
+
+
+def test_heads_by_their_own_names_come_first():
+    head = {"kernel": np.ones((4, 2)), "bias": np.ones(2)}
+    params = {"kept": 1, "mlm": {}, "head_a": head, "head_b": head, "head_c": head}
+    params["classifier"] = {"kernel": np.zeros((4, 2)), "bias": np.zeros(2)}
+    found = with_heads(params, BertConfig(hidden_size=4, num_attention_heads=1), {"a": 2, "new": 2, "b": 3}, KEY)
+    assert set(found) == {"kept", "head_a", "head_new", "head_b"}
+    chex.assert_trees_all_equal(found["head_a"], head)
+    chex.assert_trees_all_equal(found["head_new"], params["classifier"])
+    chex.assert_shape(found["head_b"]["kernel"], (4, 3))
+    assert np.any(found["head_b"]["kernel"])
+
+
+CLASSIFIER = {
+    "classifier.weight": make_bert.tensor("classifier.weight", (5, 12)),
+    "classifier.bias": make_bert.tensor("classifier.bias", (5,)),
+}
+
+
+def test_a_stored_classifier_serves_where_its_shape_is_right(write):
+    config, params = load_pretrained(write(TENSORS | CLASSIFIER))
+    stored = {"kernel": CLASSIFIER["classifier.weight"].T, "bias": CLASSIFIER["classifier.bias"]}
+    chex.assert_trees_all_equal(params["classifier"], stored)
+    whole = with_heads(params, config, {"sst": 5, "sts": 1}, jax.random.key(0))
+    assert "classifier" not in whole
+    assert "classifier" in params  # the caller's tree is left alone
+    chex.assert_trees_all_equal(whole["head_sst"], stored)
+    chex.assert_shape(whole["head_sts"]["kernel"], (12, 1))
+    assert np.any(whole["head_sts"]["kernel"])
+
+
+def head_of(value, classes=2):
+    return {"kernel": np.full((4, classes), value), "bias": np.full(classes, value)}
+
+
+FIT = {
+    "its own, the same": ({"head_a": head_of(1.0)}, {"head_a": ["no", "yes"]}, 1.0, ""),
+    "its own, the other way round": (
+        {"head_a": head_of(1.0)},
+        {"head_a": ["yes", "no"]},
+        None,
+        "['yes', 'no']\n",
+    ),
+    "a classifier, in capitals": ({"classifier": head_of(2.0)}, {"classifier": ["NO", "Yes"]}, 2.0, ""),
+    "a classifier, others": (
+        {"classifier": head_of(2.0)},
+        {"classifier": ["up", "down"]},
+        None,
+        "['up', 'down']\n",
+    ),
+    "a classifier, no names": (
+        {"classifier": head_of(2.0)},
+        {},
+        2.0,
+        "a head of classes without names, taken for no, yes",
+    ),
+    "another size": ({"classifier": head_of(2.0, 3)}, {}, None, ""),
+    "a score": ({"head_a": head_of(1.0, 1)}, {"head_a": []}, None, "is for a score"),
+    "what would move a cursor": ({"head_a": head_of(1.0)}, {"head_a": ["\x1b[2J", "yes"]}, None, r"'\x1b[2J'"),
+    "none": ({}, {}, None, ""),
+}
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_a_head_goes_on_where_its_classes_are_the_tasks(name, capsys):
+    params, labels, expected, told = FIT[name]
+    found = fitting_heads({"kept": 1} | params, labels, {"a": ("no", "yes")})
+    assert set(found) == {"kept"} | ({"head_a"} if expected else set())
+    if expected:
+        chex.assert_trees_all_equal(found["head_a"], head_of(expected))
+    err = capsys.readouterr().err
+    assert told in err
+    assert bool(told) == bool(err)
+
+
+def test_one_classifier_is_for_those_tasks_that_it_fits(capsys):
+    params, labels = {"classifier": head_of(2.0)}, {"classifier": ["no", "yes"]}
+    found = fitting_heads(params, labels, {"a": ("no", "yes"), "b": ("yes", "no"), "c": ()})
+    assert set(found) == {"head_a"}
+    told = [f"{name}: a new head: the checkpoint's is for ['no', 'yes']" for name in "bc"]
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_a_score_takes_a_head_of_a_score(capsys):
+    head = head_of(1.0, 1)
+    for labels in ({}, {"classifier": ["similarity"]}):
+        chex.assert_trees_all_equal(fitting_heads({"classifier": head}, labels, {"c": ()}), {"head_c": head})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("id2label", "expected"),
+    [
+        ({"1": "good", "0": "bad"}, {"classifier": ["bad", "good"]}),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, {}),
+        ({"0": "bad", "2": "good"}, {}),
+        (["bad", "good"], {}),
+        (None, {}),
+    ],
+)
+def test_the_classes_that_config_json_names(write, id2label, expected):
+    folder = write()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": id2label}))
+    assert head_labels(folder) == expected
+
+
+@pytest.mark.parametrize(("weight", "bias"), [((5, 11), (5,)), ((5,), (5,)), ((5, 12), (4,)), ((5, 12), None)])
+def test_a_classifier_of_another_make_is_passed_over(write, weight, bias):
+    extra = {"classifier.weight": np.zeros(weight, np.float32)}
+    if bias is not None:
+        extra["classifier.bias"] = np.zeros(bias, np.float32)
+    _, params = load_pretrained(write(TENSORS | extra))
+    assert "classifier" not in params
+
+
+def test_new_heads_are_drawn_apart():
+    config = BertConfig(hidden_size=600, initializer_range=0.3)
+    heads = dict.fromkeys("abc", 4)
+    params = with_heads({"kept": 1}, config, heads, jax.random.key(0))
+    assert params.pop("kept") == 1
+    assert set(params) == {"head_a", "head_b", "head_c"}
+    kernels = np.stack([head["kernel"] for head in params.values()]).reshape(3, -1)
+    for head in params.values():
+        chex.assert_trees_all_equal(head["bias"], np.zeros(4, np.float32))
+    # Five standard errors: of a standard deviation, and of a correlation of independent draws.
+    assert np.all(np.abs(kernels.std(axis=1) - 0.3) < 5 * 0.3 / np.sqrt(2 * 2400))
+    assert np.all(np.abs(np.corrcoef(kernels)[np.triu_indices(3, 1)]) < 5 / np.sqrt(2400))
+    # The names decide, not the order; another key, other heads.
+    again = with_heads({}, config, dict(reversed(heads.items())), jax.random.key(0))
+    chex.assert_trees_all_equal(again, params)
+    other = with_heads({}, config, heads, jax.random.key(1))
+    assert all(np.any(other[name]["kernel"] != params[name]["kernel"]) for name in params)

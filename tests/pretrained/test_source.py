@@ -1,0 +1,87 @@
+"""Where checkpoints come from: folders, or else the hub; their config.json."""
+
+import pytest
+from checkpoints import refusal, write_checkpoint
+
+from bertjax.errors import UserError
+from bertjax.files import assets
+from bertjax.pretrained import head_labels, hub, lineage, resolve
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "not found; a checkpoint folder needs config.json"),
+        (
+            "{",
+            "expected JSON, found something else (Expecting property name enclosed in double quotes: line 1 column 2 "
+            "(char 1)); get the file again",
+        ),
+        ("[" * 100_000, "expected JSON, found something else (nested too deeply); get the file again"),
+        (b"\xff\xfe", "expected JSON, found something else ("),
+        ("[1]", "expected an object, found [1]; get the file again"),
+        ('{"model_type": "roberta"}', "BERT config: model_type must be 'bert', found 'roberta'"),
+        ("{}", "BERT config: hidden_size, num_attention_heads, num_hidden_layers, vocab_size missing"),
+    ],
+    ids=["missing", "cut", "deep", "not UTF-8", "list", "roberta", "empty"],
+)
+def test_a_bad_config(tmp_path, text, complaint):
+    path = write_checkpoint(tmp_path) / "config.json"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = refusal(path.parent)
+    assert message.startswith(f"{path}: {complaint}")
+    assert complaint.endswith("(") or message == f"{path}: {complaint}"
+
+
+def test_a_config_that_is_a_folder(tmp_path):
+    path = write_checkpoint(tmp_path) / "config.json"
+    path.unlink()
+    path.mkdir()
+    assert refusal(path.parent) == f"{path}: cannot be read (Is a directory); check its permissions"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the hub is asked for; it has nothing."""
+    asked = []
+    monkeypatch.setattr(hub, "fetch_model", asked.append)
+    return asked
+
+
+@pytest.mark.parametrize("source", ["./gone", "/gone/model", "~/gone", "a/b/c", "a model", "owner/", "a\nb"])
+def test_an_unknown_source(asked, source, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = (
+        "is neither 'minilm-l6', nor a folder, nor a hub name such as 'bert-base-uncased' or 'owner/model@revision'"
+    )
+    assert refusal(source) == f"init_from: {source!r} {expected}"
+    assert not asked
+
+
+def test_a_file_is_no_checkpoint(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(write_checkpoint(tmp_path))
+    assert refusal("model.safetensors").startswith(
+        "init_from: 'model.safetensors' is neither 'minilm-l6', nor a folder"
+    )
+    assert not asked
+
+
+def test_the_starter_and_folders_ask_no_hub(asked, tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path)
+    fetched = []
+    monkeypatch.setattr(assets, "fetch_asset", lambda name: fetched.append(name) or folder)
+    assert resolve("minilm-l6") == folder
+    assert fetched == ["minilm-l6"]
+    assert resolve(folder) == resolve(str(folder)) == folder
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert resolve(f"~/{folder.name}") == folder
+    assert not asked
+
+
+@pytest.mark.parametrize("read", [resolve, lineage, head_labels])
+def test_the_home_of_nobody(read):
+    with pytest.raises(UserError, match=r"~nobody-of-that-name/x: expected a home folder at '~', found none"):
+        read("~nobody-of-that-name/x")

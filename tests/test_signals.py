@@ -1,0 +1,74 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from bertjax.signals import Abandoned, Interruption
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_the_handlers_come_back(number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interruption() as interruption:
+        assert interruption.name is None
+        send(number)
+        assert interruption.name == number.name
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_after_a_signal_is_the_usual_one(first):
+    with Interruption(), pytest.raises(KeyboardInterrupt):
+        send(first)
+        send(signal.SIGTERM)  # a scheduler may send it more than once
+        send(signal.SIGINT)
+
+
+def test_what_can_be_done_again_is_given_up_at_once():
+    with Interruption() as interruption:
+        with pytest.raises(Abandoned), interruption.abandons():
+            try:
+                send(signal.SIGTERM)
+            except Exception:
+                pytest.fail("caught on the way")
+            pytest.fail("went on")
+        with pytest.raises(Abandoned), interruption.abandons():
+            pytest.fail("begun although asked to stop")
+        send(signal.SIGTERM)  # outside, it is noted
+
+
+def test_an_ignored_signal_stays_ignored():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and a shell's `&` do
+    try:
+        with Interruption() as interruption:
+            send(signal.SIGINT)
+            assert interruption.name is None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_outside_the_main_thread_it_does_nothing():
+    failures = []
+
+    def use():
+        try:
+            with Interruption() as interruption, interruption.abandons():
+                pass
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert not failures
+
+
+def test_signals_that_are_not_ours_are_left():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption(()):
+        assert signal.getsignal(signal.SIGTERM) is before

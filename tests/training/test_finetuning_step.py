@@ -1,0 +1,323 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy_step import SETTINGS, SGD, TASK, B, make_batch, make_step, run
+
+from bertjax import smart
+from bertjax.models.bert import Bert, init_params
+from bertjax.models.forward import eval_step
+from bertjax.parallel import DataParallel
+from bertjax.training import optimizer
+from bertjax.training.state import init_state
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config):
+    return Bert(tiny_config, {TASK.name: TASK.outputs})
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return init_params(jax.random.key(0), model)
+
+
+def without_dropout(model):
+    config = dataclasses.replace(model.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return model.clone(config=config)
+
+
+def test_a_plain_step_is_gradient_descent_on_the_mean_loss(model, params):
+    model, batch = without_dropout(model), make_batch()
+
+    def loss(params):
+        logits = eval_step(params, batch, model=model, task=TASK)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1).mean()
+
+    state, means = run(model, params, SETTINGS["plain"], batch)
+    value, gradient = jax.value_and_grad(loss)(params)
+    chex.assert_trees_all_close(means["loss"], value, rtol=1e-5)
+    hits = np.asarray(eval_step(params, batch, model=model, task=TASK)).argmax(-1) == batch["label"]
+    assert float(means["accuracy"]) == pytest.approx(hits.mean())
+    chex.assert_trees_all_close(means["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+    chex.assert_trees_all_close(state.params, expected, atol=1e-6)
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_invalid_rows_change_nothing(model, params, name):
+    batch = make_batch()
+    padded = {key: np.concatenate([x, x[:3]]) for key, x in batch.items()}
+    padded["label"][B:], padded["input_ids"][B:] = 4, 7
+    padded["valid"][B:] = False
+    outcomes = [run(model, params, SETTINGS[name], x) for x in (batch, padded)]
+    chex.assert_trees_all_close(*((state.params, means) for state, means in outcomes), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_order_of_a_batch_does_not_matter(model, params, name):
+    batch, order = make_batch(), np.random.default_rng(1).permutation(B)
+    shuffled = {key: x[order] for key, x in batch.items()}
+    outcomes = [run(model, params, SETTINGS[name], x) for x in (batch, shuffled)]
+    chex.assert_trees_all_close(*((state.params, means) for state, means in outcomes), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_jit_is_pmap(model, params, name):
+    # Not Adam, which makes steps of rounding where a gradient is next to zero.
+    tx, outcomes = optax.sgd(0.1, momentum=0.9), []
+    for devices in (jax.devices()[:1], jax.devices()[:4]):
+        parallel = DataParallel(devices)
+        step = parallel.map_train(make_step(model, SETTINGS[name], tx))
+        state = parallel.replicate(init_state(jax.tree.map(jnp.copy, params), tx, SETTINGS[name]))
+        for seed in range(3):
+            batch = make_batch(seed=seed)
+            batch["valid"][-3:] = False  # a mean of the devices' means would differ
+            state, means = step(state, parallel.shard(batch), jax.random.key(0))
+        outcomes.append(jax.device_get(parallel.unreplicate((state.params, state.anchor, means))))
+    chex.assert_trees_all_close(*outcomes, atol=2e-5)
+
+
+STARTS = ["plain", *(pytest.param(start, marks=pytest.mark.slow) for start in ("noise", "task_gradient"))]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_micro_batches_are_the_batch(model, params, start):
+    """Dropout on, rows that only fill up in one part alone, two updates, so that the anchor counts too."""
+    settings = SETTINGS["plain"]
+    if start != "plain":
+        settings = smart.preset("bertjax_exact", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
+    outcomes = []
+    for micro_batches, devices in ((1, 1), (2, 1), (8, 1), (2, 2)):
+        parallel = DataParallel(jax.devices()[:devices])
+        step = parallel.map_train(make_step(model, settings, SGD, micro_batches=micro_batches))
+        state = parallel.replicate(init_state(jax.tree.map(jnp.copy, params), SGD, settings))
+        for seed in range(2):
+            batch = make_batch(seed=seed)
+            batch["valid"][-3:] = False
+            state, means = step(state, parallel.shard(batch), jax.random.key(0))
+        outcomes.append(jax.device_get(parallel.unreplicate((state.params, state.anchor, means))))
+    assert float(outcomes[0][2]["loss"]) > 0.1
+    for outcome in outcomes[1:]:
+        chex.assert_trees_all_close(outcome, outcomes[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_rematerialisation_changes_memory_alone(tiny_config, start):
+    settings = SETTINGS["plain"]
+    if start != "plain":
+        settings = smart.preset("bertjax_exact", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
+    model = Bert(dataclasses.replace(tiny_config, num_hidden_layers=6), {TASK.name: TASK.outputs})
+    params = init_params(jax.random.key(0), model)
+    batch = make_batch(rows=256)
+    outcomes, kept = [], []
+    for remat in (False, True):
+        state = init_state(jax.tree.map(jnp.copy, params), SGD, settings)
+        step = (
+            jax.jit(make_step(model.clone(remat=remat), settings, SGD)).lower(state, batch, jax.random.key(0)).compile()
+        )
+        kept.append(step.memory_analysis().temp_size_in_bytes)
+        for _ in range(2):
+            state, means = step(state, batch, jax.random.key(0))
+        outcomes.append((state.params, state.anchor, means))
+    chex.assert_trees_all_close(*outcomes, atol=1e-6, rtol=1e-5)
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.slow
+def test_not_jitted_is_jitted(model, params):
+    settings, tx, batch = SETTINGS["smart"], SGD, make_batch()
+    state = init_state(params, tx, settings)
+    plain, means = make_step(model, settings, tx)(state, jax.tree.map(jnp.asarray, batch), jax.random.key(0))
+    jitted, jitted_means = run(model, params, settings, batch)
+    chex.assert_trees_all_close((plain.params, means), (jitted.params, jitted_means), atol=1e-5)
+
+
+def test_the_objective_adds_the_weighted_terms(model, params):
+    # Gradients are linear in the weights, so steps at (λ, μ) = (1, 0), (0, 1), (0, 0) give that at (2, 3).
+    batch = make_batch()
+    anchored = jax.tree.map(lambda x: x * 0.9, params)
+
+    def change(weight, bregman_weight):
+        settings = smart.preset(
+            "bertjax_exact", radius=0.3, weight=weight, bregman_weight=bregman_weight, decay=(1.0, 1.0)
+        )
+        tx = SGD
+        state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
+        if bregman_weight:
+            state = state.replace(anchor=anchored)
+        after, means = run(model, params, settings, batch, tx, state=state)
+        return jax.tree.map(jnp.subtract, after.params, params), means
+
+    plain, _ = change(0.0, 0.0)
+    smooth, smooth_means = change(1.0, 0.0)
+    bregman, bregman_means = change(0.0, 1.0)
+    both, both_means = change(2.0, 3.0)
+    assert float(smooth_means["smoothness"]) > 1e-4
+    assert float(bregman_means["bregman"]) > 1e-4
+    assert float(both_means["smoothness"]) == pytest.approx(float(smooth_means["smoothness"]), rel=1e-4)
+    expected = jax.tree.map(lambda p, s, b: p + 2 * (s - p) + 3 * (b - p), plain, smooth, bregman)
+    chex.assert_trees_all_close(both, expected, atol=1e-5)
+
+
+def test_bregman_is_zero_at_the_first_step_and_not_after(model, params):
+    state, means = run(model, params, SETTINGS["smart"], make_batch())
+    assert 0 <= float(means["bregman"]) < 1e-12
+    _, means = run(model, params, SETTINGS["smart"], make_batch(), state=state)
+    assert float(means["bregman"]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "betas"),
+    # Of 20 updates the first tenth are two; a horizon of a fifth is four: 1 / (1 − β) = 4.
+    [({"decay": (0.25, 0.75)}, (0.25, 0.25, 0.75, 0.75)), ({"horizon": 0.2}, (0.75, 0.75))],
+    ids=["decay", "horizon"],
+)
+def test_the_anchor_follows_by_the_decay(model, params, changes, betas):
+    settings = smart.preset("bertjax_exact", weight=0.0, **changes)
+    state, anchor = None, params
+    for beta in betas:
+        state, _ = run(model, params, settings, make_batch(), state=state)
+        anchor = jax.tree.map(lambda a, p, beta=beta: beta * a + (1 - beta) * p, anchor, state.params)
+        chex.assert_trees_all_close(state.anchor, anchor, atol=1e-7)
+
+
+def test_no_anchor_is_kept_without_the_bregman_term(model, params):
+    state, _ = run(model, params, smart.SmartSettings(weight=1.0), make_batch())
+    assert state.anchor is None
+
+
+def test_matched_dropout_measures_no_dropout(model, params):
+    at_zero = {"radius": 0.0, "bregman_weight": 0.0}
+    for matched in (True, False):
+        settings = smart.preset("bertjax_exact", matched_dropout=matched, **at_zero)
+        _, means = run(model, params, settings, make_batch())
+        assert (float(means["smoothness"]) < 1e-12) == matched
+
+
+def test_dropout_changes_with_step_and_with_key(model, params):
+    batch, tx = make_batch(), optax.sgd(0.0)
+    state, first = run(model, params, SETTINGS["plain"], batch, tx)
+    _, second = run(model, params, SETTINGS["plain"], batch, tx, state=state)
+    _, other_key = run(model, params, SETTINGS["plain"], batch, tx, key=1)
+    _, again = run(model, params, SETTINGS["plain"], batch, tx)
+    assert len({float(means["loss"]) for means in (first, second, other_key)}) == 3
+    assert float(first["loss"]) == float(again["loss"])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_tensor_but_key_biases_has_a_gradient(model, params, name):
+    state, _ = run(model, params, SETTINGS[name], make_batch(), optax.sgd(1.0))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params, state.params)
+    for path, largest in jax.tree_util.tree_leaves_with_path(moved):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        # Softmax does not see a shift that all keys share.
+        assert (largest < 1e-7) if where.endswith("/key/bias") else (largest > 1e-6), where
+
+
+@pytest.mark.parametrize("weight", [1.0, optax.linear_schedule(0.0, 1.0, 3)], ids=["fixed", "scheduled"])
+def test_no_second_compilation(model, params, weight):
+    settings = smart.preset("bertjax_exact", radius=0.3, weight=weight)
+    tx = optimizer.adamw(optax.constant_schedule(1e-2), 0.1)
+    chex.clear_trace_counter()  # it counts by name
+
+    @chex.assert_max_traces(n=1)
+    def traced_once(*args):
+        return make_step(model, settings, tx)(*args)
+
+    step = DataParallel(jax.devices()[:1]).map_train(traced_once)
+    state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
+    for seed in range(3):
+        state, means = step(state, make_batch(seed=seed), jax.random.key(0))
+    assert np.isfinite(float(means["loss"]))
+    assert step._cache_size() == 1
+
+
+def test_weights_of_zero_train_bit_for_bit_as_plain(model, params):
+    settings = smart.preset("bertjax_exact", weight=0.0, bregman_weight=0.0)
+    tx, outcomes = optax.sgd(0.1, momentum=0.9), []
+    for each in (smart.preset("none"), settings):
+        state = None
+        for seed in range(2):
+            state, means = run(model, params, each, make_batch(seed=seed), tx, state=state)
+        outcomes.append((state, means))
+    chex.assert_trees_all_equal(*outcomes)
+
+
+def test_radius_zero_at_the_anchor_is_a_plain_step(model, params):
+    plain, expected = run(model, params, SETTINGS["plain"], make_batch())
+    state, means = run(model, params, smart.preset("bertjax_exact", radius=0.0), make_batch())
+    chex.assert_trees_all_close(state.params, plain.params, atol=1e-6)
+    chex.assert_trees_all_close(means["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
+    assert float(means["smoothness"]) == 0
+    assert 0 <= float(means["bregman"]) < 1e-12
+
+
+def test_every_second_step_is_twice_as_heavy_and_reports_so(model, params):
+    # At step 0 it is a step at 2 λ, at step 1 one at λ = 0.
+    def at(**changes):
+        return smart.preset("bertjax_exact", radius=0.3, **changes)
+
+    first, means = run(model, params, at(every=2), make_batch())
+    heavy, heavy_means = run(model, params, at(weight=2.0), make_batch())
+    chex.assert_trees_all_close(first.params, heavy.params, atol=1e-6)
+    assert float(heavy_means["smoothness"]) > 1e-4
+    chex.assert_trees_all_close(means["smoothness"], 2 * heavy_means["smoothness"], rtol=1e-4)
+
+    second, means = run(model, params, at(every=2), make_batch(), state=first)
+    without, expected = run(model, params, at(weight=0.0), make_batch(), state=first)
+    chex.assert_trees_all_close(second.params, without.params, atol=1e-6)
+    assert float(means.pop("smoothness")) == 0
+    chex.assert_trees_all_close(means, expected, rtol=1e-5)
+    assert float(means["bregman"]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"start": "task_gradient", "num_steps": 0, "clean_gradient": False}, {"start": "output", "num_steps": 0}],
+    ids=["task_gradient", "output"],
+)
+def test_cheap_starts_find_a_perturbation(model, params, changes):
+    batch = make_batch()
+    batch["valid"][-1] = False
+    state, means = run(model, params, smart.preset("bertjax_exact", radius=0.3, **changes), batch)
+    chex.assert_tree_all_finite((state.params, means))
+    assert float(means["smoothness"]) > 1e-4
+    _, by_noise = run(model, params, smart.preset("r3f", radius=1e-3, matched_dropout=True), batch)
+    assert float(means["smoothness"]) > float(by_noise["smoothness"])
+
+
+def test_a_scheduled_weight_is_its_value_at_the_step(model, params):
+    state, _ = run(model, params, SETTINGS["smart"], make_batch())
+    scheduled = smart.preset("bertjax_exact", radius=0.3, weight=optax.linear_schedule(0.0, 4.0, 2))
+    fixed = smart.preset("bertjax_exact", radius=0.3, weight=2.0)
+    outcomes = [run(model, params, settings, make_batch(), state=state) for settings in (scheduled, fixed)]
+    chex.assert_trees_all_close(*outcomes, atol=1e-6)
+
+
+def test_bfloat16_computes_beside_float32_parameters(model, params):
+    state, means = run(model.clone(dtype=jnp.bfloat16), params, SETTINGS["smart"], make_batch())
+    _, expected = run(model, params, SETTINGS["smart"], make_batch())
+    chex.assert_trees_all_equal_dtypes(state.params, params)
+    assert float(means["loss"]) == pytest.approx(float(expected["loss"]), rel=2e-2)
+    assert float(means["smoothness"]) == pytest.approx(float(expected["smoothness"]), rel=0.2)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_cheap_form_runs_the_clean_backward_pass_once(tiny_config, weight):
+    # In forward passes: plain 3; the cheap form 7, and 8 where the adversary's backward pass is not the main one.
+    task = dataclasses.replace(TASK, weight=weight)
+    config = dataclasses.replace(tiny_config, hidden_size=64, intermediate_size=256, num_hidden_layers=2)
+    model = Bert(config, {TASK.name: TASK.outputs})
+    params, flops = init_params(jax.random.key(0), model), {}
+    cheap = smart.preset("bertjax")
+    for name, settings in {"plain": SETTINGS["plain"], "cheap": cheap}.items():
+        step = jax.jit(make_step(model, settings, SGD, task=task))
+        compiled = step.lower(init_state(params, SGD, settings), make_batch(), jax.random.key(0)).compile()
+        flops[name] = compiled.cost_analysis()["flops"]
+    assert flops["cheap"] / flops["plain"] < 2.5

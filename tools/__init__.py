@@ -1,0 +1,1 @@
+"""Long checks of a checkout: mangled files, killed runs, the manual's code."""

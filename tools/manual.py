@@ -1,0 +1,72 @@
+"""Runs the code of README.md and of the manual as a reader would: page after page, block after block.
+
+    python -m tools.manual [PAGE ...]
+
+`bash` and `python` blocks run, in one folder that lasts from page to page; the Python of a page is one script, run at
+its end. A block that cannot run here stands after a comment that says why: `<!-- not run: … -->`. Trainings stop after
+four updates, and evaluations leave smoothness out.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SHORT = """
+set -euo pipefail
+python() {
+  case "${1-}" in
+    train.py) command python "$@" --config.max_steps=4 ;;
+    eval.py) if [[ "$*" == *--split* ]]; then command python "$@" --radius=0; else command python "$@"; fi ;;
+    *) command python "$@" ;;
+  esac
+}
+"""
+BLOCK = re.compile(r"^(?:<!-- not run: (?P<why>.+?) -->\n)?```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and why it is not run (None if it is)."""
+
+    language: str
+    code: str
+    why: str | None
+
+
+def pages() -> list[Path]:
+    """README.md, and the manual's pages in the order of its table of contents."""
+    listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    return [ROOT / "README.md", *(ROOT / "docs" / name for name in listed)]
+
+
+def blocks(page: Path) -> list[Block]:
+    """All of a page, in order."""
+    return [Block(found["language"], found["code"], found["why"]) for found in BLOCK.finditer(page.read_text())]
+
+
+def main() -> None:
+    """Runs the pages named, or all; stops at the first block that fails."""
+    chosen = [Path(name).resolve() for name in sys.argv[1:]] or pages()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("configs", "train.py", "eval.py"):
+            os.symlink(ROOT / name, Path(folder, name))
+        for page in chosen:
+            runnable = [block for block in blocks(page) if block.why is None]
+            scripts = [block.code for block in runnable if block.language == "python"]
+            commands = [["bash", "-c", SHORT + block.code] for block in runnable if block.language == "bash"]
+            if scripts:
+                commands.append([sys.executable, "-c", "\n".join(scripts)])
+            for command in commands:
+                told = command[-1].removeprefix(SHORT).strip()[:300]
+                print(f"== {time.monotonic() - begin:.0f} s, {page.relative_to(ROOT)}: {told}", flush=True)
+                subprocess.run(command, cwd=folder, check=True)
+
+
+if __name__ == "__main__":
+    main()
