@@ -48,7 +48,7 @@ def load() -> tuple[Inputs, dict]:
 def sentences(inputs: Inputs, count: int = SENTENCES) -> dict[str, np.ndarray]:
     """A batch of the dev split's sentences, of all lengths."""
     examples = inputs.data["rated_sst"].examples["dev"]
-    batches = list(eval_batches(examples, batch_size=len(examples), edges=(LENGTH,)))
+    batches = list(eval_batches(examples, batch_size=len(examples), bucket_boundaries=(LENGTH,)))
     rows = np.random.default_rng(0).permutation(len(examples))[:count]
     return {name: x[rows] for name, x in batches[0].items()}
 
@@ -65,7 +65,7 @@ def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
     )
     state = init_state(jax.tree.map(jnp.copy, params), tx, settings)
     train = inputs.data["rated_sst"].examples["train"]
-    batches = train_batches(train, batch_size=BATCH_SIZE, edges=(24, LENGTH), seed=0, epochs=1)
+    batches = train_batches(train, batch_size=BATCH_SIZE, bucket_boundaries=(24, LENGTH), seed=0, epochs=1)
     for _, batch in zip(range(num_steps), batches, strict=False):
         state, _ = step(state, {"rated_sst": batch}, jax.random.key(1))
     return state.params

@@ -43,7 +43,7 @@ def padded_to_longest(examples: TokenizedExamples, seed: int):
     order = np.random.default_rng(seed).permutation(len(examples.labels))
     for rows in np.array_split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
         part = subset(examples, rows)
-        yield from eval_batches(part, batch_size=len(rows), edges=(int(part.lengths.max()),))
+        yield from eval_batches(part, batch_size=len(rows), bucket_boundaries=(int(part.lengths.max()),))
 
 
 def main() -> None:
@@ -56,17 +56,22 @@ def main() -> None:
         config = RunConfig(task=name, data_dir=options.data_dir, on_bad_row="skip", max_length=max_length)
         inputs = load_inputs(config, STARTER, ("train", "dev"))
         part = inputs.data[name]
-        tokens[name] = round(real_token_fraction(part.examples["train"].lengths, BATCH_SIZE, part.edges), 4)
-        shapes[name] = list(part.edges)
+        tokens[name] = round(real_token_fraction(part.examples["train"].lengths, BATCH_SIZE, part.bucket_boundaries), 4)
+        shapes[name] = list(part.bucket_boundaries)
         if name == "sst5":
-            train, edges, model, task = part.examples["train"], part.edges, inputs.model, part.task
+            train, bucket_boundaries, model, task = (
+                part.examples["train"],
+                part.bucket_boundaries,
+                inputs.model,
+                part.task,
+            )
     print(
         format_rows([{"task": n, "real tokens": tokens[n], "lengths": ", ".join(map(str, shapes[n]))} for n in tokens])
     )
 
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, model.heads, jax.random.key(0))
-    num_steps = steps_per_epoch(train.lengths, BATCH_SIZE, edges)
+    num_steps = steps_per_epoch(train.lengths, BATCH_SIZE, bucket_boundaries)
     tx = optimizer.adamw(optimizer.linear_schedule(1e-4, num_steps, 0.1), 0.01)
     parallel, key = DataParallel(jax.devices()[:1]), jax.random.key(1)
     step = CompiledByShape(
@@ -75,8 +80,8 @@ def main() -> None:
         )
     )
     state = init_state(jax.tree.map(jnp.copy, params), tx, ROWS["plain"])
-    ours = train_batches(train, batch_size=BATCH_SIZE, edges=edges, seed=0, epochs=1)
-    for batch in train_batches(train, batch_size=BATCH_SIZE, edges=edges, seed=0, epochs=1):
+    ours = train_batches(train, batch_size=BATCH_SIZE, bucket_boundaries=bucket_boundaries, seed=0, epochs=1)
+    for batch in train_batches(train, batch_size=BATCH_SIZE, bucket_boundaries=bucket_boundaries, seed=0, epochs=1):
         step.compile(state, {task.name: batch}, key)
     theirs, their_step = padded_to_longest(train, 0), peers.pytorch_step(architecture, task.outputs)
 

@@ -76,7 +76,7 @@ def path_of_anchor(path: Path) -> None:
     read = jax.jit(lambda params: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])[chosen])
     state = init_state(params, tx, plain)
     train = inputs.data["rated_sst"].examples["train"]
-    batches = train_batches(train, batch_size=BATCH_SIZE, edges=(24, LENGTH), seed=0, epochs=1)
+    batches = train_batches(train, batch_size=BATCH_SIZE, bucket_boundaries=(24, LENGTH), seed=0, epochs=1)
     points = [np.asarray(read(state.params), np.float64)]
     for _, batch in zip(range(NUM_STEPS), batches, strict=False):
         state, _ = step(state, {"rated_sst": batch}, jax.random.key(1))

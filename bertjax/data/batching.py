@@ -57,15 +57,15 @@ def optimal_bucket_boundaries(
         tokens[np.triu_indices_from(tokens, k=1)] = np.inf  # a bucket cannot begin after its end
         choices.append(tokens.argmin(axis=1))
         fewest = np.concatenate([[np.inf], tokens.min(axis=1)])
-    edges, end = [], len(candidates)
+    bucket_boundaries, end = [], len(candidates)
     for choice in reversed(choices):
-        edges.append(int(candidates[end - 1]))
+        bucket_boundaries.append(int(candidates[end - 1]))
         end = choice[end - 1]
-    return tuple(reversed(edges))
+    return tuple(reversed(bucket_boundaries))
 
 
 def plan_epoch(
-    lengths: Sequence[int] | np.ndarray, batch_size: int, edges: Sequence[int], seed: int, epoch: int
+    lengths: Sequence[int] | np.ndarray, batch_size: int, bucket_boundaries: Sequence[int], seed: int, epoch: int
 ) -> list[PlannedBatch]:
     """Which examples make which batch of an epoch; every example is in exactly one.
 
@@ -75,7 +75,7 @@ def plan_epoch(
     Args:
       lengths: tokens of each example, [N].
       batch_size: B, rows of a batch.
-      edges: from `bucket_edges`.
+      bucket_boundaries: from `bucket_edges`.
       seed: of the run, in [0, 2**32).
       epoch: counted from 0.
 
@@ -85,18 +85,20 @@ def plan_epoch(
     """
     # Grain shuffles its epoch e with seed + e: two runs with neighbouring seeds would see the same orders.
     example_seed, batch_seed = np.random.SeedSequence((seed, epoch)).generate_state(2)
-    batches = _cut(_permutation(len(lengths), int(example_seed)), np.asarray(lengths), batch_size, edges)
+    batches = _cut(_permutation(len(lengths), int(example_seed)), np.asarray(lengths), batch_size, bucket_boundaries)
     return [batches[i] for i in _permutation(len(batches), int(batch_seed))]
 
 
-def steps_per_epoch(lengths: Sequence[int] | np.ndarray, batch_size: int, edges: Sequence[int]) -> int:
+def steps_per_epoch(lengths: Sequence[int] | np.ndarray, batch_size: int, bucket_boundaries: Sequence[int]) -> int:
     """Batches of an epoch, whatever its seed; arguments and errors as of `plan_epoch`."""
-    return len(_cut(np.arange(len(lengths)), np.asarray(lengths), batch_size, edges))
+    return len(_cut(np.arange(len(lengths)), np.asarray(lengths), batch_size, bucket_boundaries))
 
 
-def real_token_fraction(lengths: Sequence[int] | np.ndarray, batch_size: int, edges: Sequence[int]) -> float:
+def real_token_fraction(
+    lengths: Sequence[int] | np.ndarray, batch_size: int, bucket_boundaries: Sequence[int]
+) -> float:
     """Share of an epoch's tokens that are no padding, whatever its seed; arguments and errors as of `plan_epoch`."""
-    batches = _cut(np.arange(len(lengths)), np.asarray(lengths), batch_size, edges)
+    batches = _cut(np.arange(len(lengths)), np.asarray(lengths), batch_size, bucket_boundaries)
     return float(np.sum(lengths) / sum(batch_size * batch.length for batch in batches))
 
 
@@ -104,7 +106,7 @@ def train_batches(
     examples: TokenizedExamples,
     *,
     batch_size: int,
-    edges: Sequence[int],
+    bucket_boundaries: Sequence[int],
     seed: int,
     epochs: int,
     pad_id: int = 0,
@@ -115,7 +117,7 @@ def train_batches(
     Args:
       examples: the split.
       batch_size: B.
-      edges: from `bucket_edges`.
+      bucket_boundaries: from `bucket_edges`.
       seed: of the run, in [0, 2**32).
       epochs: how often each example comes.
       pad_id: token id of padding.
@@ -132,7 +134,7 @@ def train_batches(
       UserError: the split is empty or batch_size is below 1.
       ValueError: an example is longer than the last edge.
     """
-    source = _TrainingBatches(examples, batch_size, edges, seed, epochs, pad_id)
+    source = _TrainingBatches(examples, batch_size, bucket_boundaries, seed, epochs, pad_id)
     # A batch takes microseconds from memory: threads would only contend for the interpreter.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     batches = grain.MapDataset.source(source)
@@ -140,7 +142,7 @@ def train_batches(
 
 
 def eval_batches(
-    examples: TokenizedExamples, *, batch_size: int, edges: Sequence[int], pad_id: int = 0
+    examples: TokenizedExamples, *, batch_size: int, bucket_boundaries: Sequence[int], pad_id: int = 0
 ) -> Iterator[HostBatch]:
     """Batches for evaluation: each example once, the shortest first, and only the last batch filled up.
 
@@ -149,7 +151,7 @@ def eval_batches(
     lengths = examples.lengths
     _check_split(lengths)
     _check_batch_size(batch_size)
-    plan = _chunks(np.argsort(lengths, kind="stable"), lengths, batch_size, edges)
+    plan = _chunks(np.argsort(lengths, kind="stable"), lengths, batch_size, bucket_boundaries)
     return (_assemble(examples, batch, batch_size, pad_id) for batch in plan)
 
 
@@ -162,12 +164,23 @@ class _TrainingBatches:
     """A run's batches by their place in it, as Grain wants a source."""
 
     def __init__(
-        self, examples: TokenizedExamples, batch_size: int, edges: Sequence[int], seed: int, epochs: int, pad_id: int
+        self,
+        examples: TokenizedExamples,
+        batch_size: int,
+        bucket_boundaries: Sequence[int],
+        seed: int,
+        epochs: int,
+        pad_id: int,
     ):
         self._examples = examples
         self._lengths = examples.lengths
-        self._batch_size, self._edges, self._seed, self._pad_id = batch_size, edges, seed, pad_id
-        self._steps = steps_per_epoch(self._lengths, batch_size, edges)
+        self._batch_size, self._bucket_boundaries, self._seed, self._pad_id = (
+            batch_size,
+            bucket_boundaries,
+            seed,
+            pad_id,
+        )
+        self._steps = steps_per_epoch(self._lengths, batch_size, bucket_boundaries)
         self._num_batches = epochs * self._steps
         self._planned: tuple[int, list[PlannedBatch]] = (-1, [])
 
@@ -177,7 +190,10 @@ class _TrainingBatches:
     def __getitem__(self, index: int) -> HostBatch:
         epoch, step = divmod(index, self._steps)
         if self._planned[0] != epoch:
-            self._planned = epoch, plan_epoch(self._lengths, self._batch_size, self._edges, self._seed, epoch)
+            self._planned = (
+                epoch,
+                plan_epoch(self._lengths, self._batch_size, self._bucket_boundaries, self._seed, epoch),
+            )
         return _assemble(self._examples, self._planned[1][step], self._batch_size, self._pad_id)
 
 
@@ -196,28 +212,32 @@ def _permutation(size: int, seed: int) -> np.ndarray:
     return np.array([shuffled[i] for i in range(size)], np.int64)
 
 
-def _cut(order: np.ndarray, lengths: np.ndarray, batch_size: int, edges: Sequence[int]) -> list[PlannedBatch]:
+def _cut(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, bucket_boundaries: Sequence[int]
+) -> list[PlannedBatch]:
     """Full batches of each bucket, then those of the buckets' leftovers; how many and how long, lengths decide."""
     _check_split(lengths)
     _check_batch_size(batch_size)
-    buckets = np.searchsorted(edges, lengths[order])
+    buckets = np.searchsorted(bucket_boundaries, lengths[order])
     batches, leftovers = [], []
-    for bucket in range(len(edges) + 1):  # the last one is too long for any edge, which _chunks reports
+    for bucket in range(len(bucket_boundaries) + 1):  # the last one is too long for any edge, which _chunks reports
         members = order[buckets == bucket]
         num_full = len(members) - len(members) % batch_size
-        batches += _chunks(members[:num_full], lengths, batch_size, edges)
+        batches += _chunks(members[:num_full], lengths, batch_size, bucket_boundaries)
         leftovers.append(members[num_full:])
-    return batches + _chunks(np.concatenate(leftovers), lengths, batch_size, edges)
+    return batches + _chunks(np.concatenate(leftovers), lengths, batch_size, bucket_boundaries)
 
 
-def _chunks(order: np.ndarray, lengths: np.ndarray, batch_size: int, edges: Sequence[int]) -> list[PlannedBatch]:
+def _chunks(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, bucket_boundaries: Sequence[int]
+) -> list[PlannedBatch]:
     batches = []
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         longest = int(lengths[rows].max())
-        if longest > edges[-1]:
-            raise ValueError(f"an example has {longest} tokens, the last edge is {edges[-1]}")
-        batches.append(PlannedBatch(rows, edges[int(np.searchsorted(edges, longest))]))
+        if longest > bucket_boundaries[-1]:
+            raise ValueError(f"an example has {longest} tokens, the last bucket boundary is {bucket_boundaries[-1]}")
+        batches.append(PlannedBatch(rows, bucket_boundaries[int(np.searchsorted(bucket_boundaries, longest))]))
     return batches
 
 

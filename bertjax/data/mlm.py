@@ -70,8 +70,8 @@ class PairBatches:
     example's number in the run, before it is shuffled; `valid` bool [B], False in rows that only fill up.
 
     Attributes:
-      edges: what S can be, ascending: at most MAX_BUCKETS lengths, one more only where it saves LEAST_SAVED of the
-        tokens, as a step is compiled for each.
+      bucket_boundaries: the values of S, ascending. At most MAX_BUCKETS, and each must save a share MIN_SAVED of the
+        tokens, because a step is compiled for each.
     """
 
     def __init__(
@@ -104,9 +104,11 @@ class PairBatches:
         self._max_length, self._batch_size = max_length, batch_size
         self._seed, self._whole_word = seed, whole_word
         self._lengths = [self._lengths_of(self._pairs(epoch)) for epoch in range(epochs)]
-        self.edges = _edges(np.concatenate(self._lengths), max_length)
+        self.bucket_boundaries = _bucket_boundaries(np.concatenate(self._lengths), max_length)
         self._firsts = np.cumsum([0, *map(len, self._lengths)])
-        self._ends = np.cumsum([steps_per_epoch(lengths, batch_size, self.edges) for lengths in self._lengths])
+        self._ends = np.cumsum(
+            [steps_per_epoch(lengths, batch_size, self.bucket_boundaries) for lengths in self._lengths]
+        )
         self._planned: tuple[int, list[Pair], list[PlannedBatch]] = (-1, [], [])
 
     def __len__(self) -> int:
@@ -118,7 +120,7 @@ class PairBatches:
     def __getitem__(self, batch: int) -> HostBatch:
         epoch = int(np.searchsorted(self._ends, batch, side="right"))
         if self._planned[0] != epoch:
-            batches = plan_epoch(self._lengths[epoch], self._batch_size, self.edges, self._seed, epoch)
+            batches = plan_epoch(self._lengths[epoch], self._batch_size, self.bucket_boundaries, self._seed, epoch)
             self._planned = epoch, self._pairs(epoch), batches
         _, pairs, batches = self._planned
         planned = batches[batch - int(self._ends[epoch])]  # from the epoch's end
@@ -141,7 +143,7 @@ class PairBatches:
 
     def real_token_fraction(self) -> float:
         """Share of the first epoch's tokens that are no padding."""
-        return real_token_fraction(self._lengths[0], self._batch_size, self.edges)
+        return real_token_fraction(self._lengths[0], self._batch_size, self.bucket_boundaries)
 
     def _pairs(self, epoch: int) -> list[Pair]:
         return plan_pairs(self._documents, self._max_length, self._seed, epoch)
@@ -174,13 +176,15 @@ class PairBatches:
         arrays["index"][row] = self._firsts[epoch] + place
 
 
-def _edges(lengths: np.ndarray, max_length: int) -> tuple[int, ...]:
+def _bucket_boundaries(lengths: np.ndarray, max_length: int) -> tuple[int, ...]:
     found: tuple[int, ...] = ()
     padded = np.inf
     for count in range(1, MAX_BUCKETS + 1):
-        edges = tuple(min(edge, max_length) for edge in optimal_bucket_boundaries(lengths, max_buckets=count))
-        tokens = np.array(edges)[np.searchsorted(edges, lengths)].sum()
+        bucket_boundaries = tuple(
+            min(edge, max_length) for edge in optimal_bucket_boundaries(lengths, max_buckets=count)
+        )
+        tokens = np.array(bucket_boundaries)[np.searchsorted(bucket_boundaries, lengths)].sum()
         if tokens > (1 - MIN_SAVED) * padded:
             break
-        found, padded = edges, tokens
+        found, padded = bucket_boundaries, tokens
     return found

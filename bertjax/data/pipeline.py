@@ -38,13 +38,13 @@ class TaskData:
       task: the task.
       dataset: its data as prepared.
       examples: its splits, tokenised.
-      edges: the lengths to which batches of these splits are padded.
+      bucket_boundaries: the lengths to which batches of these splits are padded.
     """
 
     task: Task
     dataset: Dataset
     examples: Mapping[str, TokenizedExamples]
-    edges: tuple[int, ...]
+    bucket_boundaries: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +122,10 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
         dataset = with_train_share(whole, config.train_share, config.seed)
         examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
         lengths = np.concatenate([part.lengths for part in examples.values()])
-        edges = tuple(min(edge, most) for edge in optimal_bucket_boundaries(lengths, max_buckets=max_buckets))
-        data[task.name] = TaskData(task, dataset, examples, edges)
+        bucket_boundaries = tuple(
+            min(edge, most) for edge in optimal_bucket_boundaries(lengths, max_buckets=max_buckets)
+        )
+        data[task.name] = TaskData(task, dataset, examples, bucket_boundaries)
     heads = {task.name: task.outputs for task in tasks}
     return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype), remat=config.remat))
 

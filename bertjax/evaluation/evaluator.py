@@ -94,7 +94,10 @@ def evaluate(
             summary["warnings"].append(f"the data of {name} are not those of the run, {trained_on}")
         restored = run.restore(step, inputs.model)
         params = parallel.replicate(restored)
-        shapes: dict[str, Any] = {"batch_size": parallel.up_to_even(config.batch_size), "edges": part.edges}
+        shapes: dict[str, Any] = {
+            "batch_size": parallel.up_to_even(config.batch_size),
+            "bucket_boundaries": part.bucket_boundaries,
+        }
         predictor = Predictor(partial(eval_step, model=inputs.model, task=task), parallel, pad_id)
         outputs = predictor.predict(params, examples, **shapes)
         file = workdir / f"predictions-{name}-{split}.csv"

@@ -87,7 +87,9 @@ def explain_lines(run: TextModel, lines: Sequence[str], radius: float) -> list[E
     found: dict[int, Explanation] = {}
     scale = run.task.scale
     longest = int(examples.lengths.max())
-    for batch in eval_batches(examples, batch_size=min(16, len(lines)), edges=(longest,), pad_id=run.pad_id):
+    for batch in eval_batches(
+        examples, batch_size=min(16, len(lines)), bucket_boundaries=(longest,), pad_id=run.pad_id
+    ):
         columns = jax.device_get(step(params, batch))
         for place in np.flatnonzero(batch["valid"]):
             clean, moved, divergence, norms = (column[place] for column in columns)

@@ -96,11 +96,14 @@ def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoin
     parallel = DataParallel(jax.devices())
     params = parallel.replicate(run.restore())
     predictor = Predictor(partial(eval_step, model=run.model, task=run.task), parallel, run.pad_id)
-    edges = _edges(run.config.max_length)
+    bucket_boundaries = _bucket_boundaries(run.config.max_length)
     for start in range(0, len(lines), _AT_ONCE):
         part = lines[start : start + _AT_ONCE]
         outputs = predictor.predict(
-            params, run.tokenize(part), batch_size=parallel.up_to_even(run.config.batch_size), edges=edges
+            params,
+            run.tokenize(part),
+            batch_size=parallel.up_to_even(run.config.batch_size),
+            bucket_boundaries=bucket_boundaries,
         )
         for line, (value, probability) in zip(part, _columns(run.task, outputs), strict=True):
             yield f"{value}\t{probability}\t{line}"
@@ -145,12 +148,12 @@ def _choose(tasks: Sequence[Task], name: str | None) -> Task:
     return tasks[0 if name is None else names.index(name)]
 
 
-def _edges(max_length: int) -> tuple[int, ...]:
+def _bucket_boundaries(max_length: int) -> tuple[int, ...]:
     """Lengths to pad to that do not depend on the lines, so that later ones compile nothing new."""
-    edges = [8]
-    while edges[-1] < max_length:
-        edges.append(2 * edges[-1])
-    return (*edges[:-1], max_length)
+    bucket_boundaries = [8]
+    while bucket_boundaries[-1] < max_length:
+        bucket_boundaries.append(2 * bucket_boundaries[-1])
+    return (*bucket_boundaries[:-1], max_length)
 
 
 def _columns(task: Task, outputs: np.ndarray) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ class Predictor:
         examples: TokenizedExamples,
         *,
         batch_size: int,
-        edges: Sequence[int],
+        bucket_boundaries: Sequence[int],
         pooled: np.ndarray | None = None,
     ) -> np.ndarray:
         """What `step` gives for every example, in the split's order: [N, ...].
@@ -34,11 +34,13 @@ class Predictor:
           params: replicated.
           examples: the split.
           batch_size: B.
-          edges: from `bucket_edges`.
+          bucket_boundaries: from `bucket_edges`.
           pooled: [N, D], what batches hold in place of tokens, or None.
         """
         found, places = [], []
-        for batch in eval_batches(examples, batch_size=batch_size, edges=edges, pad_id=self._pad_id):
+        for batch in eval_batches(
+            examples, batch_size=batch_size, bucket_boundaries=bucket_boundaries, pad_id=self._pad_id
+        ):
             valid, index = batch["valid"], batch["index"]
             batch = batch if pooled is None else with_pooled(pooled, batch)
             found.append(self._parallel.gather(self._step(params, self._parallel.shard(batch)))[valid])

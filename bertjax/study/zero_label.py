@@ -52,9 +52,11 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     def vectors(split: str, name: str) -> np.ndarray:
         rows = ({"id": row["id"], "text": row[name], "label": row["label"]} for row in dataset.splits[split])
         examples = tokenize(rows, tokenizer, max_length=min(config.max_length, most))
-        edges = tuple(min(edge, most) for edge in optimal_bucket_boundaries(examples.lengths, max_buckets=MAX_BUCKETS))
+        bucket_boundaries = tuple(
+            min(edge, most) for edge in optimal_bucket_boundaries(examples.lengths, max_buckets=MAX_BUCKETS)
+        )
         batch_size = parallel.up_to_even(config.batch_size)
-        return predictor.predict(replicated, examples, batch_size=batch_size, edges=edges)
+        return predictor.predict(replicated, examples, batch_size=batch_size, bucket_boundaries=bucket_boundaries)
 
     def cosines_and_labels(split: str) -> tuple[np.ndarray, np.ndarray]:
         labels = np.array([row["label"] for row in dataset.splits[split]])

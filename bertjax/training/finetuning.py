@@ -174,7 +174,8 @@ def _anchor_warnings(plan: Plan) -> list[str]:
 
 def _plan(config: RunConfig, inputs: Inputs, settings: smart.SmartSettings) -> Plan:
     per_task = [
-        steps_per_epoch(part.examples["train"].lengths, config.batch_size, part.edges) for part in inputs.data.values()
+        steps_per_epoch(part.examples["train"].lengths, config.batch_size, part.bucket_boundaries)
+        for part in inputs.data.values()
     ]
     # With a batch of every task at each update, as many batches make fewer updates.
     epoch_steps = -(-sum(per_task) // (len(per_task) if config.pcgrad else 1))
@@ -207,7 +208,9 @@ def _pooled(inputs: Inputs, params: Params, parallel: DataParallel, batch_size: 
     replicated = parallel.replicate(params)
     return {
         name: {
-            split: predictor.predict(replicated, examples, batch_size=batch_size, edges=part.edges)
+            split: predictor.predict(
+                replicated, examples, batch_size=batch_size, bucket_boundaries=part.bucket_boundaries
+            )
             for split, examples in part.examples.items()
         }
         for name, part in inputs.data.items()
@@ -220,7 +223,7 @@ def _mixture(config: RunConfig, inputs: Inputs, num_steps: int, pooled: Pooled |
         train = part.examples["train"]
         if part.task.scale is not None:
             train = dataclasses.replace(train, labels=part.task.scale.standardize(train.labels))
-        shapes: dict[str, Any] = {"batch_size": config.batch_size, "edges": part.edges}
+        shapes: dict[str, Any] = {"batch_size": config.batch_size, "bucket_boundaries": part.bucket_boundaries}
         # Which task has how many turns is drawn: one could have all of them.
         epochs = -(-num_steps // steps_per_epoch(train.lengths, **shapes))
         iterators[name] = train_batches(
@@ -253,7 +256,9 @@ def _evaluation(
         for name, part in inputs.data.items():
             dev = part.examples["dev"]
             states = None if pooled is None else pooled[name]["dev"]
-            outputs = predictors[name].predict(params, dev, batch_size=batch_size, edges=part.edges, pooled=states)
+            outputs = predictors[name].predict(
+                params, dev, batch_size=batch_size, bucket_boundaries=part.bucket_boundaries, pooled=states
+            )
             scores[name] = part.task.metrics(outputs, dev.labels)
         if len(scores) > 1:
             mains = [scores[name][part.task.main_metric] for name, part in inputs.data.items()]
@@ -267,7 +272,9 @@ def _first_batches(inputs: Inputs, batch_size: int, pooled: Pooled | None) -> di
     found = {}
     for name, part in inputs.data.items():
         train, pad_id = part.examples["train"], inputs.model.config.pad_token_id
-        batch = next(iter(eval_batches(train, batch_size=batch_size, edges=part.edges, pad_id=pad_id)))
+        batch = next(
+            iter(eval_batches(train, batch_size=batch_size, bucket_boundaries=part.bucket_boundaries, pad_id=pad_id))
+        )
         found[name] = batch if pooled is None else with_pooled(pooled[name]["train"], batch)
     return found
 
@@ -277,7 +284,7 @@ def _real_token_fraction(inputs: Inputs, batch_size: int) -> float:
     for part in inputs.data.values():
         lengths = part.examples["train"].lengths
         real += lengths.sum()
-        padded += lengths.sum() / real_token_fraction(lengths, batch_size, part.edges)
+        padded += lengths.sum() / real_token_fraction(lengths, batch_size, part.bucket_boundaries)
     return real / padded
 
 

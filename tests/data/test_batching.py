@@ -44,8 +44,8 @@ def assert_equal_batches(found, expected):
 # Edges
 
 
-def padded_tokens(lengths, edges):
-    return sum(min(edge for edge in edges if edge >= length) for length in lengths)
+def padded_tokens(lengths, bucket_boundaries):
+    return sum(min(edge for edge in bucket_boundaries if edge >= length) for length in lengths)
 
 
 def test_edges_by_hand():
@@ -65,9 +65,9 @@ def test_edges_are_the_best_there_are():
         top = -(-int(lengths.max()) // multiple) * multiple
         below = range(multiple, top, multiple)
         sets = [(*some, top) for k in range(max_buckets) for some in itertools.combinations(below, k)]
-        edges = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, multiple=multiple)
-        assert edges in sets
-        assert padded_tokens(lengths, edges) == min(padded_tokens(lengths, some) for some in sets)
+        bucket_boundaries = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, multiple=multiple)
+        assert bucket_boundaries in sets
+        assert padded_tokens(lengths, bucket_boundaries) == min(padded_tokens(lengths, some) for some in sets)
 
 
 def test_edges_refuse_nonsense():
@@ -143,7 +143,7 @@ def test_real_token_fraction():
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_real_token_fraction_is_that_of_the_batches(seed):
-    batches = list(train_batches(make_examples(MANY), batch_size=8, edges=MANY_EDGES, seed=seed, epochs=1))
+    batches = list(train_batches(make_examples(MANY), batch_size=8, bucket_boundaries=MANY_EDGES, seed=seed, epochs=1))
     real = sum(batch["attention_mask"][batch["valid"]].sum() for batch in batches)
     total = sum(batch["input_ids"].size for batch in batches)
     assert real == MANY.sum()
@@ -154,7 +154,7 @@ def test_real_token_fraction_is_that_of_the_batches(seed):
 
 
 def test_a_batch_by_hand():
-    first, last = eval_batches(make_examples([5, 3, 4]), batch_size=2, edges=(4, 6), pad_id=7)
+    first, last = eval_batches(make_examples([5, 3, 4]), batch_size=2, bucket_boundaries=(4, 6), pad_id=7)
     expected_first = {
         "input_ids": [[101, 102, 103, 7], [201, 202, 203, 204]],
         "token_type_ids": [[0, 1, 1, 0], [0, 0, 1, 1]],
@@ -179,11 +179,11 @@ def test_a_batch_by_hand():
 
 def test_labels_keep_their_type():
     examples = make_examples(LENGTHS, np.float32)
-    assert next(eval_batches(examples, batch_size=4, edges=EDGES))["label"].dtype == np.float32
+    assert next(eval_batches(examples, batch_size=4, bucket_boundaries=EDGES))["label"].dtype == np.float32
 
 
 def test_eval_batches_hold_every_example_once_and_in_order_of_length():
-    batches = list(eval_batches(make_examples(MANY), batch_size=8, edges=MANY_EDGES))
+    batches = list(eval_batches(make_examples(MANY), batch_size=8, bucket_boundaries=MANY_EDGES))
     index = np.concatenate([batch["index"][batch["valid"]] for batch in batches])
     assert sorted(index) == list(range(len(MANY)))
     assert (np.diff(MANY[index]) >= 0).all()
@@ -193,7 +193,7 @@ def test_eval_batches_hold_every_example_once_and_in_order_of_length():
 
 def test_train_batches_follow_the_plan():
     examples = make_examples(LENGTHS)
-    batches = list(train_batches(examples, batch_size=4, edges=EDGES, seed=3, epochs=2, pad_id=7))
+    batches = list(train_batches(examples, batch_size=4, bucket_boundaries=EDGES, seed=3, epochs=2, pad_id=7))
     plan = [batch for epoch in range(2) for batch in plan_epoch(LENGTHS, 4, EDGES, 3, epoch)]
     assert len(batches) == len(plan) == 6
     for batch, planned in zip(batches, plan, strict=True):
@@ -212,7 +212,7 @@ def test_train_batches_follow_the_plan():
 @pytest.mark.parametrize("taken", [0, 1, 6, 7, 8, 13, 21])
 def test_a_state_resumes_exactly(taken):
     def batches():
-        return train_batches(make_examples(MANY), batch_size=32, edges=MANY_EDGES, seed=1, epochs=3)
+        return train_batches(make_examples(MANY), batch_size=32, bucket_boundaries=MANY_EDGES, seed=1, epochs=3)
 
     assert steps_per_epoch(MANY, 32, MANY_EDGES) == 7
     whole = list(batches())
@@ -237,24 +237,24 @@ def test_a_state_resumes_exactly(taken):
 def test_batch_size_must_be_positive(batch_size):
     message = rf"--config\.batch_size: expected at least 1 example, found {batch_size}"
     with pytest.raises(UserError, match=message):
-        train_batches(make_examples(LENGTHS), batch_size=batch_size, edges=EDGES, seed=0, epochs=1)
+        train_batches(make_examples(LENGTHS), batch_size=batch_size, bucket_boundaries=EDGES, seed=0, epochs=1)
     with pytest.raises(UserError, match=message):
-        eval_batches(make_examples(LENGTHS), batch_size=batch_size, edges=EDGES)
+        eval_batches(make_examples(LENGTHS), batch_size=batch_size, bucket_boundaries=EDGES)
     with pytest.raises(UserError, match=message):
         steps_per_epoch(LENGTHS, batch_size, EDGES)
 
 
 def test_an_empty_split_is_an_error():
     with pytest.raises(UserError, match="expected at least one example in a split, found none"):
-        train_batches(make_examples([]), batch_size=2, edges=EDGES, seed=0, epochs=1)
+        train_batches(make_examples([]), batch_size=2, bucket_boundaries=EDGES, seed=0, epochs=1)
     with pytest.raises(UserError, match="found none"):
-        eval_batches(make_examples([]), batch_size=2, edges=EDGES)
+        eval_batches(make_examples([]), batch_size=2, bucket_boundaries=EDGES)
     with pytest.raises(UserError, match="found none"):
         plan_epoch([], 2, EDGES, 0, 0)
 
 
 def test_an_example_beyond_the_last_edge_is_an_error():
-    with pytest.raises(ValueError, match="an example has 20 tokens, the last edge is 16"):
-        train_batches(make_examples(LENGTHS), batch_size=2, edges=(8, 16), seed=0, epochs=1)
+    with pytest.raises(ValueError, match="an example has 20 tokens, the last bucket boundary is 16"):
+        train_batches(make_examples(LENGTHS), batch_size=2, bucket_boundaries=(8, 16), seed=0, epochs=1)
     with pytest.raises(ValueError, match="an example has 20 tokens"):
-        eval_batches(make_examples(LENGTHS), batch_size=2, edges=(8, 16))
+        eval_batches(make_examples(LENGTHS), batch_size=2, bucket_boundaries=(8, 16))

@@ -26,10 +26,10 @@ def make_examples(lengths):
     )
 
 
-def check(batch, examples, batch_size, edges):
+def check(batch, examples, batch_size, bucket_boundaries):
     rows, length = batch["input_ids"].shape
     assert rows == batch_size
-    assert length in edges
+    assert length in bucket_boundaries
     real = int(batch["valid"].sum())
     assert batch["valid"].tolist() == [True] * real + [False] * (batch_size - real)
     longest = 0
@@ -41,7 +41,7 @@ def check(batch, examples, batch_size, edges):
         assert batch["token_type_ids"][row].tolist() == [*types, *[0] * padding]
         assert batch["attention_mask"][row].tolist() == [True] * len(ids) + [False] * padding
         assert batch["label"][row] == index + 1
-    assert length == min(edge for edge in edges if edge >= longest)
+    assert length == min(edge for edge in bucket_boundaries if edge >= longest)
     for row in range(real, batch_size):
         assert (batch["input_ids"][row] == PAD).all()
         assert batch["attention_mask"][row].sum() == 1
@@ -71,16 +71,22 @@ def assert_equal(found, expected):
 @settings(max_examples=50)
 def test_training(lengths, batch_size, max_buckets, multiple, seed, epochs, cut):
     examples = make_examples(lengths)
-    edges = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, multiple=multiple)
-    assert len(edges) <= max_buckets
-    assert edges[-1] - multiple < max(lengths) <= edges[-1]
-    assert all(edge % multiple == 0 for edge in edges)
-    options = {"batch_size": batch_size, "edges": edges, "seed": seed, "epochs": epochs, "pad_id": PAD}
+    bucket_boundaries = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, multiple=multiple)
+    assert len(bucket_boundaries) <= max_buckets
+    assert bucket_boundaries[-1] - multiple < max(lengths) <= bucket_boundaries[-1]
+    assert all(edge % multiple == 0 for edge in bucket_boundaries)
+    options = {
+        "batch_size": batch_size,
+        "bucket_boundaries": bucket_boundaries,
+        "seed": seed,
+        "epochs": epochs,
+        "pad_id": PAD,
+    }
 
     whole = list(train_batches(examples, **options))
     for batch in whole:
-        check(batch, examples, batch_size, edges)
-    steps = steps_per_epoch(lengths, batch_size, edges)
+        check(batch, examples, batch_size, bucket_boundaries)
+    steps = steps_per_epoch(lengths, batch_size, bucket_boundaries)
     assert len(whole) == epochs * steps
     for epoch in range(epochs):
         assert sorted(indices(whole[epoch * steps : (epoch + 1) * steps])) == list(range(len(lengths)))
@@ -96,10 +102,10 @@ def test_training(lengths, batch_size, max_buckets, multiple, seed, epochs, cut)
 @given(lengths=LENGTHS, batch_size=st.integers(1, 7), max_buckets=st.integers(1, 4))
 @settings(max_examples=100)
 def test_evaluation(lengths, batch_size, max_buckets):
-    examples, edges = make_examples(lengths), optimal_bucket_boundaries(lengths, max_buckets=max_buckets)
-    found = list(eval_batches(examples, batch_size=batch_size, edges=edges, pad_id=PAD))
+    examples, bucket_boundaries = make_examples(lengths), optimal_bucket_boundaries(lengths, max_buckets=max_buckets)
+    found = list(eval_batches(examples, batch_size=batch_size, bucket_boundaries=bucket_boundaries, pad_id=PAD))
     for batch in found:
-        check(batch, examples, batch_size, edges)
+        check(batch, examples, batch_size, bucket_boundaries)
     assert sorted(indices(found)) == list(range(len(lengths)))
     assert len(found) == -(-len(lengths) // batch_size)
 

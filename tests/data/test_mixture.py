@@ -15,7 +15,7 @@ def examples(count):
 
 def mixture(order, steps=12):
     iterators = {
-        name: train_batches(examples(count), batch_size=4, edges=(8,), seed=0, epochs=steps)
+        name: train_batches(examples(count), batch_size=4, bucket_boundaries=(8,), seed=0, epochs=steps)
         for name, count in (("a", 7), ("b", 20))
     }
     return Mixture(iterators, order)
@@ -62,7 +62,7 @@ def test_each_task_goes_its_own_way():
     order = ["a", "b", "b", "a", "a"]
     found = list(mixture(order))
     assert [list(batches) for batches in found] == [["a"], ["b"], ["b"], ["a"], ["a"]]
-    alone = iter(train_batches(examples(20), batch_size=4, edges=(8,), seed=0, epochs=12))
+    alone = iter(train_batches(examples(20), batch_size=4, bucket_boundaries=(8,), seed=0, epochs=12))
     for place in (1, 2):
         np.testing.assert_array_equal(found[place]["b"]["index"], next(alone)["index"])
 

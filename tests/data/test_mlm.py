@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions, read_vocabulary
-from bertjax.data.mlm import EVAL_SEED, PairBatches, _edges, eval_pair_batches, pair_batch_iterator
+from bertjax.data.mlm import EVAL_SEED, PairBatches, _bucket_boundaries, eval_pair_batches, pair_batch_iterator
 from bertjax.data.sentence_pairs import _cut, plan_pairs, tokenize_documents
 from bertjax.errors import UserError
 from bertjax.pretrained.tokenizer import load_tokenizer
@@ -357,11 +357,11 @@ def test_short_pairs_are_padded_to_their_like_and_no_further():
         documents_of(*[24] * 40, *[48] * 8), VOCABULARY, max_length=128, batch_size=8, seed=0, epochs=2
     )
     found = [source[i] for i in range(len(source))]
-    assert source.edges[0] == 24
-    assert source.edges[-1] <= 96  # the longest text twice, and three tokens
+    assert source.bucket_boundaries[0] == 24
+    assert source.bucket_boundaries[-1] <= 96  # the longest text twice, and three tokens
     for batch in found:
         longest = batch["attention_mask"].sum(axis=1).max()
-        assert batch["input_ids"].shape[1] == min(edge for edge in source.edges if edge >= longest)
+        assert batch["input_ids"].shape[1] == min(edge for edge in source.bucket_boundaries if edge >= longest)
     assert sum(batch["input_ids"].shape[1] == 24 for batch in found) >= 6
     first = found[: len(found) // 2]
     real = sum(batch["attention_mask"][batch["valid"]].sum() for batch in first)
@@ -369,7 +369,7 @@ def test_short_pairs_are_padded_to_their_like_and_no_further():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "edges"),
+    ("lengths", "bucket_boundaries"),
     [
         ([128] * 50, (128,)),
         ([24] * 50 + [128] * 50, (24, 128)),
@@ -383,14 +383,14 @@ def test_short_pairs_are_padded_to_their_like_and_no_further():
         ([16] * 20 + [20] * 80, (20,)),
     ],
 )
-def test_a_length_to_pad_to_is_worth_its_compilation(lengths, edges):
-    assert _edges(np.array(lengths), 128 if 128 in lengths else max(lengths)) == edges
+def test_a_length_to_pad_to_is_worth_its_compilation(lengths, bucket_boundaries):
+    assert _bucket_boundaries(np.array(lengths), 128 if 128 in lengths else max(lengths)) == bucket_boundaries
 
 
 def test_no_batch_is_longer_than_max_length():
     (document,) = documents_of(200)
     source = PairBatches([document] * 4, VOCABULARY, max_length=S - 3, batch_size=2, seed=0, epochs=1)
-    assert source.edges == (S - 3,)
+    assert source.bucket_boundaries == (S - 3,)
     assert source[0]["input_ids"].shape == (2, S - 3)
 
 

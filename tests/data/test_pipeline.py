@@ -25,7 +25,7 @@ def test_inputs_fit_together(config, tiny_checkpoint):
     assert inputs.model.param_dtype == jnp.float32
     longest = max(examples.lengths.max() for examples in data.examples.values())
     assert longest == 16
-    assert data.edges == (8, 16)
+    assert data.bucket_boundaries == (8, 16)
 
 
 def test_a_share_of_the_training_examples(config, tiny_checkpoint):
@@ -46,7 +46,7 @@ def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint, tmp_p
     architecture = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 14}
     (folder / "config.json").write_text(json.dumps(architecture))
     inputs = load_inputs(dataclasses.replace(config, max_length=14), folder, ("train",))
-    assert inputs.data["sst5"].edges == (8, 14)
+    assert inputs.data["sst5"].bucket_boundaries == (8, 14)
 
 
 def test_a_vocabulary_of_another_size_is_refused(config, tiny_checkpoint, tmp_path):

@@ -47,7 +47,7 @@ def test_every_example_is_predicted_in_its_place(config, devices):
     step = partial(eval_step, model=inputs.model, task=data.task)
     parallel = DataParallel(jax.devices()[:devices])
     predictor = Predictor(step, parallel, pad_id=0)
-    found = predictor.predict(parallel.replicate(params), dev, batch_size=8, edges=data.edges)
+    found = predictor.predict(parallel.replicate(params), dev, batch_size=8, bucket_boundaries=data.bucket_boundaries)
     one_by_one = jax.jit(partial(step, params))
     for i in (0, 1, 11, 22):
         example = {"input_ids": dev.input_ids[i], "token_type_ids": dev.token_type_ids[i]}
@@ -119,7 +119,7 @@ def test_smoothness_is_the_mean_over_all_examples_at_the_radius(gold_run, evalua
     run = load_run(gold_run)
     inputs = load_inputs(run.config, run.encoder, ("dev",))
     data = inputs.data["sts"]
-    (batch,) = eval_batches(data.examples["dev"], batch_size=9, edges=data.edges)
+    (batch,) = eval_batches(data.examples["dev"], batch_size=9, bucket_boundaries=data.bucket_boundaries)
     cut, divergence = as_smart_model(inputs.model, data.task), data.task.divergence
     step = jax.jit(partial(smoothness_step, model=cut, divergence=divergence, radius=0.02))
     expected = step(run.restore(4, inputs.model), batch)

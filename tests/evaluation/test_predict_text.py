@@ -128,6 +128,6 @@ def test_an_unknown_task_is_one_line(bare):
 
 @pytest.mark.parametrize("length", [3, 8, 16, 20, 128])
 def test_edges_end_at_the_longest_example(length):
-    edges = predict_text._edges(length)
-    assert edges[-1] == length
-    assert list(edges) == sorted(set(edges))
+    bucket_boundaries = predict_text._bucket_boundaries(length)
+    assert bucket_boundaries[-1] == length
+    assert list(bucket_boundaries) == sorted(set(bucket_boundaries))
