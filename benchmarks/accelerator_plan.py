@@ -184,7 +184,7 @@ class Plan:
         """The same by PyTorch: torch.compile, SDPA, autocast, fused AdamW; `paper` is SMART by that preset."""
         peers.check_device(jax.default_backend())
         peers.release()
-        step = peers.pytorch_step(CONFIGS[model], TASK.outputs, accelerated=True, paper=name == "paper")
+        step = peers.pytorch_step(CONFIGS[model], TASK.num_outputs, accelerated=True, paper=name == "paper")
         seconds = median_seconds(partial(step, self.batch(model)), peers.wait, self.options.rounds)
         peak = peers.peak_bytes()
         more = {} if peak is None else {"peak_gib": round(peak / 2**30, 2)}

@@ -34,7 +34,7 @@ def make_batch(batch_size: int, length: int, vocab_size: int) -> dict[str, np.nd
         "input_ids": rng.integers(1000, vocab_size, (batch_size, length)).astype(np.int32),
         "token_type_ids": np.zeros((batch_size, length), np.int32),
         "attention_mask": np.ones((batch_size, length), bool),
-        "label": rng.integers(0, TASK.outputs, batch_size).astype(np.int32),
+        "label": rng.integers(0, TASK.num_outputs, batch_size).astype(np.int32),
         "index": np.arange(batch_size, dtype=np.int32),
         "valid": np.ones(batch_size, bool),
     }

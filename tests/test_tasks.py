@@ -12,8 +12,8 @@ from bertjax.tasks import TASKS, get_task
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_task_is_whole(task):
     rng = np.random.default_rng(0)
-    outputs = rng.normal(size=(7, task.outputs)).astype(np.float32)
-    labels = rng.uniform(0, 4, 7).astype(np.float32) if task.schema.is_score else rng.integers(0, task.outputs, 7)
+    outputs = rng.normal(size=(7, task.num_outputs)).astype(np.float32)
+    labels = rng.uniform(0, 4, 7).astype(np.float32) if task.schema.is_score else rng.integers(0, task.num_outputs, 7)
     losses = task.loss(jnp.asarray(outputs), jnp.asarray(labels))
     if task.schema.is_score:
         expected = (outputs[:, 0] - labels) ** 2

@@ -126,7 +126,7 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
             min(edge, most) for edge in optimal_bucket_boundaries(lengths, max_buckets=max_buckets)
         )
         data[task.name] = TaskData(task, dataset, examples, bucket_boundaries)
-    heads = {task.name: task.outputs for task in tasks}
+    heads = {task.name: task.num_outputs for task in tasks}
     return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype), remat=config.remat))
 
 

@@ -1,8 +1,7 @@
 """Whether a classifier is right as often as it says."""
 
 import numpy as np
-
-from bertjax.metrics import log_softmax
+from scipy.special import log_softmax
 
 BINS = 15
 
@@ -21,7 +20,7 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     Returns:
       In [0, 1]; 0 is calibrated.
     """
-    confidence = np.exp(log_softmax(logits).max(axis=-1))
+    confidence = np.exp(log_softmax(logits.astype(np.float64), axis=-1).max(axis=-1))
     is_right = logits.argmax(axis=-1) == labels
     # Softmax may round to a little more than 1.
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import log_softmax
 
 from bertjax import smart
 from bertjax.data.batching import eval_batches
@@ -18,7 +19,6 @@ from bertjax.evaluation.html import html_page
 from bertjax.evaluation.predict_text import TextModel, load_text_model, read_texts
 from bertjax.files.atomic import write_text
 from bertjax.label_scale import unfold_heads
-from bertjax.metrics import log_softmax
 from bertjax.models.forward import Params, as_smart_model
 
 MAX_LINES = 200
@@ -96,7 +96,7 @@ def explain_lines(run: TextModel, lines: Sequence[str], radius: float) -> list[E
             index = int(batch["index"][place])
             tokens = [str(run.tokenizer.id_to_token(int(i))) for i in examples.input_ids[index]]
             if not run.task.schema.is_score:
-                clean, moved = (np.exp(log_softmax(x)) for x in (clean, moved))
+                clean, moved = (np.exp(log_softmax(x.astype(np.float64), axis=-1)) for x in (clean, moved))
             elif scale is not None:
                 clean, moved = (scale.unstandardize(x) for x in (clean, moved))
             found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence))

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import log_softmax
 from tokenizers import Tokenizer
 
 from bertjax.config import RunConfig
@@ -18,7 +19,6 @@ from bertjax.errors import UserError, did_you_mean
 from bertjax.evaluation.finished_run import load_run
 from bertjax.evaluation.predictor import Predictor
 from bertjax.files.paths import user_path
-from bertjax.metrics import log_softmax
 from bertjax.models.bert import Bert
 from bertjax.models.forward import Params, eval_step
 from bertjax.parallel import DataParallel
@@ -68,7 +68,7 @@ def load_text_model(workdir: Path, task: str | None, checkpoint: str) -> TextMod
     architecture = read_model_config(run.encoder)
     tokenizer = load_tokenizer(run.encoder)
     check_vocabulary(tokenizer, architecture.vocab_size, run.encoder)
-    model = Bert(architecture, {t.name: t.outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
+    model = Bert(architecture, {t.name: t.num_outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
     restore = partial(run.restore, run.step(chosen.name, checkpoint), model)
     return TextModel(chosen, run.config, model, restore, tokenizer, architecture.pad_token_id)
 
@@ -160,5 +160,5 @@ def _columns(task: Task, outputs: np.ndarray) -> Iterator[tuple[str, str]]:
     if task.schema.is_score:
         yield from ((f"{score:.7g}", "") for score in outputs[:, 0])
     else:
-        for row in np.exp(log_softmax(outputs)):
+        for row in np.exp(log_softmax(outputs.astype(np.float64), axis=-1)):
             yield task.schema.label_names[row.argmax()], f"{row.max():.6f}"

@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from scipy.special import log_softmax
 
 from bertjax.errors import UserError
-from bertjax.metrics import log_softmax
 from bertjax.tasks import Task
 
 COURSE_COLUMNS = {
@@ -33,7 +33,7 @@ def format_table(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
     if task.schema.is_score:
         writer.writerows([name, f"{score:.7g}"] for name, score in zip(ids, outputs[:, 0], strict=True))
     else:
-        for name, row in zip(ids, np.exp(log_softmax(outputs)), strict=True):
+        for name, row in zip(ids, np.exp(log_softmax(outputs.astype(np.float64), axis=-1)), strict=True):
             writer.writerow([name, names[row.argmax()], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
 

@@ -27,7 +27,7 @@ from bertjax.training import optimizer as optim
 from bertjax.models.bert import Bert, init_params
 from bertjax.parallel import DataParallel
 
-model = Bert(helpers.TINY, {toy.TASK.name: toy.TASK.outputs})
+model = Bert(helpers.TINY, {toy.TASK.name: toy.TASK.num_outputs})
 params = init_params(jax.random.key(0), model)
 tx = optim.adamw(optim.linear_schedule(1e-4, 20, 0.1), 0.01)
 for count in (1, 2, 4, 8):

@@ -27,7 +27,7 @@ HEAD = {"kernel": np.float32([[1.0], [-3.0]]), "bias": np.float32([4.0])}
 
 
 def test_the_scale_by_hand():
-    scale = LabelScale.of(np.float32([1, 2, 6]), "sts")
+    scale = LabelScale.from_labels(np.float32([1, 2, 6]), "sts")
     assert scale.mean == 3
     assert scale.std == pytest.approx((14 / 3) ** 0.5)
     standardized = scale.standardize(np.float32([1, 2, 6]))
@@ -36,13 +36,13 @@ def test_the_scale_by_hand():
 
 
 def test_a_small_spread_about_a_large_mean_is_kept():
-    scale = LabelScale.of(np.float32([1990, 1991, 1992, 1993]), "year")
+    scale = LabelScale.from_labels(np.float32([1990, 1991, 1992, 1993]), "year")
     np.testing.assert_allclose(scale.standardize(np.float32([1990, 1993])), [-1.3416408, 1.3416408], rtol=1e-6)
 
 
 def test_equal_labels_are_refused():
     with pytest.raises(UserError, match=r"^sts: expected training scores that differ, found 2.5 in all 3 rows; "):
-        LabelScale.of(np.float32([2.5] * 3), "sts")
+        LabelScale.from_labels(np.float32([2.5] * 3), "sts")
 
 
 def test_folding_by_hand():

@@ -60,7 +60,7 @@ def test_two_classes_near_the_clean_output(batch):
 
 def test_a_bert_is_measured_without_dropout_and_by_the_example_s_place(tiny_config):
     task = get_task("sst5")
-    model = Bert(tiny_config, {task.name: task.outputs})
+    model = Bert(tiny_config, {task.name: task.num_outputs})
     params = init_params(jax.random.key(0), model)
     ids = np.random.default_rng(0).integers(4, 40, (B, S)).astype(np.int32)
     batch = {

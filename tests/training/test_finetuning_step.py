@@ -18,7 +18,7 @@ from bertjax.training.state import init_state
 
 @pytest.fixture(scope="module")
 def model(tiny_config):
-    return Bert(tiny_config, {TASK.name: TASK.outputs})
+    return Bert(tiny_config, {TASK.name: TASK.num_outputs})
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_rematerialisation_changes_memory_alone(tiny_config, start):
     settings = SETTINGS["plain"]
     if start != "plain":
         settings = smart.preset("bertjax_exact", radius=0.3, decay=0.5, start=start, num_steps=int(start == "noise"))
-    model = Bert(dataclasses.replace(tiny_config, num_hidden_layers=6), {TASK.name: TASK.outputs})
+    model = Bert(dataclasses.replace(tiny_config, num_hidden_layers=6), {TASK.name: TASK.num_outputs})
     params = init_params(jax.random.key(0), model)
     batch = make_batch(rows=256)
     outcomes, kept = [], []
@@ -313,7 +313,7 @@ def test_the_cheap_form_runs_the_clean_backward_pass_once(tiny_config, weight):
     # In forward passes: plain 3; the cheap form 7, and 8 where the adversary's backward pass is not the main one.
     task = dataclasses.replace(TASK, weight=weight)
     config = dataclasses.replace(tiny_config, hidden_size=64, intermediate_size=256, num_hidden_layers=2)
-    model = Bert(config, {TASK.name: TASK.outputs})
+    model = Bert(config, {TASK.name: TASK.num_outputs})
     params, flops = init_params(jax.random.key(0), model), {}
     cheap = smart.preset("bertjax")
     for name, settings in {"plain": SETTINGS["plain"], "cheap": cheap}.items():
