@@ -1,4 +1,4 @@
-"""What mkdocs builds into pages: the list of every error message, from the code."""
+"""An mkdocs hook: lists every error message of the package on the troubleshooting page."""
 
 import ast
 import re
@@ -7,30 +7,34 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "bertjax"
 MARKER = "<!-- every message -->"
 RAISED = ("UserError", "ValueError")
-LONGEST = 40
+MAX_CODE = 40
+"""Longer expressions are shown as {…}."""
 
 
 def on_page_markdown(markdown, **_):
-    """Puts the messages in the place of their marker."""
+    """Replaces the marker by the messages."""
     return markdown.replace(MARKER, every_message()) if MARKER in markdown else markdown
 
 
 def every_message():
-    """A Markdown list a module, of the messages of the errors that it raises; what varies stands in braces."""
+    """A Markdown list of error messages for each module, sorted by module name; values are shown as {code}."""
     parts = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for name, path in sorted((_module(path), path) for path in PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
-        found = Messages()
-        found.visit(tree)
-        if found.texts:
-            title = (ast.get_docstring(tree) or "").splitlines()[0].rstrip(".:")
-            name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-            parts.append(f"**{title}** (`{name}`)\n\n" + "\n".join(f"- `` {text} ``" for text in found.texts))
+        messages = Messages()
+        messages.visit(tree)
+        if messages.texts:
+            title = (ast.get_docstring(tree) or name).splitlines()[0].rstrip(".:")
+            parts.append(f"**{title}** (`{name}`)\n\n" + "\n".join(f"- `` {text} ``" for text in messages.texts))
     return "\n\n".join(parts)
 
 
+def _module(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
 class Messages(ast.NodeVisitor):
-    """The strings that are raised, or that say what was expected and found and are raised elsewhere."""
+    """Collects the strings passed to an exception, and all others that say what was expected or found."""
 
     def __init__(self):
         self.texts = {}
@@ -43,7 +47,7 @@ class Messages(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Expr(self, node):
-        if not isinstance(node.value, ast.Constant):  # a docstring
+        if not isinstance(node.value, ast.Constant):  # not a docstring
             self.generic_visit(node)
 
     def visit_JoinedStr(self, node):
@@ -62,4 +66,4 @@ def _text(node):
     if isinstance(node, ast.BinOp):
         return _text(node.left) + _text(node.right)
     code = ast.unparse(node.value if isinstance(node, ast.FormattedValue) else node)
-    return "{" + (code if len(code) <= LONGEST else "…") + "}"
+    return "{" + (code if len(code) <= MAX_CODE else "…") + "}"

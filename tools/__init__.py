@@ -1,1 +1,1 @@
-"""Long checks of a checkout: mangled files, killed runs, the manual's code."""
+"""Long-running checks: fuzzed files, killed runs, and the code in the manual."""

@@ -1,8 +1,8 @@
-"""Feeds mangled files to everything that reads what strangers made, and looks for anything but a `UserError`.
+"""Feeds mangled files to every reader of user files; a reader must accept them or raise a `UserError`.
 
     python -m tools.fuzz --seconds=600
 
-Prints a row a target: cases tried, refused, taken. Stops at the first failure with the file that made it.
+Prints the number of cases tried, refused and accepted for each target. Stops at the first failure and prints its file.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from bertjax.tasks import get_task
 from bertjax.training import init_checkpoint
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
-SLOWEST = 5.0
-"""Seconds that no case may take."""
+MAX_SECONDS = 5.0
+"""For one case."""
 
 
 def _torch_seed() -> bytes:
-    """A state dict as `torch.save` writes it, without PyTorch: pickled by hand."""
+    """Returns a file as `torch.save` writes a state dict, pickled by hand because PyTorch is optional."""
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89}tR"
     state = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01" + tensor + b"s."
@@ -77,10 +77,10 @@ CSV = "".join(["id,article\n", *(f'{i},"A film, number {i}. It was good!"\n' for
 
 
 def _read_table(path: Path) -> None:
-    found, _ = tsv.read_rows(
+    rows, _ = tsv.read_rows(
         path, texts=("sentence",), label="sentiment", parse_label=tsv.class_parser(5), on_bad_row="error"
     )
-    assert all(row.label in range(5) and row.texts[0].strip() for row in found)
+    assert all(row.label in range(5) and row.texts[0].strip() for row in rows)
 
 
 def _read_own_table(path: Path) -> None:
@@ -168,7 +168,7 @@ _JSON = st.recursive(
 
 @st.composite
 def mangled(draw: Any, seed: bytes) -> bytes:
-    """A file near a good one: bytes flipped, cut out, put in, said again, numbers made huge; or one not near."""
+    """A valid file with bytes flipped, cut, inserted or repeated, or numbers made huge; sometimes random bytes."""
     if draw(st.integers(0, 19)) == 0:
         return draw(st.binary(max_size=200))
     data = bytearray(seed)
@@ -197,7 +197,7 @@ def mangled(draw: Any, seed: bytes) -> bytes:
 
 @st.composite
 def lying_headers(draw: Any) -> bytes:
-    """A safetensors file whose header says what it likes."""
+    """A safetensors file with an arbitrary header."""
     entry = st.fixed_dictionaries(
         {
             "dtype": st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "U8", "F8_E4M3", "X"]) | _JSON,
@@ -213,7 +213,7 @@ def lying_headers(draw: Any) -> bytes:
 
 @st.composite
 def pickles(draw: Any) -> bytes:
-    """A zip archive as PyTorch's with a pickle of any opcodes, most of them the right ones."""
+    """A zip archive like PyTorch's with a pickle of random opcodes, most of them valid."""
     opcodes = [getattr(pickle, name) for name in pickle.__all__ if isinstance(getattr(pickle, name), bytes)]
     words = [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n"]
     words += [
@@ -236,41 +236,41 @@ def pickles(draw: Any) -> bytes:
 
 
 def files(target: str) -> st.SearchStrategy[bytes]:
-    """Files to feed a target with."""
-    near = mangled(TARGETS[target][1])
+    """Returns a strategy for the files of a target."""
+    mangled_files = mangled(TARGETS[target][1])
     more = {"safetensors": lying_headers(), "pytorch_model.bin": pickles()}
     if target.endswith(".json") or target == "config of a run":
         seed = json.loads(TARGETS[target][1])
         changed = st.dictionaries(st.sampled_from(sorted(seed)), _JSON, max_size=2)
-        return near | changed.map(lambda changes: json.dumps({**seed, **changes}).encode())
-    return near | more[target] if target in more else near
+        return mangled_files | changed.map(lambda changes: json.dumps({**seed, **changes}).encode())
+    return mangled_files | more[target] if target in more else mangled_files
 
 
 class Failure(Exception):
-    """Something else than a refusal came of a file."""
+    """A reader crashed, hung, or raised anything but a `UserError`."""
 
 
 def try_one(target: str, data: bytes, folder: Path) -> bool:
-    """Whether a file is taken; False where it is refused; Failure for anything else."""
+    """Returns whether the reader accepts a file (False: it raises a UserError); raises Failure for anything else."""
     path = folder / "file"
     path.write_bytes(data)
     start = time.monotonic()
     try:
         TARGETS[target][0](path)
-        is_taken = True
+        is_accepted = True
     except UserError as error:
         if not str(error):
             raise Failure(f"{target}: an error without a message; file: {data!r}") from None
-        is_taken = False
+        is_accepted = False
     except BaseException as error:
         raise Failure(f"{target}: {type(error).__name__}: {error}; file: {data!r}") from error
-    if time.monotonic() - start > SLOWEST:
+    if time.monotonic() - start > MAX_SECONDS:
         raise Failure(f"{target}: took {time.monotonic() - start:.1f} s; file: {data!r}")
-    return is_taken
+    return is_accepted
 
 
 def fuzz(target: str, cases: int, **options: Any) -> dict[bool, int]:
-    """Tries so many files: how many were taken, and how many refused; Failure for anything else."""
+    """Counts accepted (True) and refused (False) files; raises Failure for anything else."""
     counts = {True: 0, False: 0}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -284,12 +284,12 @@ def fuzz(target: str, cases: int, **options: Any) -> dict[bool, int]:
 
 
 def main() -> None:
-    """Fuzzes all targets in turn until the time is over."""
+    """Fuzzes all targets in turn until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600)
     options = parser.parse_args()
     memory = 4 * 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # what asks for more fails
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # a reader that asks for more fails
     total = {target: {True: 0, False: 0} for target in TARGETS}
     end = time.monotonic() + options.seconds
     while time.monotonic() < end:
@@ -299,9 +299,9 @@ def main() -> None:
             except Failure as failure:
                 print(failure)
                 sys.exit(1)
-            for is_taken, count in counts.items():
-                total[target][is_taken] += count
-    print(f"{'target':24}{'cases':>10}{'refused':>10}{'taken':>10}")
+            for is_accepted, count in counts.items():
+                total[target][is_accepted] += count
+    print(f"{'target':24}{'cases':>10}{'refused':>10}{'accepted':>10}")
     for target, counts in total.items():
         print(f"{target:24}{sum(counts.values()):10,}{counts[False]:10,}{counts[True]:10,}")
     print(f"{sum(sum(counts.values()) for counts in total.values()):,} cases, no failure")

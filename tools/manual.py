@@ -1,10 +1,10 @@
-"""Runs the code of README.md and of the manual as a reader would: page after page, block after block.
+"""Runs the code blocks of README.md and of the manual in order.
 
     python -m tools.manual [PAGE ...]
 
-`bash` and `python` blocks run, in one folder that lasts from page to page; the Python of a page is one script, run at
-its end. A block that cannot run here stands after a comment that says why: `<!-- not run: … -->`. Trainings stop after
-four updates, and evaluations leave smoothness out.
+`bash` and `python` blocks run in one temporary folder that all pages share. The Python blocks of a page form one
+script, which runs after the page's `bash` blocks. `<!-- not run: REASON -->` before a block skips it. Training stops
+after four updates, and evaluation skips smoothness.
 """
 
 import os
@@ -31,7 +31,7 @@ BLOCK = re.compile(r"^(?:<!-- not run: (?P<why>.+?) -->\n)?```(?P<language>\w*)[
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, its text, and why it is not run (None if it is)."""
+    """A fenced code block; `why` is the reason not to run it, or None."""
 
     language: str
     code: str
@@ -39,20 +39,20 @@ class Block(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """README.md, and the manual's pages in the order of its table of contents."""
+    """README.md and the manual's pages, in the order of the table of contents."""
     listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
     return [ROOT / "README.md", *(ROOT / "docs" / name for name in listed)]
 
 
 def blocks(page: Path) -> list[Block]:
-    """All of a page, in order."""
-    return [Block(found["language"], found["code"], found["why"]) for found in BLOCK.finditer(page.read_text())]
+    """Returns all code blocks of a page, in order."""
+    return [Block(match["language"], match["code"], match["why"]) for match in BLOCK.finditer(page.read_text())]
 
 
 def main() -> None:
-    """Runs the pages named, or all; stops at the first block that fails."""
+    """Runs the given pages, or all; stops at the first block that fails."""
     chosen = [Path(name).resolve() for name in sys.argv[1:]] or pages()
-    begin = time.monotonic()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("configs", "train.py", "eval.py"):
             os.symlink(ROOT / name, Path(folder, name))
@@ -63,8 +63,8 @@ def main() -> None:
             if scripts:
                 commands.append([sys.executable, "-c", "\n".join(scripts)])
             for command in commands:
-                told = command[-1].removeprefix(SHORT).strip()[:300]
-                print(f"== {time.monotonic() - begin:.0f} s, {page.relative_to(ROOT)}: {told}", flush=True)
+                code = command[-1].removeprefix(SHORT).strip()[:300]
+                print(f"== {time.monotonic() - start:.0f} s, {page.relative_to(ROOT)}: {code}", flush=True)
                 subprocess.run(command, cwd=folder, check=True)
 
 

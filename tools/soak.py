@@ -1,10 +1,10 @@
-"""Kills a run again and again, lets it go on each time, and compares its end with that of a run left alone.
+"""Kills a training run repeatedly, resumes it each time, and compares its results with those of an undisturbed run.
 
     python -m tools.soak                                  # SMART on the starter assets, 20 kills
     python -m tools.soak --kills=3 -- --config=configs/sst.py --config.max_steps=20
 
-Flags after `--` are train.py's. SIGKILL comes at random moments, every fourth as soon as a checkpoint is being written.
-A run that comes to its end before all kills are spent is compared, and another one is begun.
+Flags after `--` are passed to train.py. SIGKILL is sent at random moments; every fourth waits until a checkpoint is
+being written. If a run finishes before the last kill, it is compared and another one starts.
 """
 
 import argparse
@@ -30,63 +30,63 @@ COMMAND = [
 ]
 
 
-def end_of(workdir: Path, *, has_checkpoints: bool = True) -> dict[str, Any]:
-    """All that a finished run leaves that must not depend on where it was cut.
+def final_state(workdir: Path, *, has_checkpoints: bool = True) -> dict[str, Any]:
+    """Collects what a finished run wrote that must not depend on interruptions.
 
     Returns:
-      A hash of every array of every checkpoint kept (parameters, optimizer state, anchor, counters), the lines of
-      metrics.jsonl without what depends on the clock, and the scores and the cost of result.json.
+      A hash of every array of every checkpoint kept (parameters, optimizer state, anchor, counters), the records of
+      metrics.jsonl without their timing, and the scores and the cost in result.json.
     """
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for path in sorted((workdir / "checkpoints").iterdir()) if has_checkpoints else ():
         for item in ("params", "rest"):
             with ocp.StandardCheckpointer() as checkpointer:
                 tree = checkpointer.restore(path / item)
             for name, array in ocp.tree.to_flat_dict(tree, sep="/").items():
-                found[f"{path.name}/{item}/{name}"] = hashlib.sha256(memoryview(array).tobytes()).hexdigest()[:16]
+                state[f"{path.name}/{item}/{name}"] = hashlib.sha256(memoryview(array).tobytes()).hexdigest()[:16]
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    found["metrics.jsonl"] = [{name: x for name, x in record.items() if name != "timing"} for record in records]
+    state["metrics.jsonl"] = [{name: x for name, x in record.items() if name != "timing"} for record in records]
     if (workdir / "result.json").exists():
         result = json.loads((workdir / "result.json").read_text())
-        found["result.json"] = [result[name] for name in ("dev", "datasets", "steps", "warnings", "cost")]
-    return found
+        state["result.json"] = [result[name] for name in ("dev", "datasets", "steps", "warnings", "cost")]
+    return state
 
 
 def soak(command: Sequence[str], folder: Path, *, kills: int, seed: int = 0) -> list[bool]:
-    """Runs train.py in folders under `folder`: once in peace, then under fire; prints a line a kill.
+    """Runs train.py once undisturbed, then with kills; prints a line for each kill.
 
     Args:
-      command: its flags, but for --workdir.
-      folder: for the runs and what they compile.
-      kills: how many.
-      seed: of their moments.
+      command: flags of train.py, without --workdir.
+      folder: holds the runs and the compilation cache.
+      kills: number of kills.
+      seed: seed of the random moments.
 
     Returns:
-      Of each run that was killed and came to its end: whether the end is that of the run in peace.
+      For each killed run, once finished: whether its final state equals that of the undisturbed run.
     """
     draw = random.Random(seed)
     start = time.monotonic()
-    _finish(_train(command, folder, "peace"), folder)
+    _finish(_train(command, folder, "undisturbed"), folder)
     seconds = time.monotonic() - start
-    startup = json.loads((folder / "peace" / "result.json").read_text())["timing"]["seconds_to_first_step"]
-    print(f"in peace: {seconds:.0f} s, {startup:.0f} s of them to the first update", flush=True)
-    # On the whole, a life then brings a run forward by its share of the way.
-    longest = 2 * (startup + (seconds - startup) / (kills + 1))
+    startup = json.loads((folder / "undisturbed" / "result.json").read_text())["timing"]["seconds_to_first_step"]
+    print(f"undisturbed: {seconds:.0f} s, {startup:.0f} s of them to the first update", flush=True)
+    # On average, each life then covers 1 / (kills + 1) of the run.
+    max_seconds = 2 * (startup + (seconds - startup) / (kills + 1))
     same, killed = [], 0
     while killed < kills:
-        name = f"fire{len(same)}"
+        name = f"killed{len(same)}"
         process = _train(command, folder, name)
-        if _kill(process, folder / name, draw.uniform(0, longest), while_saving=killed % 4 == 3):
+        if _kill(process, folder / name, draw.uniform(0, max_seconds), while_saving=killed % 4 == 3):
             killed += 1
-            half = [path.name for path in (folder / name / "checkpoints").glob("*tmp*")]
-            whole = [int(path.name) for path in (folder / name / "checkpoints").glob("*") if path.name.isdigit()]
-            print(f"kill {killed}: last checkpoint {max(whole, default=None)}, half written {half}", flush=True)
+            partial = [path.name for path in (folder / name / "checkpoints").glob("*tmp*")]
+            complete = [int(path.name) for path in (folder / name / "checkpoints").glob("*") if path.name.isdigit()]
+            print(f"kill {killed}: last checkpoint {max(complete, default=None)}, partly written {partial}", flush=True)
         else:
             _finish(process, folder)
-            same.append(end_of(folder / name) == end_of(folder / "peace"))
-    name = f"fire{len(same)}"
+            same.append(final_state(folder / name) == final_state(folder / "undisturbed"))
+    name = f"killed{len(same)}"
     _finish(_train(command, folder, name), folder)
-    return [*same, end_of(folder / name) == end_of(folder / "peace")]
+    return [*same, final_state(folder / name) == final_state(folder / "undisturbed")]
 
 
 def _train(command: Sequence[str], folder: Path, name: str) -> subprocess.Popen:
@@ -110,7 +110,7 @@ def _finish(process: subprocess.Popen, folder: Path) -> None:
 
 
 def _kill(process: subprocess.Popen, workdir: Path, moment: float, *, while_saving: bool) -> bool:
-    """Kills the process; False where it came to its end before."""
+    """Kills the process; returns False if it ended before."""
     try:
         process.wait(moment)
         return False
@@ -123,7 +123,7 @@ def _kill(process: subprocess.Popen, workdir: Path, moment: float, *, while_savi
 
 
 def main() -> None:
-    """Reads the flags, reports, and exits with 1 where an end differs."""
+    """Parses the flags, prints a summary, and exits with 1 if a final state differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -131,9 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         same = soak(options.flags or COMMAND, Path(folder), kills=options.kills, seed=options.seed)
-        passed_over = (Path(folder) / "log").read_text().count("cut off while it was written")
-    print(f"{options.kills} kills, {passed_over} half-written checkpoints passed over")
-    print(f"{sum(same)} of {len(same)} runs that were killed came to the end of the one in peace, bit for bit")
+    print(f"{sum(same)} of {len(same)} killed runs equal the undisturbed run, bit for bit")
     sys.exit(not all(same))
 
 

@@ -1,4 +1,4 @@
-"""A fixed number of mangled files for every reader; `python -m tests.fuzz` tries more."""
+"""A fixed number of mangled files for every reader; `python -m tools.fuzz` tries more."""
 
 import pytest
 

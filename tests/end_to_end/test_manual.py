@@ -1,9 +1,10 @@
-"""What the manual, README.md and the docstrings of bertjax.smart show holds; `tests.manual` runs the commands."""
+"""Checks README.md, the manual and the doctests of bertjax.smart; `python -m tools.manual` runs the commands."""
 
 import ast
 import doctest
 import importlib
 import importlib.util
+import pkgutil
 import re
 import shlex
 
@@ -54,7 +55,7 @@ def test_recipes_take_the_keys_that_commands_set(command, monkeypatch):
         flags.DEFINE_bool(name, False, "", flag_values=values)
     program, *arguments = shlex.split(command.split("  #")[0])[1:]
     argv = [program, *(x for x in arguments if not x.startswith("bertjax."))]
-    monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
+    monkeypatch.setattr("sys.argv", argv)  # ml_collections looks for overrides here
     rest = values(argv)
     assert len(rest) == 1, rest
     config = values["config"].value
@@ -64,26 +65,36 @@ def test_recipes_take_the_keys_that_commands_set(command, monkeypatch):
         assert read_config(config, PretrainConfig if is_pretraining(config) else RunConfig)
 
 
-def test_troubleshooting_lists_the_messages():
+def test_troubleshooting_lists_every_message_by_module():
     spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
     page = hooks.on_page_markdown((ROOT / "docs" / "troubleshooting.md").read_text(), page=None)
+    headings = re.findall(r"^\*\*.+\*\* \(`([\w.]+)`\)$", page, re.MULTILINE)
+    assert headings == sorted({*headings})
+    assert all(importlib.util.find_spec(name) for name in headings)
     for message in (
-        "- `` --config.train_share: expected a share of the training examples in (0, 1], found {self.train_share} ``",
-        "- `` --workdir: {workdir} holds a run of another config: {told}; use another one, or remove "
-        "this one to start anew ``",
-        "- `` expected {len(layout.columns)} tab-separated columns, found {len(fields)} ``",
-        "- `` decay must be a number in [0, {most}], found {value} ``",
+        r"--config\.train_share: .*\(0, 1\].*\{self\.train_share\}.*",
+        r"--workdir: \{workdir\} .*\bconfig\b.*",
+        r"expected \{len\(layout\.columns\)\} .*columns.*\{len\(fields\)\}.*",
+        r"\{name\} must be a number in \[0, \{\w+\}\], found \{value\}",
     ):
-        assert message.replace("decay must", "{name} must") in page.splitlines()
-    told = " ".join(page.split())
+        assert re.search(f"^- `` {message} ``$", page, re.MULTILINE), message
+    words = " ".join(page.split())
     for path in (ROOT / "bertjax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError" and node.args:
                 texts = [x.value for x in ast.walk(node.args[0]) if isinstance(getattr(x, "value", None), str)]
                 longest = max(texts, key=len, default="")
-                assert " ".join(longest.split()) in told, f"{path.name}:{node.lineno}: {longest}"
+                assert " ".join(longest.split()) in words, f"{path.name}:{node.lineno}: {longest}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_the_reference_names_what_exists(page):
+    names = re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def python_blocks(page):
@@ -91,7 +102,7 @@ def python_blocks(page):
 
 
 def lenient(make):
-    """Lets an optax optimizer mix types, as its arithmetic does, while all code around it stays strict."""
+    """Allows type promotion inside an optax optimizer, whose own arithmetic needs it; all other code stays strict."""
 
     def made(*args):
         tx = make(*args)
@@ -138,7 +149,7 @@ def test_smart_in_your_own_loop_runs_as_printed(monkeypatch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(namespace["updates"]))
 
 
-def test_presets_of_the_page_are_those_there_are():
+def test_the_page_lists_the_presets():
     presets = importlib.import_module("bertjax.smart").PRESETS
     rows = LIBRARY.read_text().split("| preset | what it is |\n")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE) == list(presets)
@@ -150,4 +161,4 @@ def test_doctests(name):
     with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes types
         found = doctest.testmod(module)
     assert found.failed == 0
-    assert found.attempted > 0 or name == "divergences"  # whose examples are the tests of its formulas
+    assert found.attempted > 0 or name == "divergences"  # its examples are in tests/smart

@@ -13,7 +13,7 @@ from bertjax.signals import Interrupted
 from bertjax.smart_config import SmartConfig
 from bertjax.training import finetuning, train_loop
 from bertjax.training.pretraining import pretrain
-from tools.soak import end_of
+from tools.soak import final_state
 
 KINDS = {
     "smart, lazily": {"task": "sst5", "smart": SmartConfig(preset="bertjax", every=2)},
@@ -80,7 +80,7 @@ def test_a_cut_run_comes_to_the_same_end(make_config, tmp_path, monkeypatch, kin
             cut(patch, moment, how)
             finetuning.train_and_evaluate(config, tmp_path / "cut")
     finetuning.train_and_evaluate(config, tmp_path / "cut")
-    assert end_of(tmp_path / "cut") == end_of(tmp_path / "whole")
+    assert final_state(tmp_path / "cut") == final_state(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("one_device")
@@ -101,8 +101,8 @@ def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_pa
             cut(patch, moment, Kill if i % 2 else signal.SIGTERM)
             pretrain(config, tmp_path / "cut")
     pretrain(config, tmp_path / "cut")
-    assert end_of(tmp_path / "cut") == end_of(tmp_path / "whole")
-    assert end_of(tmp_path / "cut" / "heads", has_checkpoints=False) == end_of(
+    assert final_state(tmp_path / "cut") == final_state(tmp_path / "whole")
+    assert final_state(tmp_path / "cut" / "heads", has_checkpoints=False) == final_state(
         tmp_path / "whole" / "heads", has_checkpoints=False
     )
 
@@ -134,7 +134,7 @@ def test_another_run_would_be_seen(make_config, tmp_path):
     for seed in (0, 1):
         # One checkpoint: which of several is best depends on the seed.
         finetuning.train_and_evaluate(make_config(**KINDS["head"], seed=seed, eval_every=14), tmp_path / str(seed))
-    ours, theirs = end_of(tmp_path / "0"), end_of(tmp_path / "1")
+    ours, theirs = final_state(tmp_path / "0"), final_state(tmp_path / "1")
     assert ours.keys() == theirs.keys()
     assert {"14/params/head_sst5/kernel", "14/rest/step"} <= ours.keys()
     assert ours["14/params/head_sst5/kernel"] != theirs["14/params/head_sst5/kernel"]

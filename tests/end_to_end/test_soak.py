@@ -1,4 +1,4 @@
-"""The command of tests/soak.py, on a small model."""
+"""tools/soak.py on a small model."""
 
 import pytest
 
