@@ -1,4 +1,4 @@
-"""Masks for masked-language modelling (Devlin et al., NAACL 2019), whole words included."""
+"""Masks for masked-language modelling (Devlin et al., NAACL 2019), by token or by whole word."""
 
 import dataclasses
 import math
@@ -7,22 +7,24 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from bertjax.pretrained.tokenizer import special_ids
+from bertjax.pretrained.tokenizer import special_token_ids
 
-MASKED = 0.15
+MASK_RATE = 0.15
+"""Share of a text's tokens that are chosen for prediction."""
 
 
-TO_MASK, TO_RANDOM = 0.8, 0.1
+REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1
+"""Shares of the chosen tokens that become [MASK] or a random token; the others stay as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What masking needs to know of a vocabulary.
+    """What masking needs to know about a vocabulary of V tokens.
 
     Attributes:
-      cls, sep, mask, pad: ids.
-      is_special: bool [V]: no text; never masked, never drawn.
-      is_continued: bool [V]: pieces that begin with ## and belong to the word before them.
+      cls, sep, mask, pad: ids of the special tokens.
+      is_special: bool [V]; special tokens are not text: never masked, never drawn as a random token.
+      is_continued: bool [V]; pieces that begin with ## and belong to the word before them.
     """
 
     cls: int
@@ -34,12 +36,12 @@ class Vocabulary:
 
 
 def read_vocabulary(tokenizer: Tokenizer, folder: Path) -> Vocabulary:
-    """The vocabulary of a tokenizer that `load_tokenizer` made from `folder`."""
-    special = special_ids(tokenizer, folder)
+    """The vocabulary of a tokenizer that `load_tokenizer` loaded from `folder`."""
+    special = special_token_ids(tokenizer, folder)
     pieces = tokenizer.get_vocab(with_added_tokens=True)
     is_special, is_continued = np.zeros((2, max(pieces.values()) + 1), bool)
     is_special[list(special.values())] = True
-    is_special[special["unk_token"]] = False  # text that the vocabulary cannot spell, but text
+    is_special[special["unk_token"]] = False  # [UNK] stands for text that the vocabulary cannot spell
     is_continued[[i for piece, i in pieces.items() if piece.startswith("##")]] = True
     return Vocabulary(
         cls=special["cls_token"],
@@ -52,55 +54,56 @@ def read_vocabulary(tokenizer: Tokenizer, folder: Path) -> Vocabulary:
 
 
 def max_masked_positions(length: int) -> int:
-    """How many masked positions so many tokens have room for."""
-    return math.ceil(MASKED * length)
+    """Maximum number of masked positions in an example of `length` tokens."""
+    return math.ceil(MASK_RATE * length)
 
 
 def mask_tokens(
-    ids: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator, *, most: int, whole_word: bool
+    ids: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator, *, max_masked: int, whole_word: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses 15% of an example's text tokens, rounded, at least one, and hides them.
+    """Chooses 15% of an example's text tokens, rounded and at least one, and hides them.
 
-    A chosen token becomes [MASK] eight times of ten, a random token of the vocabulary's text once, and stays as it is
-    once.
+    A chosen token becomes [MASK] with probability 0.8, a random text token of the vocabulary with 0.1, and stays as it
+    is with 0.1.
 
     Args:
-      ids: int32 [L], special tokens included, no padding.
-      vocabulary: tells which may be chosen.
-      rng: of the draws.
-      most: never exceeded.
-      whole_word: whether all pieces of a word are chosen or none. A word that would exceed the 15% is passed over;
-        where that leaves nothing, the shortest is chosen, unless it exceeds `most`.
+      ids: int32 [L], with special tokens, without padding.
+      vocabulary: the tokens' vocabulary.
+      rng: source of the random draws.
+      max_masked: maximum number of chosen tokens.
+      whole_word: choose all pieces of a word or none. A word that would exceed the 15% is skipped. If no word fits,
+        the shortest is chosen, provided it has at most `max_masked` tokens.
 
     Returns:
-      The input with hidden tokens, int32 [L], and the chosen positions, ascending.
+      The ids with hidden tokens, int32 [L], and the chosen positions, ascending.
     """
     candidates = np.flatnonzero(~vocabulary.is_special[ids])
-    budget = min(most, max(1, round(MASKED * len(candidates))), len(candidates))
-    if not whole_word:
-        chosen = rng.permutation(candidates)[:budget]
+    budget = min(max_masked, max(1, round(MASK_RATE * len(candidates))), len(candidates))
+    if whole_word:
+        chosen = _choose_words(ids, candidates, vocabulary, rng, budget, max_masked)
     else:
-        chosen = _whole_words(ids, candidates, vocabulary, rng, budget, most)
+        chosen = rng.permutation(candidates)[:budget]
     chosen = np.sort(chosen)
     hidden = ids.copy()
     draws = rng.random(len(chosen))
-    hidden[chosen[draws < TO_MASK]] = vocabulary.mask
-    is_random = (draws >= TO_MASK) & (draws < TO_MASK + TO_RANDOM)
-    text = np.flatnonzero(~vocabulary.is_special)
-    hidden[chosen[is_random]] = rng.choice(text, is_random.sum())
+    hidden[chosen[draws < REPLACED_BY_MASK]] = vocabulary.mask
+    is_random = (draws >= REPLACED_BY_MASK) & (draws < REPLACED_BY_MASK + REPLACED_BY_RANDOM)
+    text_ids = np.flatnonzero(~vocabulary.is_special)
+    hidden[chosen[is_random]] = rng.choice(text_ids, is_random.sum())
     return hidden, chosen
 
 
-def _whole_words(
+def _choose_words(
     ids: np.ndarray,
     candidates: np.ndarray,
     vocabulary: Vocabulary,
     rng: np.random.Generator,
     budget: int,
-    most: int,
+    max_masked: int,
 ) -> np.ndarray:
-    is_begun = ~vocabulary.is_continued[ids[candidates]] | (np.diff(candidates, prepend=-1) > 1)
-    words = np.split(candidates, np.flatnonzero(is_begun)[1:]) if len(candidates) else []
+    """Positions of random whole words, as many as fit into `budget` tokens."""
+    starts_word = ~vocabulary.is_continued[ids[candidates]] | (np.diff(candidates, prepend=-1) > 1)
+    words = np.split(candidates, np.flatnonzero(starts_word)[1:]) if len(candidates) else []
     chosen: list[np.ndarray] = []
     room = budget
     for i in rng.permutation(len(words)):
@@ -108,5 +111,5 @@ def _whole_words(
             chosen.append(words[i])
             room -= len(words[i])
     if not chosen:
-        chosen = [word for word in sorted(words, key=len)[:1] if len(word) <= most]
+        chosen = [word for word in sorted(words, key=len)[:1] if len(word) <= max_masked]
     return np.concatenate([candidates[:0], *chosen])

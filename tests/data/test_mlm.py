@@ -1,4 +1,4 @@
-"""Masking at its stated rates, pairs that are what their labels say, and draws that follow (seed, epoch, index)."""
+"""Masking at the stated rates, pairs that match their labels, and draws that depend on (seed, epoch, index)."""
 
 import itertools
 import json
@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from bertjax.data.batching import resumable_iterator
 from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions, read_vocabulary
-from bertjax.data.mlm import EVAL_SEED, PairBatches, _bucket_boundaries, eval_pair_batches, pair_batch_iterator
-from bertjax.data.sentence_pairs import _cut, plan_pairs, tokenize_documents
+from bertjax.data.mlm import EVAL_SEED, PairBatches, _bucket_boundaries, _truncate_pair, eval_pair_batches
+from bertjax.data.sentence_pairs import plan_pairs, tokenize_documents
 from bertjax.errors import UserError
 from bertjax.pretrained.tokenizer import load_tokenizer
 
@@ -27,13 +28,13 @@ def make_vocabulary(continued=()):
 VOCABULARY = make_vocabulary()
 
 
-def make_documents(count=40, seed=0, most=9):
-    """Every token of all documents is another number, ascending: where a text comes from can be read off it."""
-    rng = np.random.default_rng(seed)
+def make_documents():
+    """Documents in which the tokens are 10, 11, 12, ... throughout, so a token tells its document and position."""
+    rng = np.random.default_rng(0)
     numbers = itertools.count(FIRST)
     return [
-        [np.array([next(numbers) for _ in range(rng.integers(1, 12))], np.int32) for _ in range(rng.integers(1, most))]
-        for _ in range(count)
+        [np.array([next(numbers) for _ in range(rng.integers(1, 12))], np.int32) for _ in range(rng.integers(1, 9))]
+        for _ in range(40)
     ]
 
 
@@ -44,7 +45,7 @@ HOME = {int(token): i for i, document in enumerate(DOCUMENTS) for sentence in do
 def batches(documents=DOCUMENTS, vocabulary=VOCABULARY, seed=0, epochs=1, batch_size=8, **changes):
     changes = {"max_length": S} | changes
     source = PairBatches(documents, vocabulary, batch_size=batch_size, seed=seed, epochs=epochs, **changes)
-    return pair_batch_iterator(source)
+    return resumable_iterator(source)
 
 
 def examples(iterator):
@@ -79,7 +80,7 @@ def test_an_example_is_cls_a_sep_b_sep():
     assert max(lengths) == S
 
 
-def test_a_next_pair_is_consecutive_text_and_another_is_not():
+def test_labels_say_whether_the_text_is_consecutive():
     seen = set()
     for row in examples(batches(epochs=3)):
         first, last = np.flatnonzero(row["original"] == SEP)
@@ -128,7 +129,7 @@ def test_a_random_b_comes_from_any_other_document_and_begins_anywhere():
     assert not np.diag(homes).any()
     expected = (homes.sum(1)[:, None] / (len(DOCUMENTS) - 1) * (1 - np.eye(len(DOCUMENTS)))).sum(0)
     assert abs(homes.sum(0) - expected).max() < 5 * np.sqrt(expected.max())
-    # Of each document a sentence is as likely as another to be the first: 5 standard deviations of their mean rank.
+    # Every sentence of a document is equally likely to be the first: 5 standard deviations of the mean rank.
     ranks = [(begin + 0.5) / len(DOCUMENTS[other]) for _, (other, begin, _), _ in found]
     assert abs(np.mean(ranks) - 0.5) < 5 / np.sqrt(12 * len(ranks))
 
@@ -136,30 +137,30 @@ def test_a_random_b_comes_from_any_other_document_and_begins_anywhere():
 def test_sentences_that_a_random_b_displaces_are_put_back():
     for number, document in enumerate(DOCUMENTS):
         pairs = [pair for pair in plan_pairs(DOCUMENTS, S, 3, 0) if pair.first[0] == number]
-        at = 0
+        position = 0
         for first, second, label in pairs:
-            assert first[1] == at
-            at = second[2] if label == 0 else first[2]
-        assert at >= len(document) - 1  # a last sentence alone is passed over
+            assert first[1] == position
+            position = second[2] if label == 0 else first[2]
+        assert position >= len(document) - 1  # a single last sentence is skipped
 
 
 def test_chunks_reach_the_target_and_a_tenth_are_shorter():
     documents = [[np.array([FIRST], np.int32)] * 5000, [np.array([FIRST], np.int32)] * 2]
     pairs = [pair for epoch in range(150) for pair in plan_pairs(documents, S, 0, epoch)]
-    # A chunk is seen whole where the text that follows was kept; the last one may be what was left.
+    # A pair shows its whole chunk if B was kept. The document's last chunk may be shorter, so it is left out.
     whole = [pair for pair in pairs if pair.label == 0 and pair.first[0] == 0 and pair.second[2] < 5000]
     sizes = np.array([pair.second[2] - pair.first[1] for pair in whole])
     assert sizes.max() == S - 3
     assert sizes.min() >= 2
-    # Of the tenth, drawn from 2 to 29, one in 28 has the full length.
+    # The short tenth is drawn from 2 to 29, so one in 28 of it still has the full length.
     share = 0.1 * 27 / 28
     assert len(sizes) > 5000
     assert abs((sizes < S - 3).mean() - share) < 5 * np.sqrt(share * (1 - share) / len(sizes))
 
 
 def test_the_longer_text_is_cut_at_its_far_end():
-    def cut(a, b, most):
-        first, second = _cut(np.arange(a), np.arange(100, 100 + b), most)
+    def cut(a, b, max_tokens):
+        first, second = _truncate_pair(np.arange(a), np.arange(100, 100 + b), max_tokens)
         return first.tolist(), [token - 100 for token in second]
 
     assert cut(3, 4, 8) == ([0, 1, 2], [0, 1, 2, 3])
@@ -177,13 +178,13 @@ def test_rates_of_masking():
         text = len(row["original"]) - 3
         assert len(row["positions"]) == max(1, round(0.15 * text))
         for position, token in zip(row["positions"], row["masked_ids"], strict=False):
-            now = row["input_ids"][position]
-            counts["mask" if now == MASK else "kept" if now == token else "random"] += 1
+            replacement = row["input_ids"][position]
+            counts["mask" if replacement == MASK else "kept" if replacement == token else "random"] += 1
         others = np.delete(np.arange(len(row["original"])), row["positions"])
         assert (row["input_ids"][others] == row["original"][others]).all()
     total = sum(counts.values())
     assert total > 10_000
-    # A random token is the very one in 60,000 tokens once, which does not count here.
+    # One random token in 60,000 equals the original, which is negligible here.
     for name, share in {"mask": 0.8, "random": 0.1, "kept": 0.1}.items():
         assert abs(counts[name] / total - share) < 5 * np.sqrt(share * (1 - share) / total)
 
@@ -211,7 +212,7 @@ def test_random_tokens_are_text_of_the_whole_vocabulary():
     ids = np.array([CLS, *[FIRST] * 200, SEP], np.int32)
     drawn = []
     for seed in range(400):
-        hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), most=30, whole_word=False)
+        hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), max_masked=30, whole_word=False)
         drawn += [int(x) for x in hidden[chosen] if x not in (MASK, FIRST)]
     assert min(drawn) >= FIRST
     assert len(drawn) > 1000
@@ -220,17 +221,17 @@ def test_random_tokens_are_text_of_the_whole_vocabulary():
     assert max(drawn) > 0.98 * SIZE
 
 
-def test_every_position_is_as_likely():
+def test_every_position_is_equally_likely():
     ids = np.arange(FIRST, FIRST + 20, dtype=np.int32)
     counts = np.zeros(20)
     for seed in range(4000):
-        _, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), most=P, whole_word=False)
+        _, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), max_masked=P, whole_word=False)
         counts[chosen] += 1
     assert counts.sum() == 4000 * 3
     assert abs(counts / 4000 - 0.15).max() < 5 * np.sqrt(0.15 * 0.85 / 4000)
 
 
-# 11, 12 and 21 continue a word.
+# Tokens 11, 12 and 21 continue a word.
 PIECES = make_vocabulary([11, 12, 21])
 
 
@@ -242,49 +243,49 @@ def test_whole_words_are_wholly_masked(seed):
         text = [words[i] for i in rng.integers(len(words), size=30)]
         ids = np.array([CLS, *itertools.chain(*text), SEP], np.int32)
         ends = np.cumsum([1, *map(len, text)])
-        _, chosen = mask_tokens(ids, PIECES, rng, most=20, whole_word=True)
+        _, chosen = mask_tokens(ids, PIECES, rng, max_masked=20, whole_word=True)
         for begin, end in itertools.pairwise(ends):
             assert np.isin(np.arange(begin, end), chosen).sum() in (0, end - begin)
         budget = round(0.15 * (len(ids) - 2))
-        assert budget - 3 < len(chosen) <= budget  # short of it by less than a word
+        assert budget - 3 < len(chosen) <= budget  # less than a word below the budget
 
 
-def test_pieces_without_whole_words_are_masked_apart():
+def test_without_whole_word_pieces_are_masked_separately():
     ids = np.array([CLS, *[10, 11] * 10, SEP], np.int32)
     rng = np.random.default_rng(0)
-    split = [mask_tokens(ids, PIECES, rng, most=P, whole_word=False)[1] for _ in range(20)]
+    split = [mask_tokens(ids, PIECES, rng, max_masked=P, whole_word=False)[1] for _ in range(20)]
     assert any((position + 1) // 2 not in {(x + 1) // 2 for x in c if x != position} for c in split for position in c)
 
 
-def test_a_word_beyond_the_budget_is_still_masked_whole_and_one_beyond_the_room_is_not():
+def test_a_word_may_exceed_the_budget_but_not_the_maximum():
     ids = np.array([CLS, 10, 11, 12, SEP], np.int32)
     rng = np.random.default_rng(0)
-    assert mask_tokens(ids, PIECES, rng, most=3, whole_word=True)[1].tolist() == [1, 2, 3]
-    assert mask_tokens(ids, PIECES, rng, most=2, whole_word=True)[1].tolist() == []
-    assert len(mask_tokens(ids, PIECES, rng, most=2, whole_word=False)[1]) == 1
+    assert mask_tokens(ids, PIECES, rng, max_masked=3, whole_word=True)[1].tolist() == [1, 2, 3]
+    assert mask_tokens(ids, PIECES, rng, max_masked=2, whole_word=True)[1].tolist() == []
+    assert len(mask_tokens(ids, PIECES, rng, max_masked=2, whole_word=False)[1]) == 1
 
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_a_text_of_special_tokens_has_nothing_to_mask(whole_word):
     ids = np.array([CLS, MASK, SEP, MASK, SEP], np.int32)
-    hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(0), most=P, whole_word=whole_word)
+    hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(0), max_masked=P, whole_word=whole_word)
     assert len(chosen) == 0
     assert hidden.tolist() == ids.tolist()
 
 
-def test_places_for_masked_tokens():
+def test_max_masked_positions():
     assert [max_masked_positions(n) for n in (8, 20, 32, 128, 512)] == [2, 3, 5, 20, 77]
 
 
 # Order
 
 
-def assert_equal_batches(found, expected):
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            np.testing.assert_array_equal(ours[name], theirs[name])
+def assert_equal_batches(batches, expected):
+    assert len(batches) == len(expected)
+    for one, other in zip(batches, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 def rows_of(iterator):
@@ -294,13 +295,13 @@ def rows_of(iterator):
 def test_seeds_and_epochs_differ():
     one = rows_of(batches(epochs=2))
     size = len(plan_pairs(DOCUMENTS, S, 0, 0))
-    # In another order where the run's lengths call for other edges.
+    # Sorted: a run of more epochs may have other bucket boundaries, and so another order.
     assert sorted(one[:size]) == sorted(rows_of(batches(epochs=1)))
     runs = [one[:size], one[size:], rows_of(batches(seed=1))]
     for a, b in itertools.combinations(runs, 2):
         assert len(set(a) & set(b)) < 0.05 * size
     assert rows_of(batches(epochs=2)) == one
-    # Not the masks alone: the pairs too.
+    # The pairs differ too, not only the masks.
     pairs = [{pair[:2] for pair in plan_pairs(DOCUMENTS, S, *run)} for run in ((0, 0), (0, 1), (1, 0))]
     for a, b in itertools.combinations(pairs, 2):
         assert len(a & b) < 0.6 * len(a)
@@ -313,7 +314,7 @@ def test_an_epoch_is_shuffled():
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_the_batch_size_changes_no_example(whole_word):
-    words = make_vocabulary(range(FIRST, SIZE))  # a text is one word, beyond the budget and at times beyond the room
+    words = make_vocabulary(range(FIRST, SIZE))  # a text is one word, over the budget and sometimes over the maximum
     few, many = (
         {
             int(row["index"]): (row["input_ids"][row["attention_mask"]].tolist(), row["positions"].tolist())
@@ -325,7 +326,7 @@ def test_the_batch_size_changes_no_example(whole_word):
     assert len({batch["input_ids"].shape[1] for batch in batches(vocabulary=words, epochs=3)}) > 1
 
 
-def test_indices_tell_examples_apart_and_one_batch_of_an_epoch_is_filled_up():
+def test_indices_are_unique_and_one_batch_of_an_epoch_is_not_full():
     found = iter(list(batches(epochs=3)))
     first = 0
     for epoch in range(3):
@@ -336,7 +337,7 @@ def test_indices_tell_examples_apart_and_one_batch_of_an_epoch_is_filled_up():
         rest = [total % 8] if total % 8 else []
         assert sorted(int(batch["valid"].sum()) for batch in part) == rest + [8] * (total // 8)
         first += total
-    assert first % 8  # else none is filled up
+    assert first % 8  # otherwise every batch is full
     assert not list(found)
     masks = {"attention_mask", "masked_valid", "valid"}
     assert {name: x.dtype.name for name, x in part[0].items()} == {
@@ -348,11 +349,11 @@ def test_indices_tell_examples_apart_and_one_batch_of_an_epoch_is_filled_up():
 
 
 def documents_of(*lengths):
-    """Two sentences each, which together make an example of the given length."""
+    """Documents of two sentences that together make an example of the given length."""
     return [[np.full(length - 4, FIRST, np.int32), np.array([FIRST], np.int32)] for length in lengths]
 
 
-def test_short_pairs_are_padded_to_their_like_and_no_further():
+def test_short_pairs_are_padded_to_their_bucket():
     source = PairBatches(
         documents_of(*[24] * 40, *[48] * 8), VOCABULARY, max_length=128, batch_size=8, seed=0, epochs=2
     )
@@ -374,16 +375,16 @@ def test_short_pairs_are_padded_to_their_like_and_no_further():
         ([128] * 50, (128,)),
         ([24] * 50 + [128] * 50, (24, 128)),
         ([30, 32, 1], (8, 32)),  # 72 tokens, not 96
-        # Half of the length saved on 9% is not worth a compilation, on 11% it is.
+        # Saving half of the length on 9% of the examples is not worth a compilation; on 11% it is.
         ([64] * 9 + [128] * 91, (128,)),
         ([64] * 11 + [128] * 89, (64, 128)),
-        # Four take 640 tokens; a fifth would save another tenth.
+        # Four boundaries take 640 tokens; a fifth would save another tenth, but four is the maximum.
         ([8] * 16 + [16] * 8 + [32] * 4 + [64] + [128], (8, 16, 32, 128)),
-        # Of 20 tokens, not of the next multiple of 8: 4 of 20 saved on a fifth are no twentieth.
+        # Relative to 20 tokens, not to the next multiple of 8: saving 4 of 20 on a fifth is less than a twentieth.
         ([16] * 20 + [20] * 80, (20,)),
     ],
 )
-def test_a_length_to_pad_to_is_worth_its_compilation(lengths, bucket_boundaries):
+def test_each_bucket_is_worth_its_compilation(lengths, bucket_boundaries):
     assert _bucket_boundaries(np.array(lengths), 128 if 128 in lengths else max(lengths)) == bucket_boundaries
 
 
@@ -428,7 +429,7 @@ def test_documents_are_tokenised_sentence_by_sentence(tiny_checkpoint):
     assert found[0][0].dtype == np.int32
 
 
-def test_a_vocabulary_s_special_tokens_and_pieces(tmp_path):
+def test_special_tokens_and_pieces_of_a_vocabulary(tmp_path):
     names = ["[UNK]", "<pad>", "[SEP]", "[CLS]", "a", "##b", "[MASK]", "##", "c##"]
     (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))

@@ -1,4 +1,4 @@
-"""What holds of masking whatever the text: how many, which, and what stands there then."""
+"""Properties of masking for any text: how many tokens are chosen, which ones, and what replaces them."""
 
 import json
 
@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertjax.data.batching import resumable_iterator
 from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions
-from bertjax.data.mlm import PairBatches, pair_batch_iterator
+from bertjax.data.mlm import PairBatches
 
-# Half of the vocabulary is special, so that a random token from all of it would show.
+# Half of the vocabulary is special, so that random tokens drawn from all of it would be noticed.
 PAD, CLS, SEP, MASK, FIRST, SIZE = 0, 2, 3, 4, 200, 400
 CONTINUED = range(300, SIZE)
 SEEDS = st.integers(0, 2**32 - 1)
-# Special tokens among the text, too, as a literal [MASK] is.
+# The text may hold special tokens too, such as a literal [MASK].
 TOKENS = st.one_of(st.integers(FIRST, SIZE - 1), st.sampled_from([CLS, SEP, MASK]), st.sampled_from(CONTINUED))
 IDS = st.lists(TOKENS, max_size=60).map(lambda text: np.array([CLS, *text, SEP], np.int32))
 
@@ -30,7 +31,7 @@ VOCABULARY = make_vocabulary()
 
 
 def words_of(ids):
-    """Positions of each word: a piece goes to the text just before it, a special token is no text."""
+    """Positions of each word: a piece belongs to the text just before it; special tokens belong to no word."""
     words, is_open = [], False
     for position, token in enumerate(ids):
         if token < FIRST:
@@ -43,11 +44,13 @@ def words_of(ids):
     return words
 
 
-@given(ids=IDS, seed=SEEDS, most=st.integers(1, 12), whole_word=st.booleans())
+@given(ids=IDS, seed=SEEDS, max_masked=st.integers(1, 12), whole_word=st.booleans())
 @settings(max_examples=300)
-def test_what_may_be_masked(ids, seed, most, whole_word):
+def test_what_may_be_masked(ids, seed, max_masked, whole_word):
     before = ids.copy()
-    hidden, chosen = mask_tokens(ids, VOCABULARY, np.random.default_rng(seed), most=most, whole_word=whole_word)
+    hidden, chosen = mask_tokens(
+        ids, VOCABULARY, np.random.default_rng(seed), max_masked=max_masked, whole_word=whole_word
+    )
     assert (ids == before).all()
     assert hidden.dtype == np.int32
     assert (np.diff(chosen) > 0).all()
@@ -55,7 +58,7 @@ def test_what_may_be_masked(ids, seed, most, whole_word):
     assert (np.delete(hidden, chosen) == np.delete(ids, chosen)).all()
     assert all(token == MASK or token >= FIRST for token in hidden[chosen])
     text = int((ids >= FIRST).sum())
-    budget = min(most, max(1, round(0.15 * text)), text)
+    budget = min(max_masked, max(1, round(0.15 * text)), text)
     if not whole_word:
         assert len(chosen) == budget
         return
@@ -64,26 +67,26 @@ def test_what_may_be_masked(ids, seed, most, whole_word):
     assert all(found >= set(word) for word in masked)
     if len(chosen) > budget:
         assert [len(word) for word in masked] == [min(map(len, words))]
-        assert len(chosen) <= most
-    elif len(chosen) < budget:  # then no other word would fit
+        assert len(chosen) <= max_masked
+    elif len(chosen) < budget:  # no other word fits
         rest = [len(word) for word in words if word not in masked]
-        assert all(length > (budget - len(chosen) if masked else most) for length in rest)
+        assert all(length > (budget - len(chosen) if masked else max_masked) for length in rest)
 
 
 @given(seed=SEEDS, whole_word=st.booleans())
 @settings(max_examples=20)
 def test_the_rates(seed, whole_word):
-    # A random token then hardly ever is the one that stood there.
+    # Large, so that a random token is hardly ever the original one.
     vocabulary = make_vocabulary(size=1_000_000)
     rng = np.random.default_rng(seed)
     ids = np.array([CLS, *rng.integers(FIRST, SIZE, 20_000), SEP], np.int32)
-    hidden, chosen = mask_tokens(ids, vocabulary, rng, most=len(ids), whole_word=whole_word)
+    hidden, chosen = mask_tokens(ids, vocabulary, rng, max_masked=len(ids), whole_word=whole_word)
     total = len(chosen)
     assert total == 3000 if not whole_word else 2990 < total <= 3000
     is_mask, is_kept = hidden[chosen] == MASK, hidden[chosen] == ids[chosen]
     for share, found in ((0.8, is_mask), (0.1, is_kept), (0.1, ~is_mask & ~is_kept)):
         assert found.sum() == pytest.approx(share * total, abs=5 * np.sqrt(total * share * (1 - share)))
-    # Words of the first half of the text are as likely as of the second.
+    # Words in the first half of the text are as likely as words in the second.
     assert (chosen < 10_001).sum() == pytest.approx(total / 2, abs=5 * np.sqrt(total / 4) * 3)
 
 
@@ -107,7 +110,7 @@ DOCUMENTS = st.lists(
 def test_batches(documents, max_length, batch_size, epochs, seed, whole_word, cut):
     def batches():
         options = {"max_length": max_length, "batch_size": batch_size, "epochs": epochs, "seed": seed}
-        return pair_batch_iterator(PairBatches(documents, VOCABULARY, whole_word=whole_word, **options))
+        return resumable_iterator(PairBatches(documents, VOCABULARY, whole_word=whole_word, **options))
 
     texts = {tuple(np.concatenate(document).tolist()) for document in documents}
     whole = list(batches())
@@ -126,7 +129,7 @@ def test_batches(documents, max_length, batch_size, epochs, seed, whole_word, cu
             positions = batch["masked_positions"][row][masked]
             assert real[positions].all()
             assert (ids[~real] == PAD).all()
-            # With the targets back in their places, both segments are text of a document.
+            # With the original tokens restored, both segments are text of a document.
             ids[positions] = batch["masked_ids"][row][masked]
             ids = ids[real].tolist()
             first, last = (i for i, token in enumerate(ids) if token == SEP)
@@ -143,9 +146,9 @@ def test_batches(documents, max_length, batch_size, epochs, seed, whole_word, cu
         next(begun)
     resumed = batches()
     resumed.set_state(json.loads(json.dumps(begun.get_state())))
-    for ours, theirs in zip(resumed, whole[taken:], strict=True):
-        assert ours.keys() == theirs.keys()
-        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    for batch, expected in zip(resumed, whole[taken:], strict=True):
+        assert batch.keys() == expected.keys()
+        assert all(np.array_equal(batch[name], expected[name]) for name in batch)
 
 
 def is_within(segment, text):
