@@ -17,7 +17,7 @@ from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
 from bertjax.parallel import CompiledByShape, DataParallel, peak_bytes
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 CONFIGS = {
@@ -29,7 +29,7 @@ CONFIGS = {
 }
 IMPLEMENTATIONS = ("ours", "xla", "cudnn")
 """Of attention."""
-HEADS = {TASK.name: TASK.outputs}
+HEADS = {TASK.name: TASK.num_outputs}
 UPDATES = 10
 """Of a round, so that the host runs ahead of the device as it does in training."""
 MEASURE_SECONDS = 6.0
@@ -95,7 +95,9 @@ class Update:
         # Without warm-up, so that the first updates move the parameters.
         tx = optimizer.adamw(optax.constant_schedule(1e-4), 0.01)
         model = Bert(config, HEADS, dtype=dtype)
-        step = partial(train_step, model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
+        step = partial(
+            train_step, FinetuningSpec(model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
+        )
         self.step = CompiledByShape(self._parallel.map_train(step))
         # Copied, as the state is donated.
         state = init_state(jax.tree.map(partial(jnp.array, copy=True), params), tx, ROWS[name])

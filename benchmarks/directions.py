@@ -22,7 +22,7 @@ from bertjax.data.pipeline import Inputs, load_inputs
 from bertjax.models.forward import as_smart_model
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 SENTENCES, LENGTH, BATCH_SIZE = 32, 48, 16
@@ -60,7 +60,10 @@ def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
     tx = optimizer.adamw(optimizer.linear_schedule(1e-4, num_steps, 0.1), 0.01)
     settings = smart.preset("none")
     step = jax.jit(
-        partial(train_step, model=inputs.model, tasks=inputs.tasks, tx=tx, settings=settings, num_steps=num_steps),
+        partial(
+            train_step,
+            FinetuningSpec(model=inputs.model, tasks=inputs.tasks, tx=tx, settings=settings, num_steps=num_steps),
+        ),
         donate_argnums=0,
     )
     state = init_state(jax.tree.map(jnp.copy, params), tx, settings)

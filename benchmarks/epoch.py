@@ -30,7 +30,7 @@ from bertjax.evaluation.tables import format_rows
 from bertjax.parallel import CompiledByShape, DataParallel
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 BATCH_SIZE, TURN = 32, 12
@@ -76,14 +76,17 @@ def main() -> None:
     parallel, key = DataParallel(jax.devices()[:1]), jax.random.key(1)
     step = CompiledByShape(
         parallel.map_train(
-            partial(train_step, model=model, tasks=(task,), tx=tx, settings=ROWS["plain"], num_steps=num_steps)
+            partial(
+                train_step,
+                FinetuningSpec(model=model, tasks=(task,), tx=tx, settings=ROWS["plain"], num_steps=num_steps),
+            )
         )
     )
     state = init_state(jax.tree.map(jnp.copy, params), tx, ROWS["plain"])
     ours = train_batches(train, batch_size=BATCH_SIZE, bucket_boundaries=bucket_boundaries, seed=0, epochs=1)
     for batch in train_batches(train, batch_size=BATCH_SIZE, bucket_boundaries=bucket_boundaries, seed=0, epochs=1):
         step.compile(state, {task.name: batch}, key)
-    theirs, their_step = padded_to_longest(train, 0), peers.pytorch_step(architecture, task.outputs)
+    theirs, their_step = padded_to_longest(train, 0), peers.pytorch_step(architecture, task.num_outputs)
 
     seconds = {"ours": 0.0, "theirs": 0.0}
     host, padded = [], 0

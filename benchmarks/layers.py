@@ -28,7 +28,7 @@ from bertjax.models.dropout import dropout
 from bertjax.models.forward import eval_step
 from bertjax.parallel import peak_bytes
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 SETTINGS = ("plain", "smart exact")
@@ -96,7 +96,7 @@ def main() -> None:
     rows = []
     for layers in (6, 12, 24):
         config = BertConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=12, num_hidden_layers=layers)
-        heads = {TASK.name: TASK.outputs}
+        heads = {TASK.name: TASK.num_outputs}
         unrolled = init_params(jax.random.key(0), Bert(config, heads))
         batch = make_batch(options.batch, options.length, config.vocab_size)
         forms = {
@@ -110,7 +110,10 @@ def main() -> None:
         for name in SETTINGS:
             for form, (model, params) in forms.items():
                 np.testing.assert_allclose(eval_step(params, batch, model=model, task=TASK), expected, atol=1e-4)
-                step = partial(train_step, model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
+                step = partial(
+                    train_step,
+                    FinetuningSpec(model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS),
+                )
                 state = init_state(jax.tree.map(jnp.copy, params), tx, ROWS[name])
                 start = time.perf_counter()
                 lowered = jax.jit(step, donate_argnums=0).lower(state, {TASK.name: batch}, key)

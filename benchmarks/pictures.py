@@ -23,7 +23,7 @@ from bertjax.data.batching import train_batches
 from bertjax.evaluation.explain import explain_lines
 from bertjax.evaluation.predict_text import load_text_model
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -68,7 +68,10 @@ def path_of_anchor(path: Path) -> None:
     inputs, params = load()
     tx, plain = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01), smart.preset("none")
     step = jax.jit(
-        partial(train_step, model=inputs.model, tasks=inputs.tasks, tx=tx, settings=plain, num_steps=NUM_STEPS),
+        partial(
+            train_step,
+            FinetuningSpec(model=inputs.model, tasks=inputs.tasks, tx=tx, settings=plain, num_steps=NUM_STEPS),
+        ),
         donate_argnums=0,
     )
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

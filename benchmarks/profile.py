@@ -20,7 +20,7 @@ from bertjax.evaluation.tables import format_rows
 from bertjax.models.bert import Bert
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 NAMES = ("plain", "D", "smart exact", "smart cheap")
@@ -31,13 +31,15 @@ KINDS = ("matrix products", "passes over word embeddings", "all else")
 def main() -> None:
     """Traces and prints."""
     architecture, weights = load_pretrained(STARTER)
-    params = with_heads(weights, architecture, {TASK.name: TASK.outputs}, jax.random.key(0))
-    model, key = Bert(architecture, {TASK.name: TASK.outputs}), jax.random.key(1)
+    params = with_heads(weights, architecture, {TASK.name: TASK.num_outputs}, jax.random.key(0))
+    model, key = Bert(architecture, {TASK.name: TASK.num_outputs}), jax.random.key(1)
     tx = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batches = {TASK.name: make_batch(32, 32, architecture.vocab_size)}
     rows = []
     for name in NAMES:
-        step = partial(train_step, model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
+        step = partial(
+            train_step, FinetuningSpec(model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
+        )
         state = init_state(jax.tree.map(jnp.copy, params), tx, ROWS[name])
         compiled = jax.jit(step, donate_argnums=0).lower(state, batches, key).compile()
         state, _ = compiled(state, batches, key)

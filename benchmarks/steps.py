@@ -30,7 +30,7 @@ from bertjax.models.forward import as_smart_model
 from bertjax.parallel import peak_bytes
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import TrainState, init_state
 
 CHART = Path(__file__).parents[1] / "docs" / "steps.png"
@@ -77,15 +77,17 @@ def main() -> None:
         return
 
     architecture, weights = load_pretrained(STARTER)
-    params = with_heads(weights, architecture, {TASK.name: TASK.outputs}, jax.random.key(0))
-    model = Bert(architecture, {TASK.name: TASK.outputs})
+    params = with_heads(weights, architecture, {TASK.name: TASK.num_outputs}, jax.random.key(0))
+    model = Bert(architecture, {TASK.name: TASK.num_outputs})
     adamw = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batch = make_batch(options.batch, options.length, architecture.vocab_size)
     batches, key = {TASK.name: batch}, jax.random.key(1)
 
     steps, states = {}, {}
     for name, settings in ROWS.items():
-        step = partial(train_step, model=model, tasks=(TASK,), tx=adamw, settings=settings, num_steps=NUM_STEPS)
+        step = partial(
+            train_step, FinetuningSpec(model=model, tasks=(TASK,), tx=adamw, settings=settings, num_steps=NUM_STEPS)
+        )
         state = init_state(jax.tree.map(jnp.copy, params), adamw, settings)
         add(name, step, state, batches, key, steps, states)
     for name in COMPOSED:
@@ -99,7 +101,7 @@ def main() -> None:
     flops["smart cheap every=2"] = (flops["smart cheap"] + flops["D"]) / 2
     memory = {name: peak_bytes(step) for name, step in steps.items()}
     peer_versions = peers.versions()
-    peer_step = peers.pytorch_step(architecture, TASK.outputs) if peer_versions else None
+    peer_step = peers.pytorch_step(architecture, TASK.num_outputs) if peer_versions else None
 
     seconds = {name: [] for name in steps}
     peer_seconds = []

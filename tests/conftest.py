@@ -1,6 +1,7 @@
 """Every test runs on four CPU devices, with strict promotion, and no network."""
 
 import atexit
+import dataclasses
 import json
 import os
 import shutil
@@ -90,8 +91,10 @@ def seen(monkeypatch):
     def watch(module, step):
         found = {}
 
-        def stop(*_, **options):
+        def stop(*arguments, **options):
             found.update(options)
+            if dataclasses.is_dataclass(arguments[0]):
+                found.update(vars(arguments[0]))
             raise Seen
 
         def adamw(schedule, weight_decay):
@@ -99,7 +102,7 @@ def seen(monkeypatch):
             return optax.identity()
 
         monkeypatch.setattr(module, step, stop)
-        monkeypatch.setattr(module.optimizer, "adamw", adamw)
+        monkeypatch.setattr(module, "adamw", adamw)
         return found
 
     return watch

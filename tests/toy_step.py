@@ -10,7 +10,7 @@ import optax
 from bertjax import smart
 from bertjax.models.bert import Bert
 from bertjax.tasks import get_task
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 TASK = get_task("sst5")
@@ -39,12 +39,13 @@ def make_batch(rows=B, seed=0):
 
 def make_step(model, settings, tx, num_steps=20, task=TASK, **options):
     options |= {"model": model, "tasks": (task,), "tx": tx, "settings": settings, "num_steps": num_steps}
-    return lambda state, batch, key, axis=None: train_step(state, {TASK.name: batch}, key, axis=axis, **options)
+    spec = FinetuningSpec(**options)
+    return lambda state, batch, key, axis=None: train_step(spec, state, {TASK.name: batch}, key, axis=axis)
 
 
 @functools.cache
 def jitted(config, dtype, settings, tx):
-    return jax.jit(make_step(Bert(config, {TASK.name: TASK.outputs}, dtype=dtype), settings, tx))
+    return jax.jit(make_step(Bert(config, {TASK.name: TASK.num_outputs}, dtype=dtype), settings, tx))
 
 
 def run(model, params, settings, batch, tx=SGD, key=0, state=None):

@@ -1,4 +1,4 @@
-"""A run's log: metrics.jsonl and TensorBoard events."""
+"""A run's log: one record per line of metrics.jsonl, also written as TensorBoard events."""
 
 import json
 from collections.abc import Mapping
@@ -9,23 +9,24 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from bertjax.errors import UserError
-from bertjax.files import json_files
 from bertjax.files.atomic import unwritable, write_text
+from bertjax.files.json_files import check_shape
 from bertjax.parallel import is_first_host
 
-LOG = "metrics.jsonl"
+LOG_FILE = "metrics.jsonl"
 
-
-_RECORD = {"step": int, "epoch": float, "split": str, "values": {str: float}, "timing": {str: float}}
+_RECORD_SHAPE = {"step": int, "epoch": float, "split": str, "values": {str: float}, "timing": {str: float}}
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log so far, none where there is no log; a last line that was cut off is dropped.
+    """Reads all complete records of a run's log; none if there is no log.
+
+    An incomplete last line is dropped: its write was interrupted.
 
     Raises:
-      UserError: it cannot be read, or a line is no record.
+      UserError: the log cannot be read, or a line is not a record.
     """
-    path = workdir / LOG
+    path = workdir / LOG_FILE
     if not path.exists():
         return []
     try:
@@ -33,29 +34,35 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except ValueError as error:
-        raise UserError(f"{path}: expected a JSON object a line ({error}); mend or remove it") from None
+        raise UserError(f"{path}: expected one JSON object per line ({error}); fix the file or remove it") from None
     for number, record in enumerate(records, 1):
-        json_files.check_shape(record, _RECORD, path.with_name(f"{LOG}:{number}"), "mend or remove the file")
+        check_shape(record, _RECORD_SHAPE, path.with_name(f"{LOG_FILE}:{number}"), "fix the file or remove it")
     return records
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard events, a line and an event a record; on several hosts, the first writes them.
+    """Appends records to metrics.jsonl and to TensorBoard events; on several hosts, only the first writes.
 
-    A line is {"step", "epoch", "split", "values", "timing"}; all that depends on the clock stands under
-    "timing".
+    A record is {"step", "epoch", "split", "values", "timing"}. Only "timing" depends on the clock, so the rest of the
+    log is reproducible.
     """
 
-    def __init__(self, workdir: Path, step: int, *, is_judged: bool = True):
-        """Opens the log of a run that goes on after `step`, or with its evaluation; what comes again is dropped."""
-        self._path = workdir / LOG
-        self._is_ours = is_first_host()
-        if not self._is_ours:
+    def __init__(self, workdir: Path, step: int, *, eval_pending: bool = False):
+        """Opens the log of a run that resumes after update `step`, and drops the records it will write again.
+
+        Args:
+          workdir: the run's folder.
+          step: number of updates done.
+          eval_pending: whether the evaluation after update `step` comes next.
+        """
+        self._path = workdir / LOG_FILE
+        self._is_writer = is_first_host()
+        if not self._is_writer:
             return
         kept = [
             record
             for record in read_records(workdir)
-            if record["step"] < step or (record["step"] == step and (is_judged or record["split"] == "train"))
+            if record["step"] < step or (record["step"] == step and (not eval_pending or record["split"] == "train"))
         ]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("ab", buffering=0)
@@ -67,20 +74,20 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._is_ours:
+        if not self._is_writer:
             return
         try:
             self._file.close()
             self._board.close()
-        except OSError as unwritten:  # of a full disk, the first complaint is enough
-            if error is None:
-                raise unwritable(self._path, unwritten) from None
+        except OSError as close_error:
+            if error is None:  # on a full disk, the first error is enough
+                raise unwritable(self._path, close_error) from None
 
     def write(
         self, step: int, epoch: float, split: str, values: Mapping[str, float], timing: Mapping[str, float]
     ) -> None:
-        """Appends one record."""
-        if not self._is_ours:
+        """Appends one record, in full before it returns."""
+        if not self._is_writer:
             return
         record = {"step": step, "epoch": epoch, "split": split, "values": values, "timing": timing}
         try:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError, shown
-from bertjax.files import json_files
 from bertjax.files.atomic import write_json
+from bertjax.files.json_files import read_json
 from bertjax.pretrained import encoder_files
 from bertjax.runs.workdir import config_differences
 
@@ -45,7 +45,7 @@ def keep_init_checkpoint(workdir: Path, origin: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, origin)
         return
-    then = json_files.read_json(path, json_files.MIB, remedy)
+    then = read_json(path, remedy)
     differing = config_differences({"origin": then}, {"origin": origin})
     if told := "; ".join(f"{key} was {shown(was)}, is now {shown(is_now)}" for key, was, is_now in differing):
         raise UserError(

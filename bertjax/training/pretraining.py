@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import PretrainConfig, read_config
+from bertjax.data.batching import resumable_iterator
 from bertjax.data.corpus import Corpus, load_corpus
 from bertjax.data.masking import Vocabulary, read_vocabulary
 from bertjax.data.mixture import Mixture
-from bertjax.data.mlm import PairBatches, eval_pair_batches, pair_batch_iterator
+from bertjax.data.mlm import PairBatches, eval_pair_batches
 from bertjax.data.sentence_pairs import TokenDocument, check_documents, tokenize_documents
 from bertjax.errors import UserError
 from bertjax.files.atomic import write_json
@@ -21,19 +22,20 @@ from bertjax.files.paths import user_path
 from bertjax.models.bert import Bert
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
-from bertjax.pretrained import keep_encoder, lineage, load_pretrained, read_model_config, resolve
+from bertjax.pretrained import copy_encoder_files, read_lineage, load_pretrained, read_model_config, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
 from bertjax.runs.workdir import open_workdir
-from bertjax.training import init_checkpoint, optimizer
+from bertjax.training import init_checkpoint
+from bertjax.training.optimizer import adamw, linear_schedule
 from bertjax.training.pretraining_step import (
     HEADS,
-    init_pretraining_state,
     pretrain_eval_step,
     pretrain_step,
     pretraining_metrics,
     with_pretraining_heads,
 )
 from bertjax.training.result import run_metadata, run_once, skip_warnings
+from bertjax.training.state import init_state
 from bertjax.training.throughput import Meter
 from bertjax.training.train_loop import Outcome, Plan, Scores, num_updates, train_loop
 
@@ -88,7 +90,7 @@ class _Run:
         self.parallel.check_batch_size(config.batch_size, config.micro_batches)
         # Before the checkpoint, which may be a download: a mistake here is told at once.
         self.corpus: Corpus = load_corpus(config.corpus)
-        self.folder = resolve(config.init_from)
+        self.folder = resolve_checkpoint(config.init_from)
         architecture = read_model_config(self.folder)
         if config.max_length > architecture.max_position_embeddings:
             raise UserError(
@@ -132,7 +134,7 @@ class _Run:
 
     def stage(self, workdir: Path, params: Params, key: jax.Array, *, tune: str, meter: Meter) -> _Stage:
         """Trains the heads or everything."""
-        config, name, is_first = self.config, self.corpus.name, tune == "heads"
+        config, name, is_first = self.config, self.corpus.name, tune == "head"
         title = f"{name}, heads" if is_first else name
         epochs = config.head_epochs if is_first else config.epochs
         pairs = self.source(epochs)
@@ -150,16 +152,16 @@ class _Run:
             ids={},
         )
         peak = config.head_learning_rate if is_first else config.learning_rate
-        tx = optimizer.adamw(optimizer.linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
+        tx = adamw(linear_schedule(peak, num_steps, config.warmup), config.weight_decay)
         step_with = partial(pretrain_step, model=self.model, tx=tx, tune=tune, micro_batches=config.micro_batches)
         run_step = CompiledByShape(self.parallel.map_train(partial(_on_one, step=step_with)))
         workdir.mkdir(parents=True, exist_ok=True)
         outcome = train_loop(
             workdir,
             plan,
-            [init_pretraining_state(params, tx, tune)],
+            [init_state(params, tx, tune=tune)],
             run_step,
-            Mixture({name: pair_batch_iterator(pairs)}, [name] * num_steps),
+            Mixture({name: resumable_iterator(pairs)}, [name] * num_steps),
             key,
             self.evaluate,
             parallel=self.parallel,
@@ -178,7 +180,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     run = _Run(config)
     corpus, parallel = run.corpus, run.parallel
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
-    past = lineage(config.init_from)
+    past = read_lineage(config.init_from)
     _, loaded = load_pretrained(config.init_from)
     origin = init_checkpoint.describe_init_checkpoint(past, run.folder, loaded)
     params, is_new = with_pretraining_heads(loaded, run.model, head_key)
@@ -187,10 +189,10 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     with open_workdir(workdir, config):
         if is_first_host():
             init_checkpoint.keep_init_checkpoint(workdir, origin)
-            keep_encoder(run.folder, workdir / "encoder")
+            copy_encoder_files(run.folder, workdir / "encoder")
         heads = workdir / "heads"
         if is_new:
-            first = run.stage(heads, params, step_key, tune="heads", meter=heads_meter)
+            first = run.stage(heads, params, step_key, tune="head", meter=heads_meter)
             params, before = first.params, first.outcome.scores[corpus.name]["final"]
             del first  # with its optimiser's state
         else:

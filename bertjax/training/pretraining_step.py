@@ -14,7 +14,7 @@ from bertjax.models.forward import Batch, Params
 from bertjax.parallel import psum
 from bertjax.training.microbatching import sum_over_micro_batches
 from bertjax.training.nonfinite import update_if_finite
-from bertjax.training.state import TrainState
+from bertjax.training.state import TrainState, trainable
 
 MLM, NSP = "mlm", "head_nsp"
 
@@ -49,16 +49,6 @@ def with_pretraining_heads(params: Params, model: Bert, key: jax.Array) -> tuple
     return encoder | jax.jit(fresh)(key) | own, len(own) < 2
 
 
-def trainable_for_pretraining(params: Params, tune: str) -> Params:
-    """The part of the parameters that is trained: with "all", all; with "heads", both heads, but no word embeddings."""
-    return params if tune == "all" else _heads(params)
-
-
-def init_pretraining_state(params: Params, tx: optax.GradientTransformation, tune: str = "all") -> TrainState:
-    """The state before the first update, with an optimizer state for what is trained alone."""
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable_for_pretraining(params, tune)), None)
-
-
 def pretrain_step(
     state: TrainState,
     batch: Batch,
@@ -78,7 +68,7 @@ def pretrain_step(
       key: the run's key, the same on every replica and at every step.
       model: with both heads.
       tx: the optimizer.
-      tune: "all"; or "heads", which runs the encoder without dropout and leaves it, word embeddings included, as it is.
+      tune: "all"; or "head", which runs the encoder without dropout and leaves it, word embeddings included, as it is.
       micro_batches: parts in which a replica's share is computed, one after another; the update is the same.
       axis: name of the mapped axis, or None on a single device.
 
@@ -93,7 +83,7 @@ def pretrain_step(
     # Sums over rows by the count over all: gradients and means then add up, over micro-batches and replicas.
     mlm_weights = is_masked / jnp.maximum(psum(is_masked.sum(), axis), 1)
     nsp_weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
-    part = trainable_for_pretraining(state.params, tune)
+    part = trainable(state.params, tune)
 
     def gradient_of(rows: Any) -> tuple[Params, dict[str, jax.Array]]:
         batch, keys, mlm_weights, nsp_weights = rows

@@ -1,4 +1,4 @@
-"""The state that a training step changes."""
+"""The state of a training run: what each update changes."""
 
 import flax.struct
 import jax
@@ -10,13 +10,13 @@ from bertjax.models.forward import Params
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a step changes.
+    """Everything that an update changes.
 
     Attributes:
-      step: updates so far, int32 []; those left out do not count.
+      step: Updates so far, int32 []; skipped ones do not count.
       params: θ, float32.
-      opt_state: the optimizer's.
-      anchor: θ̃ of the Bregman term, which has moved after these parameters, or None without one.
+      opt_state: The optimizer's state.
+      anchor: θ̃ of the Bregman term after the update that gave `params`; None without the term.
     """
 
     step: jax.Array
@@ -26,13 +26,15 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def trainable(params: Params, tune: str) -> Params:
-    """The part of the parameters that is trained: all of them, or the heads."""
-    return params if tune == "all" else {name: x for name, x in params.items() if name.startswith("head_")}
+    """The parameters that are trained: all of them, or with tune = "head" the heads alone."""
+    if tune == "all":
+        return params
+    return {name: tree for name, tree in params.items() if name == "mlm" or name.startswith("head_")}
 
 
 def init_state(
-    params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings, tune: str = "all"
+    params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings | None = None, tune: str = "all"
 ) -> TrainState:
-    """The state before the first update."""
-    anchor = smart.init_anchor(params) if settings.has_bregman else None
+    """The state before the first update; the optimizer's state covers the trainable parameters alone."""
+    anchor = smart.init_anchor(params) if settings is not None and settings.has_bregman else None
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable(params, tune)), anchor)

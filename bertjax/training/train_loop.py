@@ -1,4 +1,4 @@
-"""The loop that all runs share: updates, log, evaluation, checkpoints; how it stops when asked and goes on when cut."""
+"""The training loop of every run: updates, log, evaluation and checkpoints, interrupted and resumed exactly."""
 
 import dataclasses
 import math
@@ -23,28 +23,28 @@ from bertjax.training.state import TrainState
 from bertjax.training.throughput import Meter
 
 LOG_EVERY = 10
-
-
+"""Updates between records of training metrics."""
 Scores = dict[str, dict[str, float]]
+"""Metrics by the name of what is evaluated: a task, or a corpus."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is, and what it is judged by.
+    """The length of a run, and when it is evaluated and saved.
 
     Attributes:
-      name: of the run, for the progress bar.
-      num_steps: updates, those left out included.
-      epoch_steps: updates of an epoch.
-      eval_every: updates between evaluations, each followed by a checkpoint; the last update has one too.
-      checkpoint_every: updates between further checkpoints, or None.
-      main_metrics: by the name of what is judged (a task, say), the metric that chooses its best checkpoint.
-      fingerprints: of the data, by name; a run cannot go on with others.
-      max_skipped: updates in a row that may be left out, as `guard` does.
-      ids: of training rows, by the name of their batches; where there are none, a row's place stands for it.
-      scales: mean and std of the labels of scores, by name; a run cannot go on with others.
-      anchor_start: weight of the start in the anchor after each update, float64 [num_steps + 1], for the log; None
-        without an anchor.
+      name: Name of the run, for the progress bar.
+      num_steps: Updates, skipped ones included.
+      epoch_steps: Updates per epoch.
+      eval_every: Updates between evaluations, each followed by a checkpoint. The last update has both as well.
+      checkpoint_every: Updates between further checkpoints, or None.
+      main_metrics: The metric that chooses the best checkpoint, by the name of what is evaluated.
+      fingerprints: Fingerprints of the data, by name; a run cannot be resumed on other data.
+      max_skipped: Maximum number of updates skipped in a row, see `nonfinite`.
+      ids: Ids of the training rows, by the name of their batches; a row without an id is named by its index.
+      scales: Mean and std of the labels of scores, by name; a run cannot be resumed with others.
+      anchor_start: Weight of the initial parameters in the anchor after each update, float64 [num_steps + 1], for the
+        log; None without an anchor.
     """
 
     name: str
@@ -59,31 +59,31 @@ class Plan:
     scales: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     anchor_start: np.ndarray | None = None
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether an evaluation, and a checkpoint, come after an update."""
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation and a checkpoint follow this update."""
         return step % self.eval_every == 0 or step == self.num_steps
 
-    def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint comes after an update."""
-        return self.is_evaluated(step) or bool(self.checkpoint_every and step % self.checkpoint_every == 0)
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint follows this update."""
+        return self.evaluates_at(step) or bool(self.checkpoint_every and step % self.checkpoint_every == 0)
 
 
-def num_updates(name: str, whole: int, most: int | None) -> int:
-    """The updates of a run: all of its epochs' or, told on stderr, the `most` that its config allows."""
-    if most is None or most >= whole:
-        return whole
-    print(f"{name}: {most:,} of the {whole:,} updates of its epochs, as --config.max_steps says", file=sys.stderr)
-    return most
+def num_updates(name: str, all_epochs: int, max_steps: int | None) -> int:
+    """Updates of a run: those of all epochs or, with a line on stderr, `max_steps` if that is fewer."""
+    if max_steps is None or max_steps >= all_epochs:
+        return all_epochs
+    print(f"{name}: --config.max_steps ends the run after {max_steps:,} of {all_epochs:,} updates", file=sys.stderr)
+    return max_steps
 
 
 class Outcome(NamedTuple):
-    """What a run came to.
+    """The result of a training loop.
 
     Attributes:
-      state: the last, replicated.
-      scores: by what was judged, {"final": metrics, "best": metrics and their "step"}.
-      skipped: updates that were left out, as their loss or gradient was not finite.
-      peaks: bytes that XLA sets aside on a device for an update, or None, by the batches that it was compiled for.
+      state: The last state, replicated.
+      scores: By what was evaluated, {"final": metrics, "best": metrics and their "step"}.
+      skipped: Number of updates skipped because their loss or gradient was not finite.
+      peaks: Bytes that XLA allocates on a device for an update, or None, by the batch shapes it was compiled for.
     """
 
     state: TrainState
@@ -104,121 +104,186 @@ def train_loop(
     parallel: DataParallel,
     meter: Meter,
 ) -> Outcome:
-    """Runs what is left of a run: killed at any moment and called again, it comes to the same end, bit for bit.
+    """Trains from the last checkpoint to the end; a run killed at any moment ends the same, bit for bit.
 
     Args:
-      workdir: its folder, begun.
-      plan: how long, how often.
-      initial: the state before the first update, taken out: what the caller kept would stay in memory.
+      workdir: The run's folder, which exists.
+      plan: How long the run is, and when it is evaluated and saved.
+      initial: The state before the first update. It is popped, so that the caller does not keep it in memory.
       run_step: (state, batches, key) to the next state and scalars; all on every replica.
-      batches: iterator with `get_state` and `set_state`, over mappings from a name to a batch.
-      key: for every step.
-      evaluate: from replicated parameters to metrics, by the names of `plan.main_metrics`.
-      parallel: the devices.
-      meter: the run's clock.
+      batches: Iterator over mappings from a name to a batch, with `get_state` and `set_state`.
+      key: The key of every step.
+      evaluate: From replicated parameters to metrics, by the names of `plan.main_metrics`.
+      parallel: The devices.
+      meter: The run's clock.
 
     Raises:
-      UserError: the data have changed since the run began, training diverged, or the folder cannot be written.
-      Interrupted: SIGTERM or SIGINT came; the update was finished and the state is saved.
+      UserError: The data have changed since the run began, training diverged, or the folder cannot be written.
+      Interrupted: SIGTERM or SIGINT arrived. The update was finished and the state is saved.
     """
-    state, step, is_judged = initial.pop(), 0, True
-    scores: dict[str, Any] = {}
-    peaks: dict[str, int | None] = {}
-    # On several hosts a signal reaches one of them, and the scheduler's notice all.
+    # On several hosts a signal reaches one of them, the scheduler's notice all.
     interruption = Interruption() if jax.process_count() == 1 else Interruption(())
     with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints, interruption:
-        skips = SkippedSteps(plan.max_skipped, plan.ids)
-        if (last := checkpoints.restore_last(state)) is not None:
-            step, state, progress = last
-            _check_data(workdir, progress["fingerprints"], plan.fingerprints)
-            _check_scales(workdir, progress.get("scales", {}), plan.scales)
-            batches.set_state(progress["iterator"])
-            skips.resume(progress["skipped"])
-            scores, peaks, is_judged = progress["scores"], progress["peaks"], progress["is_judged"]
-        state = parallel.replicate(state)
-        with MetricsLog(workdir, step, is_judged=is_judged) as log, _bar(plan, step) as bar:
-            meter.open_window()
-            if last is not None:
-                meter.resume(progress["seconds"], progress["window"])
-
-            def tell(lines: Sequence[str]) -> None:
-                for line in lines:
-                    bar.write(line, file=sys.stderr)
-
-            def progress_now() -> dict[str, Any]:
-                return {
-                    "fingerprints": dict(plan.fingerprints),
-                    "scales": dict(plan.scales),
-                    "iterator": batches.get_state(),
-                    "skipped": skips.counts(),
-                    "scores": scores,
-                    "peaks": peaks,
-                    "is_judged": is_judged,
-                    "seconds": meter.seconds,
-                    "window": meter.window(),
-                }
-
-            while step < plan.num_steps or not is_judged:
-                if interruption.name or checkpoints.reached_preemption(step):
-                    tell(skips.check())
-                    checkpoints.save_interrupted(step, parallel.unreplicate(state), progress_now())
-                    raise Interrupted(f"stopped after update {step} of {plan.num_steps}, which is saved")
-                if is_judged:
-                    batch = next(batches)
-                    shards = {name: parallel.shard(part) for name, part in batch.items()}
-                    if not run_step.knows(shards):
-                        before, shapes = run_step.seconds, _shapes(batch)
-                        with meter.paused():
-                            peaks[shapes] = peak_bytes(run_step.compile(state, shards, key))
-                        tell([f"compiled for {shapes} in {run_step.seconds - before:.1f} s"])
-                    state, replicated = run_step(state, shards, key)
-                    step += 1
-                    means = parallel.unreplicate(replicated)
-                    meter.count(batch.values(), means)
-                    skips.count(step, batch, means)
-                    bar.update()
-                    if step % LOG_EVERY == 0 or step == plan.num_steps:
-                        tell(skips.check())
-                        values, timing = meter.read()
-                        if plan.anchor_start is not None:
-                            values["anchor_start"] = float(plan.anchor_start[step - skips.total])
-                        log.write(step, step / plan.epoch_steps, "train", values, timing)
-                        bar.set_postfix_str(_postfix(values, timing), refresh=sys.stderr.isatty())
-                    is_judged = not plan.is_saved(step)
-                    continue
-                with meter.paused():
-                    tell(skips.check())
-                    main = None
-                    if plan.is_evaluated(step):
-                        try:
-                            with interruption.abandons():
-                                found = evaluate(state.params)
-                        except Abandoned:
-                            continue
-                        flat = _flat(found)
-                        _check_finite(flat, step)
-                        log.write(step, step / plan.epoch_steps, "dev", flat, {})
-                        tell([f"update {step}: dev {_listing(flat)}"])
-                        main = {name: found[name][metric] for name, metric in plan.main_metrics.items()}
-                        for name, metric in plan.main_metrics.items():
-                            scores[name] = _with_score(scores.get(name), found[name], metric, step)
-                    is_judged = True
-                    if main or not skips.in_row:  # what may have diverged does not take the last good one's place
-                        checkpoints.save(step, parallel.unreplicate(state), progress_now(), main)
+        loop = _Loop(plan, run_step, batches, key, evaluate, parallel, meter, checkpoints, interruption)
+        loop.resume(workdir, initial.pop())
+        with MetricsLog(workdir, loop.step, eval_pending=loop.eval_pending) as log, _bar(plan, loop.step) as bar:
+            loop.log, loop.bar = log, bar
+            if loop.eval_pending:
+                loop.evaluate_and_save()
+            while loop.step < plan.num_steps:
+                loop.train_one()
+                loop.log_if_due()
+                if plan.saves_at(loop.step):
+                    loop.evaluate_and_save()
             if is_first_host():
                 save_figure(workdir / "curves.png", training_curves(read_records(workdir), plan.main_metrics))
-    return Outcome(state, scores, skips.total, peaks)
+    return Outcome(loop.state, loop.scores, loop.skipped.total, loop.peaks)
+
+
+class _Loop:
+    """The state of a training loop, and the parts of one iteration, in the order in which they run."""
+
+    log: MetricsLog
+    bar: tqdm
+    state: TrainState
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_step: CompiledByShape,
+        batches: Any,
+        key: Any,
+        evaluate: Callable[[Params], Scores],
+        parallel: DataParallel,
+        meter: Meter,
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+    ):
+        self.plan, self.run_step, self.batches, self.key, self.evaluate = plan, run_step, batches, key, evaluate
+        self.parallel, self.meter, self.checkpoints, self.interruption = parallel, meter, checkpoints, interruption
+        self.step = 0
+        self.eval_pending = False
+        self.scores: dict[str, Any] = {}
+        self.peaks: dict[str, int | None] = {}
+        self.skipped = SkippedSteps(plan.max_skipped, plan.ids)
+
+    def resume(self, workdir: Path, initial: TrainState) -> None:
+        """Continues from the last checkpoint, if there is one, else from `initial`."""
+        last = self.checkpoints.restore_last(initial)
+        if last is None:
+            self.state = self.parallel.replicate(initial)
+            self.meter.open_window()
+            return
+        self.step, restored, progress = last
+        _check_data(workdir, progress["fingerprints"], self.plan.fingerprints)
+        _check_scales(workdir, progress.get("scales", {}), self.plan.scales)
+        self.batches.set_state(progress["iterator"])
+        self.skipped.resume(progress["skipped"])
+        self.scores, self.peaks = progress["scores"], progress["peaks"]
+        # Checkpoints of earlier versions have the opposite under "is_judged".
+        self.eval_pending = progress.get("eval_pending", not progress.get("is_judged", True))
+        self.state = self.parallel.replicate(restored)
+        self.meter.resume(progress["seconds"], progress["window"])
+
+    def train_one(self) -> None:
+        """One update on the next batch."""
+        self.stop_if_asked()
+        batch = next(self.batches)
+        shards = {name: self.parallel.shard(part) for name, part in batch.items()}
+        if not self.run_step.knows(shards):
+            self.compile(_shapes(batch), shards)
+        self.state, replicated = self.run_step(self.state, shards, self.key)
+        self.step += 1
+        means = self.parallel.unreplicate(replicated)
+        self.meter.count(batch.values(), means)
+        self.skipped.count(self.step, batch, means)
+        self.bar.update()
+
+    def compile(self, shapes: str, shards: Any) -> None:
+        """Compiles the step for batches of these shapes; this time counts in no rate."""
+        before = self.run_step.seconds
+        with self.meter.paused():
+            self.peaks[shapes] = peak_bytes(self.run_step.compile(self.state, shards, self.key))
+        self.print_lines(f"compiled for {shapes} in {self.run_step.seconds - before:.1f} s")
+
+    def log_if_due(self) -> None:
+        """Writes the means since the last record, every LOG_EVERY updates and at the end."""
+        if self.step % LOG_EVERY and self.step != self.plan.num_steps:
+            return
+        self.print_lines(*self.skipped.check())
+        values, timing = self.meter.read()
+        if self.plan.anchor_start is not None:
+            values["anchor_start"] = float(self.plan.anchor_start[self.step - self.skipped.total])
+        self.log.write(self.step, self.step / self.plan.epoch_steps, "train", values, timing)
+        self.bar.set_postfix_str(_postfix(values, timing), refresh=sys.stderr.isatty())
+
+    def evaluate_and_save(self) -> None:
+        """Evaluates on dev if the plan says so, then saves a checkpoint."""
+        self.eval_pending = True
+        self.stop_if_asked()
+        with self.meter.paused():
+            self.print_lines(*self.skipped.check())
+            main = self.main_scores() if self.plan.evaluates_at(self.step) else None
+            self.eval_pending = False
+            if main or not self.skipped.in_row:  # a state that may have diverged must not replace the last good one
+                state = self.parallel.unreplicate(self.state)
+                self.checkpoints.save(self.step, state, self.progress(), main)
+
+    def main_scores(self) -> dict[str, float]:
+        """Evaluates, logs all metrics, and returns each task's main one; a signal interrupts it at once."""
+        try:
+            with self.interruption.abandons():
+                found = self.evaluate(self.state.params)
+        except Abandoned:
+            raise self.interrupted() from None
+        metrics = _flat(found)
+        _check_finite(metrics, self.step)
+        self.log.write(self.step, self.step / self.plan.epoch_steps, "dev", metrics, {})
+        self.print_lines(f"update {self.step}: dev {_listing(metrics)}")
+        for name, metric in self.plan.main_metrics.items():
+            self.scores[name] = _with_score(self.scores.get(name), found[name], metric, self.step)
+        return {name: found[name][metric] for name, metric in self.plan.main_metrics.items()}
+
+    def stop_if_asked(self) -> None:
+        """Raises Interrupted, with the state saved, after a signal or a scheduler's notice."""
+        if self.interruption.name or self.checkpoints.reached_preemption(self.step):
+            raise self.interrupted()
+
+    def interrupted(self) -> Interrupted:
+        """Saves the state between two checkpoints; returns the exception to raise."""
+        self.print_lines(*self.skipped.check())
+        self.checkpoints.save_interrupted(self.step, self.parallel.unreplicate(self.state), self.progress())
+        return Interrupted(f"stopped after update {self.step} of {self.plan.num_steps}, which is saved")
+
+    def progress(self) -> dict[str, Any]:
+        """Everything but the state that a resumed run needs, as JSON."""
+        return {
+            "fingerprints": dict(self.plan.fingerprints),
+            "scales": dict(self.plan.scales),
+            "iterator": self.batches.get_state(),
+            "skipped": self.skipped.counts(),
+            "scores": self.scores,
+            "peaks": self.peaks,
+            "eval_pending": self.eval_pending,
+            "seconds": self.meter.seconds,
+            "window": self.meter.window(),
+        }
+
+    def print_lines(self, *lines: str) -> None:
+        """Prints lines above the progress bar."""
+        for line in lines:
+            self.bar.write(line, file=sys.stderr)
 
 
 def _flat(scores: Scores) -> dict[str, float]:
-    """Metrics under their own names where one thing is judged, else as "TASK/metric"."""
+    """Metrics by their own names, or by "TASK/metric" where there are several tasks."""
     if len(scores) == 1:
         return next(iter(scores.values()))
     return {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
 
 
 def _shapes(batches: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a person knows batches by: "sst5 32 × 24"."""
+    """The shapes of batches, for people: "sst5 32 × 24"."""
     sizes = {name: batch.get("input_ids", batch["valid"]).shape for name, batch in batches.items()}
     return ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in sizes.items())
 
@@ -227,14 +292,14 @@ def _check_data(workdir: Path, then: Mapping[str, str], now: Mapping[str, str]) 
     for name, fingerprint in now.items():
         if then[name] != fingerprint:
             raise UserError(
-                f"{workdir}: the data of {name} have changed since this run began: fingerprint "
-                f"{fingerprint}, was {then[name]}; bring them back, or use another --workdir"
+                f"{workdir}: the data of {name} have changed since this run began: fingerprint {fingerprint}, was "
+                f"{then[name]}; restore them, or use another --workdir"
             )
 
 
 def _check_scales(workdir: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     values = [(then.get(name, {}).get(part), now[name][part]) for name in now for part in ("mean", "std")]
-    # Another machine may add the labels up in another order.
+    # Another machine may sum the labels in another order.
     if then.keys() != now.keys() or not all(was is not None and math.isclose(was, is_now) for was, is_now in values):
         raise UserError(
             f"{workdir}: expected a run that standardises its scores by {dict(now)}, found one begun with "
@@ -244,7 +309,7 @@ def _check_scales(workdir: Path, then: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def _bar(plan: Plan, step: int) -> tqdm:
-    # Where nobody watches, as in a log file, a line now and then is enough.
+    # A log file needs a line only now and then.
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(
         total=plan.num_steps,
@@ -282,7 +347,7 @@ def _check_finite(values: Mapping[str, float], step: int) -> None:
 def _with_score(
     scores: Mapping[str, Any] | None, values: Mapping[str, float], metric: str, step: int
 ) -> dict[str, dict[str, float]]:
-    """The scores so far with one more evaluation; of equals the later is best, as Orbax keeps that one."""
+    """The scores with one more evaluation; of equal scores the later is best, as it is for Orbax."""
     is_best = scores is None or values[metric] >= scores["best"][metric]
     best = dict(values) | {"step": step} if is_best else dict(scores["best"])  # type: ignore[index]
     return {"final": dict(values), "best": best}

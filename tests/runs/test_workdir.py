@@ -100,7 +100,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="expected a folder, found a file"):
         workdir.check_workdir(tmp_path / "file", CONFIG)
-    with pytest.raises(UserError, match="cannot be made, as .*/file is a file; use another one"):
+    with pytest.raises(UserError, match="--workdir: .*below cannot be .*/file is a file; use another one"):
         workdir.check_workdir(tmp_path / "file" / "below", CONFIG)
     with pytest.raises(UserError, match="cannot be written"), workdir.open_workdir(tmp_path / "file" / "below", CONFIG):
         pass
@@ -110,7 +110,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
 def test_a_folder_that_may_not_be_written_is_told_before_any_work(tmp_path, monkeypatch, folder):
     # The superuser, as whom tests may run, may write anywhere.
     monkeypatch.setattr(workdir.os, "access", lambda path, mode: path != tmp_path)
-    with pytest.raises(UserError, match=f"cannot be written, as {tmp_path} may not be; use another one"):
+    with pytest.raises(UserError, match=f"--workdir: .* cannot be written.*{tmp_path}.*; use another one"):
         workdir.check_workdir(tmp_path / folder, CONFIG)
     assert not list(tmp_path.iterdir())
 
@@ -123,7 +123,7 @@ def test_a_finished_run_may_be_read_where_nothing_may_be_written(tmp_path, monke
 
 
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
-    busy = rf"in use by another run, process {os.getpid()}; wait for its end, or use another one"
+    busy = rf"in use by another run, process {os.getpid()}; "
     with (
         workdir.open_workdir(tmp_path, CONFIG),
         pytest.raises(UserError, match=busy),
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
     monkeypatch.setattr(fcntl, "flock", refuse)
     with workdir.open_workdir(tmp_path, CONFIG):
         pass
-    assert "cannot be locked (No locks available): start no second run there" in capsys.readouterr().err
+    assert "cannot be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
@@ -203,21 +203,21 @@ def test_a_log_whose_last_evaluation_comes_again_drops_that(tmp_path):
         for step in (10, 20):
             for split in ("train", "dev"):
                 log.write(step, 0.5, split, {}, {})
-    with MetricsLog(tmp_path, 20, is_judged=False) as log:
+    with MetricsLog(tmp_path, 20, eval_pending=True) as log:
         found = [(record["step"], record["split"]) for record in read_records(tmp_path)]
     assert found == [(10, "train"), (10, "dev"), (20, "train")]
 
 
 def test_a_broken_log_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
-    with pytest.raises(UserError, match="metrics.jsonl: expected a JSON object a line"):
+    with pytest.raises(UserError, match="metrics.jsonl: expected one JSON object per line"):
         MetricsLog(tmp_path, 0)
     whole = json.dumps({"step": 1, "epoch": 0.5, "split": "train", "values": {"loss": 1.0}, "timing": {}})
     for line, complaint in (
         ("3", ":2: expected an object, found 3"),
         ("{}", ":2: expected step, found none"),
         (whole.replace("1.0", '"low"'), ":2: expected a number as values.loss, found 'low'"),
-        ("\udcff", ": expected a JSON object a line .*can't decode byte 0xff"),
+        ("\udcff", ": expected one JSON object per line .*can't decode byte 0xff"),
     ):
         (tmp_path / "metrics.jsonl").write_bytes(f"{whole}\n{line}\n".encode(errors="surrogateescape"))
         with pytest.raises(UserError, match=f"metrics.jsonl{complaint}") as raised:

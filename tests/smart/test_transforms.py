@@ -17,7 +17,7 @@ from bertjax.models.forward import as_smart_model
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained, with_heads
 from bertjax.tasks import get_task
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
 BOTH = smart.SmartSettings(weight=2.0, radius=0.3, bregman_weight=1.5, decay=0.5)
@@ -357,7 +357,9 @@ def fused_is_composed(model, params, devices):
     settings = dataclasses.replace(BOTH, radius=0.1)
     batch = make_batch(8, model.config.vocab_size)
     parallel = DataParallel(jax.devices()[:devices])
-    step = parallel.map_train(partial(train_step, model=model, tasks=(task,), tx=sgd, settings=settings, num_steps=10))
+    step = parallel.map_train(
+        partial(train_step, FinetuningSpec(model=model, tasks=(task,), tx=sgd, settings=settings, num_steps=10))
+    )
     state = parallel.replicate(init_state(jax.tree.map(jnp.array, params), sgd, settings))
     for _ in range(2):
         state, _ = step(state, {task.name: parallel.shard(batch)}, key)

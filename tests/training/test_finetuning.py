@@ -16,7 +16,7 @@ from bertjax.evaluation.evaluator import evaluate
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.signals import Interrupted
 from bertjax.smart_config import SmartConfig
-from bertjax.training import finetuning
+from bertjax.training import finetuning, finetuning_data
 
 
 @pytest.fixture
@@ -159,11 +159,11 @@ def test_keys_reach_what_they_are_for(config, sst_folder, tmp_path, monkeypatch,
     write_sts(sst_folder)
     found = seen(finetuning, "train_step")
 
-    def turns(sizes, sampling, num_steps, seed):
+    def task_schedule(sizes, sampling, num_steps, seed):
         found.update(sampling=sampling, seed=seed)
         return ["sts"] * num_steps
 
-    monkeypatch.setattr(finetuning, "turns", turns)
+    monkeypatch.setattr(finetuning_data, "task_schedule", turns)
     config = change(
         config,
         task=RunConfig.task,
@@ -268,8 +268,8 @@ def test_warnings_are_told_first_and_kept_in_the_result(config, sst_folder, tmp_
     idle = SmartConfig(radius=0.1)
     result = finetuning.train_and_evaluate(change(config, max_steps=1, smart=idle), tmp_path / "run")
     err = capsys.readouterr().err
-    assert "sst5: 1 of the 8 updates of its epochs, as --config.max_steps says\n" in err
+    assert "sst5: --config.max_steps ends the run after 1 of 8 updates\n" in err
     (line,) = result["warnings"]
-    assert line.startswith("sst5: 1 of 62 rows of train have texts that also stand in dev, the first of them train61; ")
+    assert line.startswith("sst5: 1 of 62 rows of train have texts that are also in dev, the first of them train61; ")
     told = f"warning: --config.smart.radius has no effect: R_s has weight 0\nwarning: {line}\n"
     assert err.startswith(told)

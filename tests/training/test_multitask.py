@@ -17,7 +17,7 @@ from bertjax.models.forward import eval_step, pooled_step
 from bertjax.parallel import DataParallel
 from bertjax.tasks import get_task
 from bertjax.training import optimizer
-from bertjax.training.finetuning_step import train_step
+from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.gradient_surgery import pcgrad
 from bertjax.training.state import init_state
 
@@ -58,7 +58,7 @@ BATCHES = {"sst5": make_batch(SST), "sts": make_batch(STS, 1)}
 def run(model, params, batches, *, tasks=(SST, STS), tx=SGD, settings=PLAIN, tune="all", state=None, devices=1):
     parallel = DataParallel(jax.devices()[:devices])
     step = parallel.map_train(
-        partial(train_step, model=model, tasks=tasks, tx=tx, settings=settings, num_steps=20, tune=tune)
+        partial(train_step, FinetuningSpec(model=model, tasks=tasks, tx=tx, settings=settings, num_steps=20, tune=tune))
     )
     state = parallel.replicate(state or init_state(jax.tree.map(jnp.copy, params), tx, settings, tune))
     shards = {name: parallel.shard(batch) for name, batch in batches.items()}

@@ -193,7 +193,7 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
     assert ours["final"]["mlm_perplexity"] == pytest.approx(theirs["final"]["mlm_perplexity"], rel=1e-3)
 
 
-@pytest.mark.parametrize(("tune", "peak", "epochs"), [("heads", 0.04, 1), ("all", 0.01, 2)])
+@pytest.mark.parametrize(("tune", "peak", "epochs"), [("head", 0.04, 1), ("all", 0.01, 2)])
 def test_keys_reach_what_they_are_for(config, tmp_path, monkeypatch, seen, model, params, tune, peak, epochs):
     found = seen(pretraining, "pretrain_step")
 

@@ -12,20 +12,21 @@ import optax
 import pytest
 from golden import make_bert
 
+from bertjax.data.batching import resumable_iterator
 from bertjax.data.masking import Vocabulary
-from bertjax.data.mlm import PairBatches, pair_batch_iterator
+from bertjax.data.mlm import PairBatches
 from bertjax.models.bert import Bert, init_params
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained
 from bertjax.training import optimizer
 from bertjax.training.pretraining_step import (
     HEADS,
-    init_pretraining_state,
     pretrain_eval_step,
     pretrain_step,
     pretraining_metrics,
     with_pretraining_heads,
 )
+from bertjax.training.state import init_state
 
 B, S = 8, 12
 
@@ -50,7 +51,7 @@ def make_batch(seed=0):
     vocabulary = Vocabulary(2, 3, 4, 0, is_special, is_continued)
     documents = [[rng.integers(5, 40, rng.integers(1, 7)).astype(np.int32) for _ in range(6)] for _ in range(8)]
     source = PairBatches(documents, vocabulary, max_length=S, batch_size=B, seed=seed, epochs=1)
-    return next(pair_batch_iterator(source))
+    return next(resumable_iterator(source))
 
 
 def to_numpy(tree):
@@ -108,7 +109,7 @@ SGD = optax.sgd(0.1)
 
 
 def run_step(model, params, batch, tune="all", tx=SGD, key=0, state=None, micro_batches=1):
-    state = init_pretraining_state(jax.tree.map(jnp.copy, params), tx, tune) if state is None else state
+    state = init_state(jax.tree.map(jnp.copy, params), tx, tune=tune) if state is None else state
     step = jax.jit(partial(pretrain_step, model=model, tx=tx, tune=tune, micro_batches=micro_batches))
     return step(state, batch, jax.random.key(key))
 
@@ -221,7 +222,7 @@ def test_the_loss_is_the_mean_over_masked_positions_and_pairs(model, params):
     )
 
 
-@pytest.mark.parametrize("tune", ["all", "heads"])
+@pytest.mark.parametrize("tune", ["all", "head"])
 def test_micro_batches_are_the_batch(model, params, tune):
     batch = make_batch()
     batch["valid"][-1] = False
@@ -259,7 +260,7 @@ def test_the_word_embeddings_learn_from_the_decoder_too(model, params):
 
 def test_frozen_stage_trains_the_heads_and_nothing_else(model, params):
     batch, tx = make_batch(), optimizer.adamw(optax.constant_schedule(0.1), 0.0)
-    state, means = run_step(model, params, batch, tune="heads", tx=tx)
+    state, means = run_step(model, params, batch, tune="head", tx=tx)
     frozen = [top for top in params if top not in ("mlm", "head_nsp")]
     chex.assert_trees_all_equal(*({top: p[top] for top in frozen} for p in (params, state.params)))
     for old, new in zip(*(jax.tree.leaves([p["mlm"], p["head_nsp"]]) for p in (params, state.params)), strict=True):
@@ -268,8 +269,8 @@ def test_frozen_stage_trains_the_heads_and_nothing_else(model, params):
     heads = sum(x.size for x in jax.tree.leaves([params["mlm"], params["head_nsp"]]))
     assert sum(sizes) == 2 * heads + 2  # two moments; Adam's count and the schedule's
     # Without dropout: the loss is the deterministic one, whatever the key.
-    _, exact = run_step(without_dropout(model), params, batch, tune="heads", tx=tx)
-    _, other = run_step(model, params, batch, tune="heads", tx=tx, key=5)
+    _, exact = run_step(without_dropout(model), params, batch, tune="head", tx=tx)
+    _, other = run_step(model, params, batch, tune="head", tx=tx, key=5)
     chex.assert_trees_all_close(means, exact, atol=1e-6)
     chex.assert_trees_all_equal(means, other)
 
@@ -283,13 +284,13 @@ def test_the_full_stage_has_dropout_that_follows_the_example(model, params):
     assert abs(float(means["loss"] - other["loss"])) > 1e-3
 
 
-@pytest.mark.parametrize("tune", ["all", "heads"])
+@pytest.mark.parametrize("tune", ["all", "head"])
 def test_one_device_is_four(model, params, tune):
     outcomes = []
     for devices in (jax.devices()[:1], jax.devices()[:4]):
         parallel = DataParallel(devices)
         step = parallel.map_train(partial(pretrain_step, model=model, tx=SGD, tune=tune))
-        state = parallel.replicate(init_pretraining_state(jax.tree.map(jnp.copy, params), SGD, tune))
+        state = parallel.replicate(init_state(jax.tree.map(jnp.copy, params), SGD, tune=tune))
         for seed in range(2):
             batch = make_batch(seed)
             batch["valid"][-3:] = False  # a mean of the devices' means would differ
