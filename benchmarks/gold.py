@@ -91,7 +91,7 @@ def fitted(found: Mapping[str, Any]) -> str:
 def page(records: Sequence[Mapping], editorials: Mapping | None, cosines: Mapping[str, Mapping]) -> str:
     """The text of docs/gold.md."""
     rows, warnings = [], set()
-    about_raw = "¹ Scores learnt raw, and SMART with its old anchor, by an earlier version"
+    about_raw = "¹ By an earlier version: scores learnt raw, SMART with its old anchor"
     raw = f"\n{about_raw}: [what we got wrong](study/corrections.md).\n"
     for row in ROWS:
         runs = [record for record in records if record["row"] == row]
@@ -124,29 +124,41 @@ def page(records: Sequence[Mapping], editorials: Mapping | None, cosines: Mappin
     table = "\n".join(rows)
     return f"""# Scores with gold labels
 
-Written by `python -m benchmarks.gold`; edit that file, not this one.
+The scores to expect on dev from `configs/gold.py` and `configs/mtl_smart.py:gold`, starting from MiniLM-L6. Written by
+`python -m benchmarks.gold`; edit that file, not this one.
 
-MiniLM-L6 on the dev files of a folder in CS224N's layout, after the last update, as means over seeds ± their standard
-deviation. Quora is 14,000 and 3,000 pairs drawn from the course's 20,214 dev pairs. Minutes are on two CPU cores,
-shared with other work. Recipes: `configs/gold.py` and `configs/mtl_smart.py:gold`.
+<!-- not run: it needs CS224N's files -->
+```bash
+python train.py --config=configs/gold.py:sts --config.data_dir=FOLDER
+```
+
+- **Scores** are those after the last update: means over seeds ± standard deviation.
+- **Data**: a folder in CS224N's layout. Quora is 14,000 pairs of train and 3,000 of dev, drawn from the course's 20,214
+  dev pairs.
+- **Minutes**: on two CPU cores, shared with other work.
 
 | what | task | score | also | seeds | updates | minutes |
 | --- | --- | --- | --- | --- | --- | --- |
 {table}
 {raw if "¹" in table else ""}
-The cosine is that of both texts' mean-pooled vectors: MiniLM-L6 is a sentence encoder, trained on pairs, Quora's among
-them, so that sts and quora say little about how to fine-tune it.
+The cosine is that of both texts' mean-pooled vectors. MiniLM-L6 is a sentence encoder trained on pairs, Quora's among
+them, so sts and quora say little about how to fine-tune it.
+
+Warnings of these runs:
 
 {notes}
 
-Further pre-training (`configs/pretrain_editorials.py`) on its 36 held-out documents; "before", the heads alone have
-been trained on the frozen encoder. Measured when batches were padded to `max_length`; the same seed now gives other
-batches and masks:
+## Further pre-training
+
+`configs/pretrain_editorials.py` on its 36 held-out documents. "before": the heads alone have been trained, on the
+frozen encoder. Measured when batches were padded to `max_length`; the same seed now gives other batches and masks.
 
 | | masked words right | perplexity | next sentence right |
 | --- | --- | --- | --- |
 {before_after}
-Published for bert-base-uncased, last layer and fine-tuned: SST-5 0.390 and 0.515, CFIMDB 0.780 and 0.966.
+## Published
+
+For bert-base-uncased, last layer and fine-tuned: SST-5 0.390 and 0.515, CFIMDB 0.780 and 0.966.
 """
 
 
