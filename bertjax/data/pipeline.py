@@ -1,4 +1,4 @@
-"""From a run's config to what it computes on: the tasks, their tokenised data and the model."""
+"""From a run's config to its inputs: the tasks, their tokenised data and the model."""
 
 import dataclasses
 import sys
@@ -10,24 +10,25 @@ import numpy as np
 
 from bertjax.config import RunConfig
 from bertjax.data.batching import optimal_bucket_boundaries
-from bertjax.data.dataset import Dataset, load, with_train_share
+from bertjax.data.dataset import Dataset, load_or_prepare, subsample_train
 from bertjax.data.glue import GLUE, load_glue
-from bertjax.data.problems import SHOWN, Problem, gathered, refuse
+from bertjax.data.problems import MAX_SHOWN, Problem, collecting, raise_if_any
 from bertjax.data.sources import SOURCES, CourseFiles, OwnFile, Source
 from bertjax.data.tokenize import TokenizedExamples, tokenize
 from bertjax.errors import UserError
 from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
 from bertjax.models.bert import Bert
-from bertjax.pretrained import read_model_config, resolve
+from bertjax.pretrained import read_model_config, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
 from bertjax.tasks import Task, classification_task, get_task, regression_task, with_scale
 
 MAX_BUCKETS = 8
-"""Batch shapes of a task: each costs a compilation, and each further one saves less padding."""
+"""Maximum number of batch shapes of a task: each costs a compilation, and each further one saves less padding."""
 
 
-OWN = "data_file"
+OWN_TASK = "data_file"
+"""Name of the task that --config.data_file declares."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,8 @@ class TaskData:
 
     Attributes:
       task: the task.
-      dataset: its data as prepared.
-      examples: its splits, tokenised.
+      dataset: its prepared data.
+      examples: its tokenised splits.
       bucket_boundaries: the lengths to which batches of these splits are padded.
     """
 
@@ -49,12 +50,12 @@ class TaskData:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a run, or an evaluation of one, computes on.
+    """The inputs of a run or of its evaluation, except parameters.
 
     Attributes:
-      data: by the tasks' names.
-      folder: of the checkpoint.
-      model: the architecture, with a head for each task.
+      data: the data of each task, by name.
+      folder: folder of the checkpoint.
+      model: the model, with a head for each task.
     """
 
     data: Mapping[str, TaskData]
@@ -68,11 +69,11 @@ class Inputs:
 
     @property
     def scales(self) -> dict[str, LabelScale]:
-        """The label scales of tasks of scores, by task."""
+        """The label scales of the tasks that have one, by task."""
         return {task.name: task.scale for task in self.tasks if task.scale is not None}
 
     def with_scales(self, scales: Mapping[str, LabelScale]) -> "Inputs":
-        """The same inputs, with scores learnt by these scales, or read as the run that is evaluated learnt them."""
+        """The same inputs, with these label scales for their tasks of scores."""
         data = {
             name: dataclasses.replace(part, task=with_scale(part.task, scales[name])) if name in scales else part
             for name, part in self.data.items()
@@ -81,93 +82,91 @@ class Inputs:
 
     @property
     def warnings(self) -> list[str]:
-        """Lines about data that leave scores worth less."""
+        """The datasets' warnings, one line each."""
         return [line for part in self.data.values() for line in part.dataset.warnings]
 
 
 def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) -> Inputs:
-    """Loads everything but parameters.
+    """Loads the data, the tokenizer and the architecture of a run.
 
     Args:
-      config: the run's.
-      source: of the architecture and the vocabulary, as `pretrained.resolve` takes it.
-      splits: of the data.
+      config: the run's config.
+      source: checkpoint with the architecture and the vocabulary, see `pretrained.resolve`.
+      splits: names of the splits to load.
 
     Raises:
-      BadData: with all that is wrong with the files of all tasks.
-      UserError: from any of the parts, or a split or a length that is not to be had.
+      BadData: reports everything that is wrong with the files of all tasks.
+      UserError: a part cannot be loaded, a split does not exist, or `max_length` does not fit.
     """
     tasks = declared_tasks(config)
-    # Before the checkpoint, which may be a download: a mistake here is told at once.
+    # Data come before the checkpoint, which may be a download, so mistakes in them are reported at once.
     datasets = load_datasets(tasks, config)
     for dataset in datasets:
         for split in splits:
             if split not in dataset.splits:
                 raise UserError(f"--split: {dataset.name} has {', '.join(dataset.splits)}, found {split!r}")
-    folder = resolve(source)
+    folder = resolve_checkpoint(source)
     architecture = read_model_config(folder)
-    most = architecture.max_position_embeddings
-    if config.max_length > most:
+    max_positions = architecture.max_position_embeddings
+    if config.max_length > max_positions:
         raise UserError(
-            f"--config.max_length: expected at most the model's {most} positions, found {config.max_length}"
+            f"--config.max_length: expected at most the model's {max_positions} positions, found {config.max_length}"
         )
     if config.max_length < 5 and any(len(task.schema.texts) == 2 for task in tasks):
         raise UserError(f"--config.max_length: expected at least 5 tokens for pairs, found {config.max_length}")
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, architecture.vocab_size, folder)
-    # Steps that take a batch of every task are compiled for each combination of their shapes.
+    # A step that takes a batch of every task is compiled for each combination of their shapes.
     max_buckets = 1 if config.pcgrad else MAX_BUCKETS
     data = {}
     for task, whole in zip(tasks, datasets, strict=True):
-        dataset = with_train_share(whole, config.train_share, config.seed)
+        dataset = subsample_train(whole, config.train_share, config.seed)
         examples = {split: tokenize(dataset.splits[split], tokenizer, max_length=config.max_length) for split in splits}
         lengths = np.concatenate([part.lengths for part in examples.values()])
-        bucket_boundaries = tuple(
-            min(edge, most) for edge in optimal_bucket_boundaries(lengths, max_buckets=max_buckets)
-        )
-        data[task.name] = TaskData(task, dataset, examples, bucket_boundaries)
+        boundaries = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, max_length=max_positions)
+        data[task.name] = TaskData(task, dataset, examples, boundaries)
     heads = {task.name: task.num_outputs for task in tasks}
     return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype), remat=config.remat))
 
 
 def declared_tasks(config: RunConfig) -> list[Task]:
-    """The tasks that a config names, or that of its own file."""
+    """The tasks that a config names, or the one that its data_file declares."""
     if config.data_file is not None:
         columns = config.columns
         texts = (columns.text,) if columns.text_pair is None else (columns.text, columns.text_pair)
         if columns.classes is not None:
-            return [classification_task(OWN, texts, columns.label, columns.classes)]
+            return [classification_task(OWN_TASK, texts, columns.label, columns.classes)]
         low, high = columns.range or ()
-        return [regression_task(OWN, texts, columns.label, low, high)]
+        return [regression_task(OWN_TASK, texts, columns.label, low, high)]
     names = config.tasks or (config.task,)
     weights = config.task_weights or (1.0,) * len(names)
     return [dataclasses.replace(get_task(name), weight=w) for name, w in zip(names, weights, strict=True)]
 
 
 def load_datasets(tasks: Sequence[Task], config: RunConfig) -> list[Dataset]:
-    """The data of tasks; on stderr it tells of rows that were skipped.
+    """Loads the data of tasks and reports skipped rows on stderr.
 
     Raises:
-      BadData: with all that is wrong with the files of all tasks.
-      UserError: as of `builders.load`.
+      BadData: reports everything that is wrong with the files of all tasks.
+      UserError: see `load_or_prepare`.
     """
     datasets = []
     problems: list[Problem] = []
     for task in tasks:
-        with gathered(problems):
+        with collecting(problems):
             datasets.append(load_dataset(task, config))
-    refuse(problems)
+    raise_if_any(problems)
     for dataset in datasets:
-        for reason in dataset.skipped[:SHOWN]:
-            print(f"skipped: {reason}", file=sys.stderr)
+        for line in dataset.skipped[:MAX_SHOWN]:
+            print(f"skipped: {line}", file=sys.stderr)
         if dataset.skipped:
-            print(f"skipped: {len(dataset.skipped)} in all of {dataset.name}", file=sys.stderr)
+            print(f"skipped: {len(dataset.skipped)} rows of {dataset.name} in total", file=sys.stderr)
     return datasets
 
 
 def load_dataset(task: Task, config: RunConfig) -> Dataset:
-    """A task's data, as the config says where they are; UserError as of `builders.load`."""
-    data_dir = _path(config.data_dir)
+    """Loads a task's data from where the config says; see `load_or_prepare` for errors."""
+    data_dir = None if config.data_dir is None else user_path(config.data_dir)
     names = config.tasks or (task.name,)
     if data_dir is not None and not any(isinstance(SOURCES.get(name), CourseFiles) for name in names):
         raise UserError(
@@ -176,14 +175,10 @@ def load_dataset(task: Task, config: RunConfig) -> Dataset:
         )
     if task.name in GLUE:
         return load_glue(task.name, task.schema)
-    if task.name == OWN:
-        file = _path(config.data_file)
-        assert file is not None
-        source: Source = OwnFile(file, config.columns.id, _path(config.dev_file))
+    if task.name == OWN_TASK:
+        assert config.data_file is not None
+        dev_file = None if config.dev_file is None else user_path(config.dev_file)
+        source: Source = OwnFile(user_path(config.data_file), config.columns.id, dev_file)
     else:
         source = SOURCES[task.name]
-    return load(task.name, source, task.schema, data_dir=data_dir, on_bad_row=config.on_bad_row)
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else user_path(name)
+    return load_or_prepare(task.name, source, task.schema, data_dir=data_dir, on_bad_row=config.on_bad_row)

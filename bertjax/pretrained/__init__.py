@@ -1,35 +1,28 @@
-"""Everybody's BERT checkpoints, in and out, strictly: every tensor is accounted for, or it is an error."""
+"""Reads and writes BERT checkpoints in all common formats; a missing or surplus tensor is an error."""
 
-from bertjax.pretrained.heads import fitting_heads, standardized_heads, with_heads
+from bertjax.pretrained.encoder_files import copy_encoder_files, encoder_files, read_model_config
+from bertjax.pretrained.head_metadata import head_class_names, head_label_scales
+from bertjax.pretrained.heads import matching_heads, standardize_heads, with_heads
+from bertjax.pretrained.lineage import read_lineage
 from bertjax.pretrained.load import load_pretrained
 from bertjax.pretrained.param_names import tensor_names, tensor_shapes
-from bertjax.pretrained.source import (
-    STARTER,
-    encoder_files,
-    head_labels,
-    head_scales,
-    is_sentence_encoder,
-    keep_encoder,
-    lineage,
-    read_model_config,
-    resolve,
-)
+from bertjax.pretrained.source import STARTER, is_sentence_encoder, resolve_checkpoint
 from bertjax.pretrained.tokenizer import load_tokenizer
 
 __all__ = [
     "STARTER",
+    "copy_encoder_files",
     "encoder_files",
-    "fitting_heads",
-    "head_labels",
-    "head_scales",
+    "head_class_names",
+    "head_label_scales",
     "is_sentence_encoder",
-    "keep_encoder",
-    "lineage",
     "load_pretrained",
     "load_tokenizer",
+    "matching_heads",
+    "read_lineage",
     "read_model_config",
-    "resolve",
-    "standardized_heads",
+    "resolve_checkpoint",
+    "standardize_heads",
     "tensor_names",
     "tensor_shapes",
     "with_heads",

@@ -15,19 +15,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 when done, 2 for what a user can put right."""
-    parser = _Parser(prog="python -m bertjax.pretrained", description="Checkpoints in and out.", allow_abbrev=False)
+    """Runs a command and returns its exit status: 0 for success, 2 for a user error."""
+    parser = _Parser(
+        prog="python -m bertjax.pretrained", description="Convert checkpoints between formats.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="export|convert")
     export_parser = commands.add_parser("export", help="write a folder that Transformers' from_pretrained loads")
     export_parser.add_argument(
-        "--checkpoint", default="final", choices=["final", "best"], help="of a run (default: final)"
+        "--checkpoint", default="final", choices=["final", "best"], help="which checkpoint of a run (default: final)"
     )
-    convert_parser = commands.add_parser("convert", help="write a folder of our own that --config.init_from takes")
+    convert_parser = commands.add_parser("convert", help="write a folder with Orbax parameters for --config.init_from")
     for command in (export_parser, convert_parser):
-        command.add_argument("source", metavar="SRC", help="a run's folder, a checkpoint's, minilm-l6 or a hub name")
-        command.add_argument("out", metavar="OUT", help="the folder to write, which must not be there")
+        command.add_argument(
+            "source", metavar="SRC", help="the folder of a run or a checkpoint, minilm-l6, or a hub name"
+        )
+        command.add_argument("out", metavar="OUT", help="the folder to write; it must not exist")
     options = parser.parse_args(arguments)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's, and nothing for a user to act on
+    logging.getLogger("absl").setLevel(logging.ERROR)  # hides Orbax's log, which is of no use here
     try:
         if options.command == "export":
             from bertjax.pretrained.export import export

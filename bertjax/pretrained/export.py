@@ -1,4 +1,4 @@
-"""From ours to folders that Transformers' `from_pretrained` loads."""
+"""Exports a checkpoint as a folder that Transformers' `from_pretrained` loads."""
 
 import dataclasses
 import os
@@ -10,72 +10,81 @@ import numpy as np
 import safetensors.numpy
 
 from bertjax.errors import UserError, reason
-from bertjax.files import json_files
 from bertjax.files.atomic import new_folder, write_json
+from bertjax.files.json_files import check_shape
 from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
 from bertjax.models.config import BertConfig
-from bertjax.pretrained.formats.orbax_folder import Parameters
+from bertjax.pretrained.encoder_files import config_path, read_small_json
+from bertjax.pretrained.lineage import LINEAGE_FILE, read_lineage
 from bertjax.pretrained.load import read_checkpoint
-from bertjax.pretrained.param_names import CLASSIFIER, head_names, is_kernel, tensor_names
-from bertjax.pretrained.source import LINEAGE_FILE, config_path, lineage, read_object, resolve, run_of
+from bertjax.pretrained.param_names import (
+    CLASSIFIER_NAMES,
+    FlatParams,
+    is_kernel,
+    pretraining_head_names,
+    tensor_names,
+)
+from bertjax.pretrained.source import find_run, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer, tokenizer_settings
-from bertjax.runs.run_result import label_scales, read_result
+from bertjax.runs.run_result import RESULT_FILE, label_scales, read_result
 
 
 def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoint: str = "final") -> list[Path]:
-    """Writes a checkpoint for Transformers: config.json, model.safetensors, vocabulary and tokenizer, lineage.json.
+    """Writes a checkpoint for Transformers: config.json, model.safetensors, tokenizer files and lineage.json.
 
-    A run of one task gives a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
-    pre-training run a BertForPreTraining, its decoder tied to the word embeddings. Any other checkpoint gives what
-    its own heads make it: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
-    BertForSequenceClassification or BertModel. A regression head's output is in the labels' units, whose mean and std
-    config.json has as `label_scale`.
+    A run of one task becomes a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
+    pre-training run a BertForPreTraining, with its decoder tied to the word embeddings. The heads of any other
+    checkpoint decide: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
+    BertForSequenceClassification or BertModel. Regression outputs are in the labels' units; config.json records their
+    mean and std as `label_scale`.
 
     Args:
-      source: a run's folder, or anything else that `load_pretrained` takes.
-      out: the folder to write, which must not be there.
-      checkpoint: of a run: "final", or "best" by a task's main metric on dev.
+      source: see `load_pretrained`.
+      out: the folder to write; it must not exist.
+      checkpoint: which of a run's checkpoints: "final", or "best" by the task's main metric on dev.
 
     Returns:
       The folders with models.
 
     Raises:
-      UserError: the source cannot be read or does not say what its labels mean, or `out` is there or cannot be
-        written; nothing is then left behind.
+      UserError: the source cannot be read or its labels have no names, or `out` exists or cannot be written. Nothing is
+        left behind.
     """
     out = user_path(out)
     if checkpoint not in ("final", "best"):
         raise UserError(f"--checkpoint: expected final or best, found {checkpoint!r}")
     with new_folder(out) as partial:
-        folder = resolve(source)
-        run = run_of(folder)
-        past = lineage(source)
+        folder = resolve_checkpoint(source)
+        run = find_run(folder)
+        lineage = read_lineage(source)
         if run is None:
             if checkpoint != "final":
-                raise UserError(f"--checkpoint={checkpoint}: only a run has one, and {source} is none")
+                raise UserError(f"--checkpoint={checkpoint}: only a run has one, and {source} is not a run")
             config, params = read_checkpoint(folder)
-            _write(partial, folder, config, params, _labels_of_config(folder, params), past)
+            _write(partial, folder, config, params, _labels_of_config(folder, params), lineage)
             return [out]
         result = read_result(run)
         config, params = read_checkpoint(folder, _step(run, result, checkpoint, None))
         tasks = sorted({path[0].removeprefix("head_") for path in params if path[0].startswith("head_")})
         if ("mlm", "bias") in params:
-            _write(partial, folder, config, params, None, past)
+            _write(partial, folder, config, params, None, lineage)
             return [out]
         for task in tasks:
-            if "/" in task or task in ("", ".", ".."):  # its folder would lie elsewhere
-                raise UserError(f"{run}: expected the name of a task, found a head of {task!r}; get the run again")
+            if "/" in task or task in ("", ".", ".."):  # its folder would be outside `out`
+                raise UserError(f"{run}: expected heads named after tasks, found one named {task!r}; get the run again")
             _, params = read_checkpoint(folder, _step(run, result, checkpoint, task))
             labels = _labels_of_run(run, result, task, params["head_" + task, "bias"].size)
             labels = dataclasses.replace(labels, scale=label_scales(result).get(task))
             target = partial / task if len(tasks) > 1 else partial
-            _write(target, folder, config, _with_classifier(params, task), labels, past)
+            _write(target, folder, config, _with_classifier(params, task), labels, lineage)
     return [out / task for task in tasks] if len(tasks) > 1 else [out]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
+    """What a classifier predicts, for config.json."""
+
     names: Sequence[str]
     problem_type: str
     scale: LabelScale | None = None
@@ -89,7 +98,7 @@ def _step(run: Path, result: Mapping[str, Any], checkpoint: str, task: str | Non
     name = next(iter(dev), None) if task is None else task
     if name not in dev:
         raise UserError(
-            f"{run / 'result.json'}: expected the step of the best checkpoint under dev.{task or 'TASK'}.best.step, "
+            f"{run / RESULT_FILE}: expected the step of the best checkpoint under dev.{task or 'TASK'}.best.step, "
             "found none; use --checkpoint=final"
         )
     step: int = dev[name]["best"]["step"]
@@ -98,37 +107,40 @@ def _step(run: Path, result: Mapping[str, Any], checkpoint: str, task: str | Non
 
 def _labels_of_run(run: Path, result: Mapping[str, Any], task: str, outputs: int) -> _Labels:
     names = result["datasets"].get(task, {}).get("label_names")
-    where = f"{run / 'result.json'}: expected datasets.{task}.label_names"
+    where = f"{run / RESULT_FILE}: expected datasets.{task}.label_names"
     if names is None:
-        raise UserError(f"{where}, found none; the run is of an older version: run it again in another --workdir")
+        raise UserError(f"{where}, found none: an older version wrote this run; run it again in another --workdir")
     if outputs == 1 and not names:
         return _Labels(["LABEL_0"], "regression")
     if len(names) != outputs or outputs == 1:
-        raise UserError(f"{where} to fit the head's {outputs} outputs, found {len(names)}")
+        raise UserError(f"{where} to have one name for each of the head's {outputs} outputs, found {len(names)}")
     return _Labels(names, "single_label_classification")
 
 
-def _labels_of_config(folder: Path, params: Parameters) -> _Labels | None:
-    """Those of a classifier as its own config.json names them, or else as Transformers numbers them."""
-    if own := sorted({path[0] for path in params if path[0].startswith("head_")} - head_names().keys()):
-        raise UserError(f"{folder}: expected no heads of a run, found {', '.join(own)}; export the run's own folder")
+def _labels_of_config(folder: Path, params: FlatParams) -> _Labels | None:
+    """The labels of a checkpoint's classifier, from its config.json; Transformers' default names if it has none."""
+    task_heads = {path[0] for path in params if path[0].startswith("head_")} - pretraining_head_names().keys()
+    if task_heads:
+        heads = ", ".join(sorted(task_heads))
+        raise UserError(f"{folder}: expected no heads of a run, found {heads}; export the run's own folder")
     if ("classifier", "bias") not in params:
         return None
     outputs = params["classifier", "bias"].size
     path = config_path(folder)
-    config = {name: value for name, value in read_object(path).items() if value is not None}
-    json_files.check_shape(config, {"id2label?": {str: str}, "problem_type?": str}, path, "mend it")
+    config = {name: value for name, value in read_small_json(path, {}).items() if value is not None}
+    check_shape(config, {"id2label?": {str: str}, "problem_type?": str}, path, "fix it")
     names = config.get("id2label", {})
     kind = "regression" if outputs == 1 else "single_label_classification"
     return _Labels([names.get(str(i), f"LABEL_{i}") for i in range(outputs)], config.get("problem_type", kind))
 
 
-def _with_classifier(params: Parameters, task: str) -> Parameters:
+def _with_classifier(params: FlatParams, task: str) -> FlatParams:
+    """The encoder with the head of one task as its classifier."""
     encoder = {path: array for path, array in params.items() if not path[0].startswith("head_")}
-    return encoder | {path: params["head_" + task, path[1]] for path in CLASSIFIER}
+    return encoder | {path: params["head_" + task, path[1]] for path in CLASSIFIER_NAMES}
 
 
-def _architecture(params: Parameters) -> str:
+def _architecture(params: FlatParams) -> str:
     heads = {path[0] for path in params}
     if "mlm" in heads:
         return "BertForPreTraining" if "head_nsp" in heads else "BertForMaskedLM"
@@ -141,26 +153,26 @@ def _write(
     target: Path,
     folder: Path,
     config: BertConfig,
-    params: Parameters,
+    params: FlatParams,
     labels: _Labels | None,
-    past: list[dict[str, Any]],
+    lineage: list[dict[str, Any]],
 ) -> None:
     target.mkdir(exist_ok=True)
     architecture = _architecture(params)
     prefix = "" if architecture == "BertModel" else "bert."
-    names = {path: f"{prefix}{name}" for path, name in tensor_names(config).items()} | CLASSIFIER
-    for more in head_names().values():
-        names |= more
+    names = {path: f"{prefix}{name}" for path, name in tensor_names(config).items()} | CLASSIFIER_NAMES
+    for head_tensors in pretraining_head_names().values():
+        names |= head_tensors
     tensors = {
         names[path]: np.ascontiguousarray(array.T if is_kernel(path) else array) for path, array in params.items()
     }
     try:
         safetensors.numpy.save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # a full disk, say
+    except safetensors.SafetensorError as error:  # such as a full disk
         raise OSError(reason(error)) from None
     write_json(target / "config.json", _hf_config(config, architecture, labels))
     _write_tokenizer(target, folder, config)
-    write_json(target / LINEAGE_FILE, past)
+    write_json(target / LINEAGE_FILE, lineage)
 
 
 def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) -> dict[str, Any]:
@@ -184,10 +196,10 @@ def _write_tokenizer(target: Path, folder: Path, config: BertConfig) -> None:
         "tokenizer_class": "BertTokenizer",
         "model_max_length": config.max_position_embeddings,
     }
-    if config.type_vocab_size == 1:  # Transformers would look up type 1 of a pair's second text
+    if config.type_vocab_size == 1:  # else Transformers looks up type 1 for a pair's second text
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     write_json(target / "tokenizer_config.json", settings)
-    # Both: a tokenizer made of the vocabulary alone knows nothing of the other's added tokens.
+    # Both files: a tokenizer built from vocab.txt alone would lack the added tokens in tokenizer.json.
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     if (folder / "vocab.txt").is_file():
         (target / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())

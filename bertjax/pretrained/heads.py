@@ -1,4 +1,4 @@
-"""Task heads: a checkpoint's own where they fit the run's tasks, new ones elsewhere."""
+"""Heads for a run's tasks: the checkpoint's own where they predict the same thing, new ones elsewhere."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,95 +11,99 @@ from bertjax.errors import shown
 from bertjax.label_scale import LabelScale
 from bertjax.models.config import BertConfig
 
-_FAR = 5.0
-"""Standard deviations of the labels from their mean, beyond which a head's bias is in other units."""
+_MAX_BIAS = 5.0
+"""Standard deviations from the labels' mean beyond which a head's bias must be in other units."""
 
 
-def fitting_heads(
-    params: Mapping[str, Any], labels: Mapping[str, Sequence[str]], classes: Mapping[str, Sequence[str]]
+def matching_heads(
+    params: Mapping[str, Any], stored_classes: Mapping[str, Sequence[str]], task_classes: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """The tree with, as a task's "head_TASK", its own head or else the classifier, where the classes are the task's.
+    """The tree with a "head_TASK" for each task whose classes a stored head has: its own, or else "classifier".
 
-    Lines on stderr tell of a head whose classes are others, which is left out, and of one whose classes have no names:
-    their order is taken on trust.
+    A line on stderr reports each head that is left out because its classes differ, and each head that does not name
+    its classes and is kept because their number is right.
 
     Args:
       params: the tree from `load_pretrained`.
-      labels: its heads' classes, from `head_labels`.
-      classes: by task, in order; none for a score.
+      stored_classes: class names by head, from `head_class_names`.
+      task_classes: class names by task, in order; empty for a score.
     """
-    fitting = {top: tree for top, tree in params.items() if top != "classifier"}
-    for name, ours in classes.items():
-        own = f"head_{name}"
-        top = own if own in params else "classifier"
-        if top not in params:
+    kept = {top: tree for top, tree in params.items() if top != "classifier"}
+    for task, classes in task_classes.items():
+        own = f"head_{task}"
+        head = own if own in params else "classifier"
+        if head not in params:
             continue
-        theirs = labels.get(top)
-        if theirs is not None and not _are_same(theirs, ours):
-            told = shown(theirs) if theirs else "a score"
-            print(f"{name}: a new head: the checkpoint's is for {told}", file=sys.stderr)
-            fitting.pop(own, None)
-        elif params[top]["bias"].shape == (len(ours) or 1,):
-            fitting[own] = params[top]
-            if theirs is None and ours:
-                print(f"{name}: a head of classes without names, taken for {', '.join(ours)}", file=sys.stderr)
-    return fitting
+        names = stored_classes.get(head)
+        if names is not None and not _are_same_classes(names, classes):
+            print(
+                f"{task}: a new head: the checkpoint's is for {shown(names) if names else 'a score'}", file=sys.stderr
+            )
+            kept.pop(own, None)
+        elif params[head]["bias"].shape == (len(classes) or 1,):
+            kept[own] = params[head]
+            if names is None and classes:
+                print(
+                    f"{task}: the checkpoint does not name the classes of its head; assumed to be {', '.join(classes)}",
+                    file=sys.stderr,
+                )
+    return kept
 
 
-def standardized_heads(
-    params: Mapping[str, Any], theirs: Mapping[str, LabelScale], ours: Mapping[str, LabelScale]
+def _are_same_classes(names: Sequence[str], classes: Sequence[str]) -> bool:
+    if not classes:  # a score; some checkpoints name its one output
+        return len(names) < 2
+    return [name.casefold() for name in names] == [name.casefold() for name in classes]
+
+
+def standardize_heads(
+    params: Mapping[str, Any], stored_scales: Mapping[str, LabelScale], task_scales: Mapping[str, LabelScale]
 ) -> dict[str, Any]:
     """The tree with score heads converted from the labels' units to this run's standardised units.
 
-    A head trained on labels of another scale is left out. A head of unknown scale is taken to be in the labels' units,
-    unless its bias is far from them. Lines on stderr say so.
+    A head trained on labels of another scale is left out. A head of unknown scale is assumed to be in the labels'
+    units, unless its bias is far from them. A line on stderr reports both.
 
     Args:
-      params: from `fitting_heads`.
-      theirs: from `head_scales`.
-      ours: by task.
+      params: from `matching_heads`.
+      stored_scales: by head, from `head_label_scales`.
+      task_scales: by task.
     """
-    found = dict(params)
-    for name, scale in ours.items():
-        head = f"head_{name}"
+    converted = dict(params)
+    for task, scale in task_scales.items():
+        head = f"head_{task}"
         if head not in params or params[head]["bias"].shape != (1,):
             continue
-        known = theirs.get(head, theirs.get("classifier"))
+        stored = stored_scales.get(head, stored_scales.get("classifier"))
         unfolded = scale.unfold(params[head])
-        is_far = abs(float(unfolded["bias"][0])) > _FAR if known is None else not scale.is_near(known)
+        is_far = abs(float(unfolded["bias"][0])) > _MAX_BIAS if stored is None else not scale.is_near(stored)
         if is_far:
-            del found[head]
-            about = "in other units" if known is None else f"of {known}"
-            print(f"{name}: a new head: the checkpoint's is for scores {about}, here {scale}", file=sys.stderr)
+            del converted[head]
+            units = "in other units" if stored is None else f"of {stored}"
+            print(f"{task}: a new head: the checkpoint's is for scores {units}, here {scale}", file=sys.stderr)
             continue
-        found[head] = unfolded
-        if known is None:
+        converted[head] = unfolded
+        if stored is None:
             print(
-                f"{name}: the checkpoint does not say which scores its head is for; taken for those of the labels, "
-                f"{scale}",
+                f"{task}: the checkpoint does not state the units of its head's scores; assumed to be those of the "
+                f"labels, {scale}",
                 file=sys.stderr,
             )
-    return found
-
-
-def _are_same(theirs: Sequence[str], ours: Sequence[str]) -> bool:
-    if not ours:  # a score, whose one output some name
-        return len(theirs) < 2
-    return [name.casefold() for name in theirs] == [name.casefold() for name in ours]
+    return converted
 
 
 def with_heads(
     params: Mapping[str, Any], config: BertConfig, heads: Mapping[str, int], key: jax.Array
 ) -> dict[str, Any]:
-    """The encoder with a head for each task: the checkpoint's own where its shape is right, else a new one.
+    """The encoder with a head for each name: a stored one if its shape is right, else a new one.
 
-    The checkpoint's own is "head_NAME", or else "classifier"; those not asked for, and "mlm", are left out.
+    The stored one is "head_NAME", or else "classifier". All other heads, and "mlm", are left out.
 
     Args:
       params: the tree from `load_pretrained`.
       config: its architecture.
-      heads: outputs of each head by its name.
-      key: for the new heads' kernels, N(0, initializer_range²); their biases are zero.
+      heads: number of outputs by name.
+      key: for new kernels, N(0, initializer_range²); new biases are zero.
     """
     encoder = {top: tree for top, tree in params.items() if not _is_head(top)}
     for i, (name, outputs) in enumerate(sorted(heads.items())):

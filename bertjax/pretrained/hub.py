@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face hub: of one commit, which is told, and every file checked against its hash."""
+"""Fetches checkpoints from the Hugging Face hub: one commit, reported on stderr, with every file's hash checked."""
 
 import functools
 import hashlib
@@ -15,10 +15,9 @@ class Commit(NamedTuple):
     """A model at one commit.
 
     Attributes:
-      repository: its name at the hub.
+      repository: the model's name on the hub.
       sha: the commit.
-      hashes: SHA-256 of its files, or Git's hash of those that the hub keeps in Git, by name; None for what is taken
-        out of the local cache.
+      hashes: expected hash of each file, SHA-256 or for files in Git, Git's own; None if only the local cache is known.
     """
 
     repository: str
@@ -36,67 +35,62 @@ PINS: Mapping[str, Commit] = {
         },
     ),
 }
-"""What the names that our recipes use stand for."""
-
+"""The commits of names that recipes use."""
 
 _SMALL_FILES = ["config.json", "bert_config.json", "vocab.txt", "tokenizer*", "lineage.json"]
 
-
-# In this order, and the next only where the one before is not there: no model is fetched twice.
+# The second only if the first does not exist: no model is fetched twice.
 _WEIGHTS = {
     "model.safetensors": ["*.safetensors", "*.safetensors.index.json"],
     "pytorch_model.bin": ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"],
 }
 
-
 _GIT_HASH = re.compile(r"[0-9a-f]{40}")
-
-
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def full_name(name: str) -> str:
-    """`owner/model@COMMIT`, whatever revision `name` asks for; UserError where nobody knows it."""
-    commit = _find(name)
+def pinned_name(name: str) -> str:
+    """The name with its commit, `owner/model@COMMIT`; UserError if neither hub nor cache knows it."""
+    commit = _find_commit(name)
     return f"{commit.repository}@{commit.sha}"
 
 
 def fetch_model(name: str) -> Path:
-    """The folder with a model's files, fetched where the hub's own cache does not hold them yet.
+    """The folder with a model's files, downloaded unless the hub client's cache has them.
 
     Args:
-      name: `owner/model` or `owner/model@revision`; one of `PINS` stands for its pinned commit, any other for what the
-        hub, or without it the cache, has there now; which commit that is, stderr is told.
+      name: `owner/model` or `owner/model@revision`. A name in `PINS` means its pinned commit. Any other means the
+        revision's current commit on the hub, or in the cache if the hub does not answer; a line on stderr names it.
 
     Raises:
-      UserError: no such model to be had, one without weights that we read, or a file of another hash than the hub
-        states, which is then removed.
+      UserError: the model cannot be downloaded, has no weights in a supported format, or a file's hash is wrong; that
+        file is removed.
     """
-    commit = _find(name)
+    commit = _find_commit(name)
     for weights, patterns in _WEIGHTS.items():
         patterns = [*_SMALL_FILES, *patterns]
         try:
             folder = _download(commit, patterns)
-        except Exception as error:  # those of the client's transport have no base in common across its versions
-            raise _unobtainable(name, error) from error
+        except Exception as error:  # the client's errors have no common base across its versions
+            raise _unavailable(name, error) from error
         if (folder / weights).is_file() or (folder / f"{weights}.index.json").is_file():
             for path in sorted(folder.iterdir()):
                 if path.is_file() and any(path.match(pattern) for pattern in patterns):
-                    _check(path, commit)
+                    _check_hash(path, commit)
             return folder
     raise UserError(
-        f"init_from: {full_name(name)}: expected {' or '.join(_WEIGHTS)}, found neither; convert what it has, or name "
+        f"init_from: {pinned_name(name)}: expected {' or '.join(_WEIGHTS)}, found neither; convert its weights, or use "
         "another model"
     )
 
 
 @functools.cache  # a run asks more than once, and a branch may move in between
-def _find(name: str) -> Commit:
+def _find_commit(name: str) -> Commit:
     repository, _, revision = name.partition("@")
     pin = PINS.get(repository)
     if pin is not None and revision in ("", pin.sha):
         return pin
-    # The client costs half a second to import, and most runs never need it.
+    # Takes half a second to import, and most runs do not need it.
     import huggingface_hub
 
     try:
@@ -105,36 +99,36 @@ def _find(name: str) -> Commit:
         if not _GIT_HASH.fullmatch(sha):
             raise ValueError(f"expected a commit, found {sha!r}")
     except Exception as error:
-        commit = _cached(repository, revision)
+        commit = _cached_commit(repository, revision)
         if commit is None:
-            raise _unobtainable(name, error) from error
+            raise _unavailable(name, error) from error
         print(
-            f"warning: no answer from the hub ({_reason(error)}); its local cache has {repository}@{commit.sha}",
+            f"warning: no answer from the hub ({_first_line(error)}); its local cache has {repository}@{commit.sha}",
             file=sys.stderr,
         )
         return commit
     if sha != revision:
         print(
-            f"bertjax: {name} is {repository}@{sha} now; pass that as init_from to keep to it",
+            f"bertjax: {name} is now {repository}@{sha}; pin it with --config.init_from={repository}@{sha}",
             file=sys.stderr,
         )
-    return Commit(repository, sha, {file.rfilename: _stated(file) for file in info.siblings or ()})
+    return Commit(repository, sha, {file.rfilename: _stated_hash(file) for file in info.siblings or ()})
 
 
-def _cached(repository: str, revision: str) -> Commit | None:
-    """What a revision was when it was last asked for."""
+def _cached_commit(repository: str, revision: str) -> Commit | None:
+    """The commit of a revision when it was last downloaded."""
     import huggingface_hub
 
     try:
         folder = huggingface_hub.snapshot_download(
             repository, revision=revision or None, allow_patterns=_SMALL_FILES, local_files_only=True
         )
-    except Exception:  # what went wrong before this is what the user should hear of
+    except Exception:  # the caller reports the hub's error instead
         return None
     return Commit(repository, Path(folder).name, None)
 
 
-def _stated(file: Any) -> str:
+def _stated_hash(file: Any) -> str:
     return (file.lfs.sha256 if file.lfs else file.blob_id) or ""
 
 
@@ -155,20 +149,20 @@ def _download(commit: Commit, patterns: list[str]) -> Path:
             raise error from None
 
 
-def _check(path: Path, commit: Commit) -> None:
-    """UserError, and the file is gone, where it is not what the hub states; or where nobody states what weights are."""
+def _check_hash(path: Path, commit: Commit) -> None:
+    """Removes a file with a wrong hash and raises UserError; raises too if the hash of weights is unknown."""
     blob = path.resolve()
-    expected = (commit.hashes or {}).get(path.name) or blob.name  # the cache names a file by the hash it should have
+    expected = (commit.hashes or {}).get(path.name) or blob.name  # the cache names a file by its expected hash
     where = f"{commit.repository}@{commit.sha}"
     if not _HASH.fullmatch(expected):
         if path.suffix in (".safetensors", ".bin"):
             raise UserError(
-                f"{path}: expected a file whose hash {where} states, found one without; download it while the hub can "
-                "be reached, or pass its folder"
+                f"{path}: expected a file with a hash stated by {where}, found none; download it when the hub can be "
+                "reached, or pass its folder"
             )
         return
     try:
-        found = _hash(blob, blob.stat().st_mtime_ns, is_git=len(expected) == 40)
+        found = _file_hash(blob, blob.stat().st_mtime_ns, is_git=len(expected) == 40)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if found == expected:
@@ -177,15 +171,15 @@ def _check(path: Path, commit: Commit) -> None:
         path.unlink()
         if blob.parent == path.parents[2].resolve() / "blobs":
             blob.unlink(missing_ok=True)
-        advice = "it was removed; run again to fetch it anew"
+        advice = "it was removed; run again to download it"
     except OSError as error:
-        advice = f"it cannot be removed ({error.strerror}): remove it, and run again to fetch it anew"
+        advice = f"it cannot be removed ({error.strerror}); remove it and run again to download it"
     kind = "Git's hash" if len(expected) == 40 else "SHA-256"
     raise UserError(f"{path}: expected {kind} {expected}, as {where} states, found {found}; {advice}")
 
 
-@functools.cache  # half a gigabyte takes a second, and a run asks more than once
-def _hash(path: Path, changed: int, *, is_git: bool) -> str:
+@functools.cache  # half a gigabyte takes a second, and a run checks more than once
+def _file_hash(path: Path, modified_ns: int, *, is_git: bool) -> str:
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size) if is_git else hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -193,13 +187,13 @@ def _hash(path: Path, changed: int, *, is_git: bool) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    # Its first line: what follows is that library's own advice, beside ours.
+def _first_line(error: Exception) -> str:
+    # The rest is the library's own advice; the message ends with ours.
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _unobtainable(name: str, error: Exception) -> UserError:
+def _unavailable(name: str, error: Exception) -> UserError:
     return UserError(
-        f"init_from: no folder {name!r} here, and the hub gave no model of that name: {_reason(error)}; "
+        f"init_from: no folder {name!r} here, and the hub gave no model of that name: {_first_line(error)}; "
         "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6"
     )

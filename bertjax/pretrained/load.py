@@ -1,4 +1,4 @@
-"""A checkpoint's parameters, read strictly from whichever format its folder holds, and the heads of a run on them."""
+"""Loads a checkpoint's parameters from any supported format; a tensor too many or too few is an error."""
 
 import os
 import re
@@ -15,25 +15,27 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.label_scale import fold_heads
 from bertjax.models.config import BertConfig
+from bertjax.pretrained.encoder_files import read_model_config
 from bertjax.pretrained.formats import flax_file, orbax_folder, safetensors_file, tensorflow_file, torch_file
-from bertjax.pretrained.formats.orbax_folder import Parameters
 from bertjax.pretrained.param_names import (
-    CLASSIFIER,
-    HEAD_PREFIXES,
-    head_names,
-    head_shapes,
+    CLASSIFIER_NAMES,
+    PRETRAINING_HEAD_PREFIXES,
+    FlatParams,
+    describe_mismatch,
+    expected_names,
     is_kernel,
-    misfits,
-    tensor_names,
+    pretraining_head_shapes,
     tensor_shapes,
 )
-from bertjax.pretrained.source import read_model_config, resolve, run_of
+from bertjax.pretrained.source import find_run, resolve_checkpoint
 from bertjax.pretrained.tensors import StoredTensor, collect_tensors, shard_files
 from bertjax.runs.run_result import label_scales, read_result
 
-# Buffers, and heads that no task here has use for: known, and no part of the encoder.
-_PASSED_OVER = re.compile(r"(classifier|qa_outputs|cls\.squad)\..*|embeddings\.(position_ids|token_type_ids)")
+PARAMS_FOLDER = "params"
+"""Where `convert` writes parameters."""
 
+# Buffers, and heads that no task here can use.
+_IGNORED = re.compile(r"(classifier|qa_outputs|cls\.squad)\..*|embeddings\.(position_ids|token_type_ids)")
 
 _TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
@@ -41,64 +43,63 @@ _TIED = {
 }
 
 
-PARAMS = "params"
-"""Folder of a converted checkpoint's parameters."""
-
-
 def load_pretrained(source: str | os.PathLike[str]) -> tuple[BertConfig, dict[str, Any]]:
-    """Loads a pre-trained BERT's architecture and float32 parameters.
+    """Loads the architecture and float32 parameters of a pre-trained BERT.
 
     Args:
-      source: `minilm-l6` (the starter), a hub name, with `@revision` if wanted, or a folder: a finished run's, whose
-        final checkpoint it is; one made by `convert`; or one that holds `config.json` and, in this order,
-        `model.safetensors` or `pytorch_model.bin` (single or sharded), `flax_model.msgpack`, or Google's
-        `bert_model.ckpt.*` beside `bert_config.json` (needs the extra `tensorflow`). Old `gamma`/`beta` names and a
-        `bert.` prefix are known. Nothing in a pickle is run.
+      source: one of
+        `minilm-l6`: the starter;
+        a hub name, such as `owner/model` or `owner/model@revision`;
+        the folder of a finished run: its final checkpoint;
+        a folder written by `convert`;
+        a folder with `config.json` and the first that exists of `model.safetensors`, `pytorch_model.bin` (each single
+          or sharded) and `flax_model.msgpack`;
+        a folder with Google's `bert_config.json` and `bert_model.ckpt.*` (needs the extra `tensorflow`).
+        Old `gamma`/`beta` names and a `bert.` prefix are understood. No code in a pickle is run.
 
     Returns:
-      The config, and the parameter tree of `Bert(config)`. Where the checkpoint has them there are also
+      The config, and the parameter tree of `Bert(config)`. If the checkpoint has them, the tree also holds
         "classifier": a sequence classification head, {"kernel": [D, C], "bias": [C]};
-        "head_TASK": the heads of a run, alike, those of scores in the labels' units;
-        "head_nsp": the next-sentence head, C = 2, class 0 where the second text is the next;
+        "head_TASK": a run's head, of the same form; scores are in the labels' units;
+        "head_nsp": the next-sentence head, C = 2; class 0 means that the second text follows the first;
         "mlm": {"transform": {"kernel": [D, D], "bias": [D]}, "norm": {"affine": {"scale": [D], "bias": [D]}},
-          "bias": [V]}, whose decoder is the word embeddings.
-      A checkpoint without a pooler gets a new one, N(0, initializer_range²) from a fixed key, and a line on stderr
-      says so.
+          "bias": [V]}; its decoder is the word embeddings.
+      A checkpoint without a pooler gets a new one, N(0, initializer_range²) from a fixed key, with a warning on stderr.
 
     Raises:
-      UserError: nothing found, a run that is not finished, a file that is broken or not to be trusted, or tensors
-        missing, surplus or misshapen; the message lists them.
+      UserError: there is no checkpoint, the run is not finished, a file is broken or unsafe, or tensors are missing,
+        surplus or misshapen; the message lists them.
     """
-    folder = resolve(source)
+    folder = resolve_checkpoint(source)
     config, flat = read_checkpoint(folder)
     if ("pooler", "kernel") not in flat:
-        print(f"warning: {folder}: no pooler in this checkpoint; a new one is drawn, to be trained", file=sys.stderr)
+        print(f"warning: {folder}: no pooler in this checkpoint; it gets a new one, to be trained", file=sys.stderr)
         flat |= _new_pooler(config)
     params: dict[str, Any] = flax.traverse_util.unflatten_dict({path: jnp.asarray(x) for path, x in flat.items()})
     return config, params
 
 
-def read_checkpoint(folder: Path, step: int | None = None) -> tuple[BertConfig, Parameters]:
-    """As `load_pretrained`, but on the host, by paths, and without a new pooler.
+def read_checkpoint(folder: Path, step: int | None = None) -> tuple[BertConfig, FlatParams]:
+    """Like `load_pretrained`, but flat, on the host, and without a new pooler.
 
     Args:
-      folder: from `resolve`.
-      step: of a run's checkpoint; the final one where None.
+      folder: from `resolve_checkpoint`.
+      step: which of a run's checkpoints; None for the final one.
     """
     config = read_model_config(folder)
-    run = run_of(folder)
+    run = find_run(folder)
     if run is not None:
         result = read_result(run)
         step = result["steps"] if step is None else step
         trained = orbax_folder.read_orbax(run / "checkpoints" / str(step) / "params", config)
         tree = flax.traverse_util.unflatten_dict(trained)
         return config, flax.traverse_util.flatten_dict(fold_heads(tree, label_scales(result)))
-    if (folder / PARAMS).is_dir():
-        return config, orbax_folder.read_orbax(folder / PARAMS, config)
-    return config, _fit(folder, config, collect_tensors(_stored(folder)))
+    if (folder / PARAMS_FOLDER).is_dir():
+        return config, orbax_folder.read_orbax(folder / PARAMS_FOLDER, config)
+    return config, _to_params(folder, config, collect_tensors(_stored_tensors(folder)))
 
 
-def _stored(folder: Path) -> list[StoredTensor]:
+def _stored_tensors(folder: Path) -> list[StoredTensor]:
     for name, read in (
         ("model.safetensors", safetensors_file.read_safetensors),
         ("pytorch_model.bin", torch_file.read_torch),
@@ -118,38 +119,34 @@ def _stored(folder: Path) -> list[StoredTensor]:
     )
 
 
-def _fit(folder: Path, config: BertConfig, found: Mapping[str, StoredTensor]) -> Parameters:
-    """Parameters by our paths from tensors by Hugging Face's names; UserError where they do not fit."""
-    names, shapes = tensor_names(config), tensor_shapes(config) | head_shapes(config)
-    if not any(name.startswith("pooler.") for name in found):
-        names = {path: name for path, name in names.items() if path[0] != "pooler"}
-    for head, head_tensors in head_names().items():
-        if any(name.startswith(HEAD_PREFIXES[head]) for name in found):  # then all of it must be there
-            names |= head_tensors
+def _to_params(folder: Path, config: BertConfig, tensors: Mapping[str, StoredTensor]) -> FlatParams:
+    """Reads tensors, by Hugging Face's names, into our parameters; UserError if they do not fit."""
+    # If one tensor of an optional part exists, all of them must.
+    prefixes = {"pooler": "pooler."} | PRETRAINING_HEAD_PREFIXES
+    parts = {part for part, prefix in prefixes.items() if any(name.startswith(prefix) for name in tensors)}
+    names, shapes = expected_names(config, parts), tensor_shapes(config) | pretraining_head_shapes(config)
     expected = {name: shapes[name] for name in names.values()}
+    expected |= {name: shapes[tied_to] for name, tied_to in _TIED.items() if name in tensors}
+    found = {name: tensor.shape for name, tensor in tensors.items() if not _IGNORED.fullmatch(name)}
+    if mismatch := describe_mismatch(found, expected):
+        raise UserError(f"{folder}: tensors do not fit config.json: {mismatch}")
     for name, tied_to in _TIED.items():
-        if name in found:
-            expected[name] = shapes[tied_to]
-    known = {name: tensor.shape for name, tensor in found.items() if not _PASSED_OVER.fullmatch(name)}
-    if problem := misfits(known, expected):
-        raise UserError(f"{folder}: tensors do not fit config.json: {problem}")
-    for name, tied_to in _TIED.items():
-        if name in found and not np.array_equal(found[name].float32(), found[tied_to].float32()):
-            raise UserError(f"{folder}: expected {name} to equal {tied_to}, to which a decoder is tied, found another")
-    if _is_classifier(config, found):
-        names |= CLASSIFIER
-    arrays = {path: found[name].float32() for path, name in names.items()}
+        if name in tensors and not np.array_equal(tensors[name].float32(), tensors[tied_to].float32()):
+            raise UserError(f"{folder}: expected {name} to equal {tied_to}: only tied decoders are supported")
+    if _has_sequence_classifier(config, tensors):
+        names |= CLASSIFIER_NAMES
+    arrays = {path: tensors[name].float32() for path, name in names.items()}
     return {path: array.T if is_kernel(path) else array for path, array in arrays.items()}
 
 
-def _is_classifier(config: BertConfig, found: Mapping[str, StoredTensor]) -> bool:
-    if not set(CLASSIFIER.values()) <= found.keys():
+def _has_sequence_classifier(config: BertConfig, tensors: Mapping[str, StoredTensor]) -> bool:
+    if not set(CLASSIFIER_NAMES.values()) <= tensors.keys():
         return False
-    weight, bias = (found[name].shape for name in CLASSIFIER.values())
+    weight, bias = (tensors[name].shape for name in CLASSIFIER_NAMES.values())
     return len(bias) == 1 and weight == (*bias, config.hidden_size)
 
 
-def _new_pooler(config: BertConfig) -> Parameters:
+def _new_pooler(config: BertConfig) -> FlatParams:
     d = config.hidden_size
     kernel = config.initializer_range * jax.random.normal(jax.random.key(0), (d, d))
     return {("pooler", "kernel"): np.asarray(kernel), ("pooler", "bias"): np.zeros(d, np.float32)}

@@ -1,29 +1,31 @@
-"""Names and shapes: our parameter paths, and Hugging Face's tensors, to which other formats' names are mapped."""
+"""Names and shapes of parameters: our paths, Hugging Face's tensors, and how other formats' names map to those."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+
+import numpy as np
 
 from bertjax.models.config import BertConfig
 
-TensorPath = tuple[str, ...]
-
-
+ParamPath = tuple[str, ...]
+"""A parameter's place in our tree, such as ("layer_0", "query", "kernel")."""
+FlatParams = dict[ParamPath, np.ndarray]
+"""Our parameter tree, flattened, on the host."""
 TensorShape = tuple[int, ...]
 
-
-CLASSIFIER: dict[TensorPath, str] = {
+CLASSIFIER_NAMES: dict[ParamPath, str] = {
     ("classifier", "kernel"): "classifier.weight",
     ("classifier", "bias"): "classifier.bias",
 }
+"""Of a sequence classification head."""
 
-
-HEAD_PREFIXES = {"mlm": "cls.predictions.", "head_nsp": "cls.seq_relationship."}
+PRETRAINING_HEAD_PREFIXES = {"mlm": "cls.predictions.", "head_nsp": "cls.seq_relationship."}
 """How Hugging Face's names of each pre-training head begin."""
 
 
-def tensor_names(config: BertConfig) -> dict[TensorPath, str]:
-    """Maps each encoder parameter's path to its Hugging Face tensor name, without the `bert.` prefix."""
-    names: dict[TensorPath, str] = {}
+def tensor_names(config: BertConfig) -> dict[ParamPath, str]:
+    """Maps each encoder parameter to its Hugging Face tensor name, without the `bert.` prefix."""
+    names: dict[ParamPath, str] = {}
     for table in ("word", "position", "token_type"):
         names["embeddings", table, "embedding"] = f"embeddings.{table}_embeddings.weight"
     names |= _norm(("embeddings", "norm"), "embeddings.LayerNorm")
@@ -40,7 +42,7 @@ def tensor_names(config: BertConfig) -> dict[TensorPath, str]:
 
 
 def tensor_shapes(config: BertConfig) -> dict[str, TensorShape]:
-    """The shape that each Hugging Face tensor of an encoder must have, PyTorch's [out, in] for weights."""
+    """The shape of each Hugging Face tensor of an encoder, in PyTorch's layout: [out, in] for weights."""
     d, f = config.hidden_size, config.intermediate_size
     special = {
         "word_embeddings.weight": (config.vocab_size, d),
@@ -61,8 +63,8 @@ def tensor_shapes(config: BertConfig) -> dict[str, TensorShape]:
     return {name: shape(name) for name in tensor_names(config).values()}
 
 
-def head_names() -> dict[str, dict[TensorPath, str]]:
-    """As `tensor_names`, for each of the two pre-training heads: "mlm" and "head_nsp"."""
+def pretraining_head_names() -> dict[str, dict[ParamPath, str]]:
+    """Like `tensor_names`, for each of the pre-training heads "mlm" and "head_nsp"."""
     return {
         "mlm": _dense(("mlm", "transform"), "cls.predictions.transform.dense")
         | _norm(("mlm", "norm"), "cls.predictions.transform.LayerNorm")
@@ -71,8 +73,8 @@ def head_names() -> dict[str, dict[TensorPath, str]]:
     }
 
 
-def head_shapes(config: BertConfig) -> dict[str, TensorShape]:
-    """As `tensor_shapes`, for the pre-training heads."""
+def pretraining_head_shapes(config: BertConfig) -> dict[str, TensorShape]:
+    """Like `tensor_shapes`, for the pre-training heads."""
     d = config.hidden_size
     return {
         "cls.predictions.transform.dense.weight": (d, d),
@@ -85,13 +87,22 @@ def head_shapes(config: BertConfig) -> dict[str, TensorShape]:
     }
 
 
-def is_kernel(path: TensorPath) -> bool:
+def expected_names(config: BertConfig, parts: Collection[str]) -> dict[ParamPath, str]:
+    """Like `tensor_names`, for a checkpoint with these of the optional parts "pooler", "mlm" and "head_nsp"."""
+    names = {path: name for path, name in tensor_names(config).items() if path[0] != "pooler" or "pooler" in parts}
+    for head, head_tensors in pretraining_head_names().items():
+        if head in parts:
+            names |= head_tensors
+    return names
+
+
+def is_kernel(path: ParamPath) -> bool:
     """Whether Hugging Face stores a parameter transposed."""
     return path[-1] == "kernel"
 
 
-def misfits(found: Mapping[str, TensorShape], expected: Mapping[str, TensorShape]) -> str:
-    """Lists what is missing, surplus or misshapen, on one line; "" where everything fits."""
+def describe_mismatch(found: Mapping[str, TensorShape], expected: Mapping[str, TensorShape]) -> str:
+    """Lists missing, surplus and misshapen tensors on one line; "" if everything fits."""
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "surplus": sorted(found.keys() - expected.keys()),
@@ -101,23 +112,23 @@ def misfits(found: Mapping[str, TensorShape], expected: Mapping[str, TensorShape
             if name in found and found[name] != shape
         ],
     }
-    return "; ".join(f"{kind}: {_listing(names)}" for kind, names in problems.items() if names)
+    return "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
 
 
-def _dense(path: TensorPath, name: str) -> dict[TensorPath, str]:
+def _shorten(names: list[str], max_names: int = 8) -> str:
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more
+
+
+def _dense(path: ParamPath, name: str) -> dict[ParamPath, str]:
     return {(*path, "kernel"): f"{name}.weight", (*path, "bias"): f"{name}.bias"}
 
 
-def _norm(path: TensorPath, name: str) -> dict[TensorPath, str]:
+def _norm(path: ParamPath, name: str) -> dict[ParamPath, str]:
     return {(*path, "affine", "scale"): f"{name}.weight", (*path, "affine", "bias"): f"{name}.bias"}
 
 
-def _listing(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-_LAST = {
+_TORCH_LEAVES = {
     "kernel": "weight",
     "embedding": "weight",
     "scale": "weight",
@@ -128,16 +139,16 @@ _LAST = {
 }
 
 
-def from_slashed(name: str) -> tuple[str, bool]:
-    """The name of a tensor as PyTorch's, and whether it is to be transposed.
+def torch_name(slashed_name: str) -> tuple[str, bool]:
+    """PyTorch's name of a TensorFlow or Flax tensor, and whether the tensor must be transposed.
 
     Args:
-      name: with slashes, `bert/encoder/layer_0/attention/self/query/kernel` (TensorFlow) or `layer/0` (Flax).
+      slashed_name: such as `bert/encoder/layer_0/attention/self/query/kernel` (TensorFlow), or with `layer/0` (Flax).
     """
-    *parents, last = name.split("/")
-    parts = [*parents, _LAST.get(last, last)]
-    if not parents and last in ("output_weights", "output_bias"):  # of Google's run_classifier.py
+    *parents, leaf = slashed_name.split("/")
+    parts = [*parents, _TORCH_LEAVES.get(leaf, leaf)]
+    if not parents and leaf in ("output_weights", "output_bias"):  # from Google's run_classifier.py
         parts.insert(0, "classifier")
-    if re.fullmatch(r"(word|position|token_type)_embeddings", last):
+    if re.fullmatch(r"(word|position|token_type)_embeddings", leaf):
         parts.append("weight")
-    return re.sub(r"\blayer_(\d+)\b", r"layer.\1", ".".join(parts)), last == "kernel"
+    return re.sub(r"\blayer_(\d+)\b", r"layer.\1", ".".join(parts)), leaf == "kernel"

@@ -1,4 +1,7 @@
-"""Checkpoints of a run by Orbax: the training state and the data iterator's, in one atomic step."""
+"""A run's checkpoints, by Orbax: training state and progress in one atomic step.
+
+A run keeps its last checkpoint and the best by each metric. What cannot be read is set aside, never deleted.
+"""
 
 import contextlib
 import json
@@ -10,34 +13,47 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from bertjax.errors import UserError, reason
-from bertjax.models.forward import Params
 from bertjax.parallel import is_first_host
-from bertjax.training.state import TrainState
+
+
+class State(Protocol):
+    """A training state, such as a `flax.struct.PyTreeNode`: a pytree with parameters apart from the rest."""
+
+    @property
+    def params(self) -> Any:
+        """The model's parameters."""
+
+    def replace(self: "StateT", **changes: Any) -> "StateT":
+        """A copy with some attributes changed."""
+
+
+StateT = TypeVar("StateT", bound=State)
 
 
 class Checkpoints:
-    """The checkpoints in one folder, of which the last is kept, and the best by each of `metrics` on dev.
+    """The checkpoints in a folder: the last one, and the best by each of `metrics` on dev.
 
-    One more may lie in `interrupted`, beside the folder: of a run that was asked to stop between two of its
-    checkpoints. The folder itself then is as it would be had nobody asked.
+    A run that is asked to stop between two checkpoints saves one more in `interrupted`, beside the folder. The folder
+    itself then stays as in a run without interruption.
     """
 
     def __init__(self, folder: Path, metrics: Sequence[str] = ()):
-        """Opens the folder: to write where metrics are given, else to read."""
-        self._folder, self._aside = folder.absolute(), folder.absolute().with_name("interrupted")
-        self._unjudged = dict.fromkeys(metrics, -math.inf)
+        """Opens the folder for writing if there are metrics, else for reading."""
+        self._folder = folder.absolute()
+        self._interrupted_folder = self._folder.with_name("interrupted")
+        self._no_metrics = dict.fromkeys(metrics, -math.inf)
         if metrics and is_first_host():
-            _drop_half_written(self._folder)
-            _drop_half_written(self._aside)
+            _clean_up(self._folder)
+            _clean_up(self._interrupted_folder)
             _check_metrics(self._folder)
-        self._manager = _manager(self._folder, metrics, create=bool(metrics))
+        self._manager = _open_manager(self._folder, metrics, create=bool(metrics))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -48,102 +64,104 @@ class Checkpoints:
         self._manager.close()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the scheduler of a job on several hosts is about to stop it; all of them hear it at one step."""
+        """Whether the scheduler is about to stop this job; only on several hosts, all of which hear it at one step."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def save(
         self,
         step: int,
-        state: TrainState,
+        state: State,
         progress: Mapping[str, Any],
         metrics: dict[str, float] | None = None,
     ) -> None:
-        """Saves a state; what was saved on interruption is then of no more use and goes.
+        """Saves a checkpoint, and removes the one that `save_interrupted` wrote.
 
         Args:
-          step: names the checkpoint.
-          state: on one device, or a single replica of it.
-          progress: all else that a run needs to go on, as JSON.
-          metrics: those on dev, by the names that the folder was opened with, if evaluated.
+          step: number of updates, the checkpoint's name.
+          state: the training state, on one device or a single replica of it.
+          progress: whatever else the run needs to resume, as JSON.
+          metrics: values on dev of the metrics the folder was opened with; None if not evaluated.
 
         Raises:
-          UserError: it cannot be written; earlier checkpoints are as they were.
+          UserError: the checkpoint cannot be written; earlier ones are kept.
         """
-        _save(self._manager, self._folder, step, state, progress, metrics or self._unjudged)
+        _save(self._manager, self._folder, step, state, progress, metrics or self._no_metrics)
         if is_first_host():
-            shutil.rmtree(self._aside, ignore_errors=True)
+            shutil.rmtree(self._interrupted_folder, ignore_errors=True)
 
-    def save_interrupted(self, step: int, state: TrainState, progress: Mapping[str, Any]) -> None:
-        """Saves a state between two checkpoints; args and errors as of `save`."""
-        with contextlib.closing(_manager(self._aside, (), create=True)) as manager:
-            _save(manager, self._aside, step, state, progress, None)
+    def save_interrupted(self, step: int, state: State, progress: Mapping[str, Any]) -> None:
+        """Saves a state between two checkpoints. For arguments and errors see `save`."""
+        with contextlib.closing(_open_manager(self._interrupted_folder, (), create=True)) as manager:
+            _save(manager, self._interrupted_folder, step, state, progress, None)
 
-    def restore_last(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
-        """The last state that can be read, its step and its progress; None where there is none.
+    def restore_last(self, like: StateT) -> tuple[int, StateT, dict[str, Any]] | None:
+        """Restores the last readable checkpoint; None if there are no checkpoints.
 
-        What cannot be read is put aside under another name, and a line on stderr says so, if there is another that can.
+        Later ones that cannot be read are renamed, with a warning on stderr.
 
         Args:
-          like: gives structure, shapes, dtypes and places.
+          like: a state with the structure, shapes, dtypes and devices to restore.
+
+        Returns:
+          The step, the state and the progress.
 
         Raises:
-          UserError: there are some, and none can be read; they stay as they are.
+          UserError: there are checkpoints, but none can be read; they are kept as they are.
         """
         unreadable: dict[Path, Exception] = {}
         with contextlib.ExitStack() as stack:
             managers = {self._folder: self._manager}
-            if self._aside.is_dir():
-                aside = contextlib.closing(_manager(self._aside, (), create=False))
-                managers[self._aside] = stack.enter_context(aside)
-            steps = [
+            if self._interrupted_folder.is_dir():
+                interrupted = contextlib.closing(_open_manager(self._interrupted_folder, (), create=False))
+                managers[self._interrupted_folder] = stack.enter_context(interrupted)
+            candidates = [
                 (step, folder == self._folder, folder) for folder in managers for step in managers[folder].all_steps()
             ]
-            for step, _, folder in sorted(steps, reverse=True):
+            for step, _, folder in sorted(candidates, reverse=True):
                 try:
-                    found = step, *_restore_state(managers[folder], step, like)
+                    restored = step, *_restore_state(managers[folder], step, like)
                 except _UNREADABLE as error:
-                    if jax.process_count() > 1:  # the others may have read it
+                    if jax.process_count() > 1:  # other hosts may have read it
                         raise UserError(
                             f"{folder / str(step)}: this checkpoint cannot be read ({reason(error)}); remove it"
                         ) from error
                     unreadable[folder / str(step)] = error
                     continue
-                for path, why in unreadable.items():
-                    _put_aside(path, why)
+                for path, cause in unreadable.items():
+                    _set_aside(path, cause)
                     managers[path.parent].reload()
-                return found
+                return restored
         if unreadable:
-            path, why = next(iter(unreadable.items()))
-            raise _unreadable(path, why)
+            raise _none_readable(*next(iter(unreadable.items())))
         return None
 
-    def restore_params(self, step: int, like: Params) -> Params:
-        """The parameters alone, on this host's first device; UserError where they cannot be read."""
-        # Orbax would look for the device that wrote them, and another machine may have none of its kind.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(placed))
+    def restore_params(self, step: int, like: Any) -> Any:
+        """Restores parameters shaped as `like` to this host's first device; UserError if they cannot be read."""
+        # Orbax would look for the device that wrote them, which may not exist on this machine.
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
         try:
             return self._manager.restore(step, args=items)["params"]
         except _UNREADABLE as error:
             raise UserError(
                 f"{self._folder / str(step)}: this checkpoint cannot be read ({reason(error)}); "
-                "take the other --checkpoint, or train again in another --workdir"
+                "use the other --checkpoint, or train again in another --workdir"
             ) from error
 
 
 _UNREADABLE = OSError, ValueError, KeyError
 
 
-def _manager(folder: Path, metrics: Sequence[str], *, create: bool) -> ocp.CheckpointManager:
-    kept: list[Any] = [ocp.checkpoint_managers.LatestN(1)]
-    kept += [ocp.checkpoint_managers.BestN(get_metric_fn=operator.itemgetter(metric), n=1) for metric in metrics]
+def _open_manager(folder: Path, metrics: Sequence[str], *, create: bool) -> ocp.CheckpointManager:
+    policies: list[Any] = [ocp.checkpoint_managers.LatestN(1)]
+    policies += [ocp.checkpoint_managers.BestN(get_metric_fn=operator.itemgetter(metric), n=1) for metric in metrics]
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(kept),
-        # The policy decides what is kept; without a function here, Orbax writes no metrics for a later call to read.
+        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+        # The policies decide what is kept. Without `best_fn`, Orbax would store no metrics for a later call to read.
         best_fn=operator.itemgetter(metrics[0]) if metrics else None,
         create=create,
-        # A background write would read buffers that the next step is given to overwrite.
+        # A background write would read buffers that are donated to the next step.
         enable_async_checkpointing=False,
     )
     return ocp.CheckpointManager(folder, options=options)
@@ -153,11 +171,11 @@ def _save(
     manager: ocp.CheckpointManager,
     folder: Path,
     step: int,
-    state: TrainState,
+    state: State,
     progress: Mapping[str, Any],
     metrics: dict[str, float] | None,
 ) -> None:
-    state = _portable(state)
+    state = _to_host(state)
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
         rest=ocp.args.StandardSave(state.replace(params=None)),
@@ -165,27 +183,36 @@ def _save(
     )
     try:
         manager.save(step, args=items, metrics=metrics)
-    except (OSError, ValueError, RuntimeError) as error:  # tensorstore's own are the last two
-        _remove_half_written(folder)  # what is written fills the disk
+    except (OSError, ValueError, RuntimeError) as error:  # the last two come from TensorStore
+        _remove_half_written(folder)  # it may fill the disk
         raise UserError(
-            f"{folder}: the checkpoint of update {step} cannot be written ({reason(error)}); free space there; the "
-            "same command then goes on from the one before, if there is one"
+            f"{folder}: the checkpoint of update {step} cannot be written ({reason(error)}); free space, then run the "
+            "same command again to resume from the checkpoint before"
         ) from error
 
 
-def _restore_state(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    like = _portable(like)
+def _restore_state(manager: ocp.CheckpointManager, step: int, like: StateT) -> tuple[StateT, dict[str, Any]]:
+    like = _to_host(like)
     items = ocp.args.Composite(
-        params=ocp.args.StandardRestore(_target(like.params)),
-        rest=ocp.args.StandardRestore(_target(like.replace(params=None))),
+        params=ocp.args.StandardRestore(_restore_target(like.params)),
+        rest=ocp.args.StandardRestore(_restore_target(like.replace(params=None))),
         progress=ocp.args.JsonRestore(),
     )
     restored = manager.restore(step, args=items)
     return restored["rest"].replace(params=restored["params"]), restored["progress"]
 
 
+def _to_host(state: StateT) -> StateT:
+    # On several hosts Orbax cannot save arrays of one host's device. It can save NumPy arrays: the first host writes.
+    return state if jax.process_count() == 1 else jax.device_get(state)
+
+
+def _restore_target(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else ocp.utils.to_shape_dtype_struct(x), tree)
+
+
 def _check_metrics(folder: Path) -> None:
-    # Orbax reads those of all checkpoints when it opens a folder, and would stop at broken ones.
+    """Sets checkpoints with broken metrics aside: Orbax reads all metrics when it opens a folder, and would fail."""
     broken: dict[Path, Exception] = {}
     for path in folder.glob("[0-9]*/metrics/metrics"):
         try:
@@ -193,45 +220,36 @@ def _check_metrics(folder: Path) -> None:
         except ValueError as error:
             broken[path.parents[1]] = error
     if broken and broken.keys() == set(folder.glob("[0-9]*")):
-        raise _unreadable(*broken.popitem())
-    for path, why in broken.items():
-        _put_aside(path, why)
+        raise _none_readable(*broken.popitem())
+    for path, cause in broken.items():
+        _set_aside(path, cause)
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def _none_readable(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: this checkpoint cannot be read, nor any other of the run ({reason(error)}); go on with the versions "
-        f"of bertjax and its packages that wrote it, or remove {path.parents[1]} to start anew"
+        f"{path}: this checkpoint cannot be read, nor any other of the run ({reason(error)}); use the versions of "
+        f"bertjax and its packages that wrote it, or remove {path.parents[1]} to start over"
     )
 
 
-def _put_aside(path: Path, error: Exception) -> None:
-    kept = path.with_name(f"unreadable-{path.name}-{uuid.uuid4().hex[:8]}")
-    path.rename(kept)
+def _set_aside(path: Path, error: Exception) -> None:
+    renamed = path.with_name(f"unreadable-{path.name}-{uuid.uuid4().hex[:8]}")
+    path.rename(renamed)
     print(
-        f"warning: {path}: this checkpoint cannot be read ({reason(error)}); it is now {kept.name}, and an earlier "
-        "one is taken, if there is one",
+        f"warning: {path}: this checkpoint cannot be read ({reason(error)}); renamed to {renamed.name}, and an earlier "
+        "one is used if there is one",
         file=sys.stderr,
     )
 
 
-def _drop_half_written(folder: Path) -> None:
+def _clean_up(folder: Path) -> None:
     for name in _remove_half_written(folder):
-        print(f"{folder / name}: a checkpoint cut off while it was written; passed over", file=sys.stderr)
+        print(f"{folder / name}: a checkpoint cut off while it was written; removed", file=sys.stderr)
 
 
 def _remove_half_written(folder: Path) -> list[str]:
-    # Orbax writes a checkpoint under such a name and, once it is whole, gives it its own.
-    found = sorted(folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
-    for path in found:
+    # Orbax writes a checkpoint under a temporary name and renames it when it is complete.
+    paths = sorted(folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
+    for path in paths:
         shutil.rmtree(path, ignore_errors=True)
-    return [path.name for path in found]
-
-
-def _portable(state: TrainState) -> TrainState:
-    # An array on one host's device is none of the others'; arrays in memory are written by the first of them.
-    return state if jax.process_count() == 1 else jax.device_get(state)
-
-
-def _target(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else ocp.utils.to_shape_dtype_struct(x), tree)
+    return [path.name for path in paths]

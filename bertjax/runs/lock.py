@@ -12,31 +12,31 @@ from filelock import FileLock, Timeout
 from bertjax.errors import UserError
 from bertjax.files.atomic import unwritable
 
-LOCK = ".lock"
+LOCK_FILE = ".lock"
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of file systems without locks, such as some network ones."""
 
 
 @contextlib.contextmanager
 def lock_folder(workdir: Path) -> Iterator[None]:
-    """Creates a folder if needed, and holds its lock; the lock of a process that dies is released.
+    """Creates a folder if needed, and holds its lock; the operating system releases the lock of a dead process.
 
     Raises:
       UserError: the folder cannot be written, or another process holds its lock.
     """
-    path, lock = workdir / LOCK, FileLock(workdir / LOCK, timeout=0)
+    path, lock = workdir / LOCK_FILE, FileLock(workdir / LOCK_FILE, timeout=0)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"--workdir: {workdir} is in use by another run, process {path.read_text().strip()}; wait for its end, or "
-            "use another one"
+            f"--workdir: {workdir} is in use by another run, process {path.read_text().strip()}; wait until it ends, "
+            "or use another one"
         ) from None
     except OSError as error:
         if error.errno not in _CANNOT_LOCK:
             raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}); use another one") from None
-        print(f"warning: {workdir} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+        print(f"warning: {workdir} cannot be locked ({error.strerror}); start only one run there", file=sys.stderr)
     try:
         _write_pid(path)
         yield

@@ -1,4 +1,4 @@
-"""A run's folder: its config, log of metrics and result, written so that a cut leaves none of them broken."""
+"""A run's folder (`--workdir`): which run it holds, and whether a command may start, resume or read it."""
 
 import contextlib
 import os
@@ -8,24 +8,24 @@ from typing import Any
 
 from bertjax.config import Config, PretrainConfig, RunConfig, is_pretraining, read_config
 from bertjax.errors import UserError
-from bertjax.files import json_files
 from bertjax.files.atomic import write_json
+from bertjax.files.json_files import read_json
 from bertjax.parallel import is_first_host
-from bertjax.runs import run_result
-from bertjax.runs.lock import LOCK, lock_folder
-from bertjax.runs.run_result import read_result
+from bertjax.runs.lock import LOCK_FILE, lock_folder
+from bertjax.runs.run_result import RESULT_FILE, read_result
 
-_PLACES = ("data_dir", "data_file", "dev_file", "init_from")
+CONFIG_FILE = "config.json"
+
+_PATH_KEYS = ("data_dir", "data_file", "dev_file", "init_from")
 
 
 def read_run_config(workdir: Path) -> RunConfig | PretrainConfig:
-    """Reads a run's `config.json`; UserError where it is missing, or no config of a run."""
-    path, remedy = workdir / "config.json", "mend it, or use another --workdir"
+    """Reads a run's `config.json`; UserError if it is missing or is not the config of a run."""
+    path, remedy = workdir / CONFIG_FILE, "fix it, or use another --workdir"
     try:
-        values = json_files.read_json(path, json_files.MIB, remedy)
+        values = read_json(path, remedy, shape={})
     except FileNotFoundError:
         raise UserError(f"{path}: not found; --workdir must be the folder of a run") from None
-    json_files.check_shape(values, {}, path, remedy)
     try:
         return read_config(values, PretrainConfig) if is_pretraining(values) else read_config(values)
     except UserError as error:
@@ -33,76 +33,75 @@ def read_run_config(workdir: Path) -> RunConfig | PretrainConfig:
 
 
 def check_workdir(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """Looks at a run's folder before any work, and changes nothing.
+    """Checks that a run with this config can start or resume in a folder, or is finished; changes nothing.
 
     Returns:
-      The result of a finished run, or None where there is work to do.
+      The result of a finished run, None if there is work to do.
 
     Raises:
-      UserError: the folder holds a run of another config (the message names the keys), or something else; or there
-        is work to do and it cannot be written.
+      UserError: the folder holds a run with another config (the message names the keys) or other files; or there is
+        work to do and the folder cannot be written.
     """
-    result = _result(workdir, config) if workdir.exists() else None
+    result = _finished_result(workdir, config) if workdir.exists() else None
     if result is None:
         _check_writable(workdir)
     return result
 
 
-def _result(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """As `begun`, of a folder that is there; whether it can be written is not asked."""
+def _finished_result(workdir: Path, config: Config) -> dict[str, Any] | None:
+    """Like `check_workdir`, for a folder that exists and may be read-only."""
     if not workdir.is_dir():
         raise UserError(f"--workdir: expected a folder, found a file at {workdir}")
-    path = workdir / "config.json"
-    if not path.exists():
-        if any(not file.name.endswith(".partial") and file.name != LOCK for file in workdir.iterdir()):
+    if not (workdir / CONFIG_FILE).exists():
+        if any(not file.name.endswith(".partial") and file.name != LOCK_FILE for file in workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
         return None
-    theirs = read_run_config(workdir)
-    if type(theirs) is not type(config):
-        kind = "further pre-training" if isinstance(theirs, PretrainConfig) else "fine-tuning"
+    stored = read_run_config(workdir)
+    if type(stored) is not type(config):
+        kind = "further pre-training" if isinstance(stored, PretrainConfig) else "fine-tuning"
         raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
-    is_finished = (workdir / run_result.RESULT_FILE).exists()
-    differing = config_differences(theirs.to_dict(), config.to_dict())
-    if not is_finished:  # what lies there is compared later, by its contents
-        differing = (found for found in differing if found[0] not in _PLACES or None in found)
-    if told := "; ".join(f"{key} was {was!r}, is now {is_now!r}" for key, was, is_now in differing):
+    is_finished = (workdir / RESULT_FILE).exists()
+    differences = config_differences(stored.to_dict(), config.to_dict())
+    if not is_finished:  # files may have moved: a resumed run compares their contents later
+        differences = (entry for entry in differences if entry[0] not in _PATH_KEYS or None in entry)
+    if changes := "; ".join(f"{key} was {before!r}, is now {after!r}" for key, before, after in differences):
         raise UserError(
-            f"--workdir: {workdir} holds a run of another config: {told}; "
-            "use another one, or remove this one to start anew"
+            f"--workdir: {workdir} holds a run of another config: {changes}; use another one, or remove this one to "
+            "start over"
         )
     return read_result(workdir) if is_finished else None
 
 
+def _check_writable(workdir: Path) -> None:
+    parent = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not parent.is_dir():
+        raise UserError(f"--workdir: {workdir} cannot be created, because {parent} is a file; use another one")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir: {workdir} cannot be written, because {parent} is not writable; use another one")
+
+
 @contextlib.contextmanager
 def open_workdir(workdir: Path, config: Config) -> Iterator[None]:
-    """Makes a run's folder, if it is not there, and holds it, alone, until the end; on several hosts, the first does.
+    """Creates a run's folder if needed, writes its config, and holds its lock; on several hosts, only the first does.
 
     Raises:
-      UserError: as of `held`.
+      UserError: the folder cannot be written, or another process uses it.
     """
     if not is_first_host():
         yield
         return
     with lock_folder(workdir):
-        write_json(workdir / "config.json", config.to_dict())
+        write_json(workdir / CONFIG_FILE, config.to_dict())
         yield
 
 
-def _check_writable(workdir: Path) -> None:
-    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise UserError(f"--workdir: {workdir} cannot be made, as {there} is a file; use another one")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir: {workdir} cannot be written, as {there} may not be; use another one")
-
-
 def config_differences(
-    then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+    before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys at which two trees of settings differ, each with both values; None for what is not there."""
-    for name in {**now, **then}:
-        was, is_now = then.get(name), now.get(name)
-        if (was or is_now) and all(isinstance(value, Mapping | None) for value in (was, is_now)):
-            yield from config_differences(was or {}, is_now or {}, f"{prefix}{name}.")
-        elif was != is_now:
-            yield f"{prefix}{name}", was, is_now
+    """Yields (dotted key, value before, value after) wherever two nested configs differ; a missing value is None."""
+    for name in {**after, **before}:
+        old, new = before.get(name), after.get(name)
+        if (old or new) and all(isinstance(value, Mapping | None) for value in (old, new)):
+            yield from config_differences(old or {}, new or {}, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", old, new

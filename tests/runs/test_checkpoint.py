@@ -71,7 +71,7 @@ def test_a_broken_checkpoint_is_one_line(tmp_path):
             path.write_bytes(b"")
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match="cannot be read .*; take the other --checkpoint") as raised,
+        pytest.raises(UserError, match="this checkpoint cannot be read .*--checkpoint") as raised,
     ):
         checkpoints.restore_params(1, PARAMS)
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Parameters in an Orbax folder, as a run's checkpoints and converted checkpoints hold them."""
+"""Parameters in an Orbax folder: in a run's checkpoints, and as `convert` writes them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,71 +11,65 @@ import numpy as np
 from bertjax.errors import UserError, reason
 from bertjax.models.config import BertConfig
 from bertjax.pretrained.param_names import (
-    TensorPath,
+    FlatParams,
+    ParamPath,
     TensorShape,
-    head_names,
-    head_shapes,
+    describe_mismatch,
+    expected_names,
     is_kernel,
-    misfits,
-    tensor_names,
+    pretraining_head_names,
+    pretraining_head_shapes,
     tensor_shapes,
 )
 
-Parameters = dict[TensorPath, np.ndarray]
 
-
-def read_orbax(folder: Path, config: BertConfig) -> Parameters:
-    """Reads parameters by their paths, on the host; UserError where they do not fit the architecture."""
-    import orbax.checkpoint as ocp  # a second to import, and most checkpoints are others'
+def read_orbax(folder: Path, config: BertConfig) -> FlatParams:
+    """Reads parameters to the host; UserError if they cannot be read or do not fit the architecture."""
+    import orbax.checkpoint as ocp  # takes a second to import, and most checkpoints have another format
 
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        described = handler.metadata(folder.absolute()).tree
-        # Before anything is read: what is stored may unpack to far more.
-        found = {"/".join(path): tuple(leaf.shape) for path, leaf in _flat(described).items()}
-        expected = {"/".join(path): shape for path, shape in _expected(_flat(described), config).items()}
-        if problem := misfits(found, expected):
-            raise UserError(f"{folder}: parameters do not fit config.json: {problem}")
-        # As NumPy arrays: a run's own devices may not be here.
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described)
+        metadata = handler.metadata(folder.absolute()).tree
+        # Compared before anything is read: a small file may decompress to a huge array.
+        found = {"/".join(path): tuple(leaf.shape) for path, leaf in _flatten(metadata).items()}
+        expected = {"/".join(path): shape for path, shape in _expected_shapes(_flatten(metadata), config).items()}
+        if mismatch := describe_mismatch(found, expected):
+            raise UserError(f"{folder}: parameters do not fit config.json: {mismatch}")
+        # As NumPy arrays: the devices that wrote them may not exist on this machine.
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
         tree = handler.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except UserError:
         raise
-    except Exception as error:  # Orbax's and TensorStore's, without a common base
-        raise UserError(f"{folder}: no readable checkpoint of Orbax's ({reason(error)}); make it anew") from None
+    except Exception as error:  # errors of Orbax and TensorStore have no common base
+        raise UserError(f"{folder}: not a readable Orbax checkpoint ({reason(error)}); write it again") from None
     finally:
         handler.close()
-    return _flat(tree)
+    return _flatten(tree)
 
 
-def write_orbax(folder: Path, params: Parameters) -> None:
-    """Writes parameters, to be read by `read`; OSError where they cannot be written."""
+def write_orbax(folder: Path, params: FlatParams) -> None:
+    """Writes parameters for `read_orbax`; OSError if they cannot be written."""
     import orbax.checkpoint as ocp
 
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder.absolute(), flax.traverse_util.unflatten_dict(params))
-    except (ValueError, RuntimeError) as error:  # tensorstore's own
+    except (ValueError, RuntimeError) as error:  # TensorStore's errors
         raise OSError(reason(error)) from None
 
 
-def _flat(tree: Any) -> dict[TensorPath, Any]:
-    flat: dict[TensorPath, Any] = flax.traverse_util.flatten_dict(tree)
+def _flatten(tree: Any) -> dict[ParamPath, Any]:
+    flat: dict[ParamPath, Any] = flax.traverse_util.flatten_dict(tree)
     return flat
 
 
-def _expected(params: Mapping[TensorPath, Any], config: BertConfig) -> dict[TensorPath, TensorShape]:
-    shapes = tensor_shapes(config) | head_shapes(config)
-    names = tensor_names(config)
-    tops = {path[0] for path in params}
-    if "pooler" not in tops:
-        names = {path: name for path, name in names.items() if path[0] != "pooler"}
-    for head, more in head_names().items():
-        if head in tops:
-            names |= more
+def _expected_shapes(params: Mapping[ParamPath, Any], config: BertConfig) -> dict[ParamPath, TensorShape]:
+    shapes = tensor_shapes(config) | pretraining_head_shapes(config)
+    parts = {path[0] for path in params}
+    names = expected_names(config, parts)
     expected = {path: shapes[name][::-1] if is_kernel(path) else shapes[name] for path, name in names.items()}
-    for top in tops:
-        if top == "classifier" or (top.startswith("head_") and top not in head_names()):
-            bias = tuple(params[top, "bias"].shape) if (top, "bias") in params else (0,)
-            expected |= {(top, "bias"): bias, (top, "kernel"): (config.hidden_size, *bias)}
+    for part in parts:
+        if part == "classifier" or (part.startswith("head_") and part not in pretraining_head_names()):
+            bias = tuple(params[part, "bias"].shape) if (part, "bias") in params else (0,)
+            expected |= {(part, "bias"): bias, (part, "kernel"): (config.hidden_size, *bias)}
     return expected

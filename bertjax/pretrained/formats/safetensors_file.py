@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file."""
+"""Reads safetensors files."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,25 +10,29 @@ import safetensors
 from bertjax.errors import UserError
 from bertjax.pretrained.tensors import StoredTensor, check_float
 
-_MOST = 16 * 2**20
-"""Bytes of a header; one of BERT-large's has 40,000. The library itself stops at 100 MB, in memory many times that."""
+_MAX_HEADER_BYTES = 16 * 2**20
+"""BERT-large's header has 40,000. The library's own limit, 100 MB, would take several times that in memory."""
 
 
 def read_safetensors(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a file; UserError where it is none or broken."""
+    """Yields the tensors of a file; UserError if it is not a safetensors file or is broken."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-        if size > _MOST:
-            raise UserError(f"{path}: expected a header of at most {_MOST:,} bytes, found {size:,}; get the file again")
+        if size > _MAX_HEADER_BYTES:
+            raise UserError(
+                f"{path}: expected a header of at most {_MAX_HEADER_BYTES:,} bytes, found {size:,}; get the file again"
+            )
         with safetensors.safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (the handle is no mapping)
-                yield StoredTensor(name, path, tuple(file.get_slice(name).get_shape()), partial(_tensor, path, name))
+            for name in file.keys():  # noqa: SIM118 (the handle is not a mapping)
+                yield StoredTensor(
+                    name, path, tuple(file.get_slice(name).get_shape()), partial(_read_tensor, path, name)
+                )
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); get it again") from None
 
 
-def _tensor(path: Path, name: str) -> np.ndarray:
+def _read_tensor(path: Path, name: str) -> np.ndarray:
     with safetensors.safe_open(path, framework="numpy") as file:
         check_float(name, path, file.get_slice(name).get_dtype())
         array: np.ndarray = file.get_tensor(name)

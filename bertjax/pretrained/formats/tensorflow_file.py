@@ -1,4 +1,4 @@
-"""Tensors of Google's own BERT checkpoints, by TensorFlow's reader: there is no well-kept one without it."""
+"""Reads Google's BERT checkpoints with TensorFlow; no maintained reader works without it."""
 
 import os
 import re
@@ -13,35 +13,35 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
-from bertjax.pretrained.param_names import from_slashed
+from bertjax.pretrained.param_names import torch_name
 from bertjax.pretrained.tensors import StoredTensor
 
 _OPTIMIZER = re.compile(r"global_step|.*/adam_[mv]")
 
 
 def read_tensorflow(prefix: Path) -> Iterator[StoredTensor]:
-    """The tensors of a checkpoint, those of the optimizer left out.
+    """Yields the tensors of a checkpoint, without the optimizer's.
 
     Args:
-      prefix: of the files `PREFIX.index` and `PREFIX.data-00000-of-00001`.
+      prefix: path of `PREFIX.index` and `PREFIX.data-00000-of-00001`.
 
     Raises:
-      UserError: no TensorFlow here, or a broken file.
+      UserError: TensorFlow is not installed, or a file is broken.
     """
     reader = _open(prefix)
     for stored, shape in sorted(reader.get_variable_to_shape_map().items()):
         if _OPTIMIZER.fullmatch(stored):
             continue
-        name, is_transposed = from_slashed(stored)
+        name, is_transposed = torch_name(stored)
         shape = tuple(reversed(shape)) if is_transposed else tuple(shape)
-        yield StoredTensor(name, prefix, shape, partial(_tensor, reader, prefix, stored, is_transposed))
+        yield StoredTensor(name, prefix, shape, partial(_read_tensor, reader, prefix, stored, is_transposed))
 
 
-def _tensor(reader: Any, prefix: Path, stored: str, is_transposed: bool) -> np.ndarray:
+def _read_tensor(reader: Any, prefix: Path, stored: str, is_transposed: bool) -> np.ndarray:
     try:
         array: np.ndarray = reader.get_tensor(stored)
-    except Exception as error:  # TensorFlow's have no other base
-        raise UserError(_complaint(prefix, error)) from None
+    except Exception as error:  # TensorFlow's errors have no narrower base
+        raise UserError(_unreadable(prefix, error)) from None
     return array.T if is_transposed else array
 
 
@@ -52,29 +52,29 @@ def _open(prefix: Path) -> Any:
             import tensorflow
     except ImportError as error:
         raise UserError(
-            f"{prefix}: expected TensorFlow, to read a checkpoint of Google's, found none ({error}); "
+            f"{prefix}: reading Google's checkpoints needs TensorFlow, which is not installed ({error}); "
             'pip install "tensorflow>=2.20"'
         ) from None
     try:
         return tensorflow.train.load_checkpoint(str(prefix))
-    except Exception as error:  # as above
-        raise UserError(_complaint(prefix, error)) from None
+    except Exception as error:
+        raise UserError(_unreadable(prefix, error)) from None
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps off the screen what TensorFlow's C++ half writes while it is imported: of devices, and not of files."""
+    """Hides what TensorFlow's C++ code writes while it is imported, which is about devices and not about files."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
-    screen = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:  # it writes to the descriptor, which Python's own stderr does not own
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:  # C++ writes to the file descriptor, not to sys.stderr
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
-def _complaint(prefix: Path, error: Exception) -> str:
+def _unreadable(prefix: Path, error: Exception) -> str:
     return f"{prefix}: not a readable TensorFlow checkpoint ({' '.join(str(error).split())}); get both its files again"

@@ -1,7 +1,7 @@
-"""Tensors of a file by `torch.save`, read without PyTorch by an unpickler that can build nothing else.
+"""Reads files written by `torch.save`, without PyTorch, by an unpickler that can build nothing but tensors.
 
 The file is a zip archive: `data.pkl`, a pickle of the state dict, and one file of raw numbers for each storage. A
-pickle may name any function to call; this one is given five names, and whatever it builds is checked before use.
+pickle may name any function to call. This unpickler knows a handful of names, and checks what they build before use.
 """
 
 import math
@@ -32,40 +32,40 @@ _DTYPES = {
 }
 
 
-_MOST = 2**20
-"""Bytes of a pickle; one of BERT-large's has 60,000."""
+_MAX_PICKLE_BYTES = 2**20
+"""BERT-large's has 60,000."""
 
-
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# How files of PyTorch before 1.6 begin.
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def read_torch(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a file.
+    """Yields the tensors of a file.
 
     Raises:
-      UserError: a pickle that asks for more than tensors, the format of before PyTorch 1.6, or a broken file.
+      UserError: the pickle asks for more than tensors, the format is older than PyTorch 1.6, or the file is broken.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
             if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
                 raise UserError(f"{path}: expected little-endian numbers, found others; save it again as safetensors")
-            # `torch.save` never compresses: what is compressed might not fit in memory.
-            plain = [entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED]
-            sizes = {entry.filename.removeprefix(root): entry.file_size for entry in plain}
-            if sizes.get("data.pkl", _MOST + 1) > _MOST:
+            # `torch.save` never compresses, and compressed data might not fit in memory.
+            uncompressed = [entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED]
+            sizes = {entry.filename.removeprefix(root): entry.file_size for entry in uncompressed}
+            if sizes.get("data.pkl", _MAX_PICKLE_BYTES + 1) > _MAX_PICKLE_BYTES:
                 raise UserError(
-                    f"{path}: expected a data.pkl of at most {_MOST:,} bytes, not compressed, found another; "
+                    f"{path}: expected a data.pkl of at most {_MAX_PICKLE_BYTES:,} bytes, uncompressed, found another; "
                     "save it again as safetensors"
                 )
             with archive.open(f"{root}data.pkl") as file:
                 state = _Unpickler(file, path).load()
     except UserError:
         raise
-    except Exception as error:  # a pickle that is broken, or means harm, raises whatever it likes
-        raise UserError(_complaint(path, error)) from None
+    except Exception as error:  # a broken or malicious pickle can raise anything
+        raise UserError(_unreadable(path, error)) from None
     if type(state) is not dict or not all(type(tensor) is _Tensor for tensor in state.values()):
-        raise UserError(_more_than_tensors(path))
+        raise UserError(_not_a_state_dict(path))
     for name, tensor in state.items():
         if not tensor.is_within(sizes):
             raise UserError(f"{path}: tensor {name} does not fit its storage; the file is broken, get it again")
@@ -91,7 +91,7 @@ class _Tensor(NamedTuple):
 
     def is_within(self, sizes: dict[str, int]) -> bool:
         size = self.storage.size
-        # A view may show a number more than once, and so be of any size; none of a BERT does.
+        # A view may repeat numbers and so have any size. No checkpoint of a BERT needs that.
         if math.prod(self.shape) > size:
             return False
         last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
@@ -104,14 +104,14 @@ class _Tensor(NamedTuple):
             with zipfile.ZipFile(path) as archive:
                 data = archive.read(f"{root}data/{self.storage.key}")
         except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UserError(_complaint(path, error)) from None
+            raise UserError(_unreadable(path, error)) from None
         numbers = np.frombuffer(data, np.dtype(_DTYPES[self.storage.kind]))
         strides = [step * numbers.itemsize for step in self.stride]
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False)
 
 
 class _Unpickler(_PurePython):
-    """In Python, as C's can be told to allocate gigabytes by ten bytes; and knows but the opcodes of a state dict."""
+    """Knows only the opcodes of a state dict. In Python: ten bytes can make the C version allocate gigabytes."""
 
     def __init__(self, file: Any, path: Path):
         super().__init__(file, encoding="utf-8")
@@ -127,7 +127,7 @@ class _Unpickler(_PurePython):
         if module == "torch" and name in _DTYPES:
             return name
         raise UserError(
-            f"{self._path}: expected tensors, found a pickle that asks for {f'{module}.{name}'[:200]!r}; nothing of it "
+            f"{self._path}: expected tensors, found a pickle that asks for {f'{module}.{name}'[:200]!r}; no code in it "
             "was run; convert the file to safetensors with a tool that you trust"
         )
 
@@ -135,7 +135,7 @@ class _Unpickler(_PurePython):
         if type(pid) is not tuple or len(pid) != 5:
             raise pickle.UnpicklingError("a storage of an unknown kind")
         tag, kind, key, _, size = pid
-        # The type comes first: to hash a tuple of tuples of tuples can take for ever.
+        # Types are checked first: hashing deeply nested tuples can take forever.
         if type(kind) is not str or kind not in _DTYPES or tag != "storage" or type(key) is not str:
             raise pickle.UnpicklingError("a storage of an unknown kind")
         if not _is_size(size):
@@ -145,7 +145,7 @@ class _Unpickler(_PurePython):
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or any(type(name) is not str for name in items[::2]):
-            raise UserError(_more_than_tensors(self._path))
+            raise UserError(_not_a_state_dict(self._path))
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def load_setitem(self) -> None:
@@ -156,7 +156,7 @@ class _Unpickler(_PurePython):
         self.set_items(self.pop_mark())
 
     def load_build(self) -> None:
-        self.stack.pop()  # attributes, of which no tensor has any
+        self.stack.pop()  # attributes to set; tensors have none
 
 
 class _Opcodes(dict[int, Any]):
@@ -170,7 +170,7 @@ _Unpickler.dispatch = _Opcodes(
         for name in (
             *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
             *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
-            # Of whole training states, which are then told from a state dict.
+            # Found in whole training states: understood so that the error can say what the file holds.
             *("BINFLOAT", "EMPTY_LIST", "APPEND", "APPENDS"),
             *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
             *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BINPERSID"),
@@ -212,19 +212,19 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**40
 
 
-def _more_than_tensors(path: Path) -> str:
-    return f"{path}: expected a state dict, names and tensors alone, found more; save model.state_dict() alone"
+def _not_a_state_dict(path: Path) -> str:
+    return f"{path}: expected a state dict of names and tensors, found more; save only model.state_dict()"
 
 
-def _complaint(path: Path, error: Exception) -> str:
+def _unreadable(path: Path, error: Exception) -> str:
     try:
         with path.open("rb") as file:
-            start = file.read(len(_LEGACY))
-    except OSError as unreadable:
-        return f"{path}: cannot be read ({unreadable.strerror})"
-    if start == _LEGACY:
+            start = file.read(len(_LEGACY_START))
+    except OSError as read_error:
+        return f"{path}: cannot be read ({read_error.strerror})"
+    if start == _LEGACY_START:
         return (
-            f"{path}: expected a zip archive, found the format of before PyTorch 1.6; load it with a PyTorch that you "
-            "trust it to, and save it as safetensors"
+            f"{path}: expected a zip archive, found the format of PyTorch before 1.6; if you trust the file, load it "
+            "with PyTorch and save it as safetensors"
         )
     return f"{path}: not a readable PyTorch file ({reason(error)}); get it again"

@@ -1,0 +1,68 @@
+"""A checkpoint's small files: its architecture (config.json), vocabulary and tokenizer settings."""
+
+from pathlib import Path
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.files.atomic import replace_file
+from bertjax.files.json_files import read_json
+from bertjax.models.config import BertConfig
+
+_CONFIG_FILES = ("config.json", "bert_config.json")
+"""Hugging Face's name, and Google's."""
+_TOKENIZER_FILES = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
+
+
+def config_path(folder: Path) -> Path:
+    """The path of `config.json`, or else of `bert_config.json`; UserError if neither exists."""
+    for name in _CONFIG_FILES:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder / _CONFIG_FILES[0]}: not found; a checkpoint folder needs config.json")
+
+
+def read_model_config(folder: Path) -> BertConfig:
+    """Reads the architecture; UserError if there is no config file, or it does not describe a BERT."""
+    path = config_path(folder)
+    values = read_small_json(path, {})
+    try:
+        return BertConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read_small_json(path: Path, shape: Any, remedy: str = "get the file again") -> Any:
+    """Reads one of a checkpoint's JSON files; UserError if it is missing, broken or of another shape."""
+    try:
+        return read_json(path, remedy, shape)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {remedy}") from None
+
+
+def encoder_files(folder: Path) -> dict[str, Path]:
+    """The files a model needs besides its parameters, by their names in a copy; UserError without a config file."""
+    tokenizer_files = {name: folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()}
+    return {_CONFIG_FILES[0]: config_path(folder)} | tokenizer_files
+
+
+def copy_encoder_files(folder: Path, target: Path) -> None:
+    """Copies the `encoder_files` of a checkpoint.
+
+    Args:
+      folder: the checkpoint.
+      target: the folder to copy to, created if needed. Links in it are replaced, not followed.
+
+    Raises:
+      UserError: a file cannot be read or written.
+    """
+    try:
+        if target.is_symlink():
+            target.unlink()
+        target.mkdir(exist_ok=True)
+        for name, path in encoder_files(folder).items():
+            replace_file(target / name, path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{target}: {folder} cannot be copied there ({error.strerror}); free space or make the folder writable, "
+            "then run the same command again"
+        ) from None

@@ -1,0 +1,75 @@
+"""What a checkpoint's heads predict: the names of their classes, and the label scales of their scores.
+
+A run keeps both in its result; `convert` in two files of its own; `export` and Transformers in config.json.
+"""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from bertjax.files.atomic import write_json
+from bertjax.files.json_files import check_shape
+from bertjax.label_scale import LabelScale
+from bertjax.pretrained.encoder_files import config_path, read_small_json
+from bertjax.pretrained.source import find_run, resolve_checkpoint
+from bertjax.runs.run_result import LABEL_SCALE_SHAPE, label_scales, parse_label_scale, read_result
+
+_CLASS_NAMES_FILE = "labels.json"
+_SCALES_FILE = "label_scales.json"
+_REMEDY = "get the file again"
+
+
+def head_class_names(source: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """The names of the classes of each head, "head_TASK" or "classifier"; heads without names are left out.
+
+    Transformers' default names (LABEL_0, LABEL_1, ...) do not count as names.
+
+    Raises:
+      UserError: the run is not finished, or a file is broken.
+    """
+    folder = resolve_checkpoint(source)
+    if (run := find_run(folder)) is not None:
+        datasets = read_result(run)["datasets"]
+        return {f"head_{task}": data["label_names"] for task, data in datasets.items() if "label_names" in data}
+    if (path := folder / _CLASS_NAMES_FILE).is_file():
+        stored: dict[str, list[str]] = read_small_json(path, {str: [str]})
+        return stored
+    return {"classifier": names} if (names := _class_names_in_config(folder)) else {}
+
+
+def head_label_scales(source: str | os.PathLike[str]) -> dict[str, LabelScale]:
+    """The label scale of each head of scores, "head_TASK" or "classifier"; heads without one are left out.
+
+    Raises:
+      UserError: the run is not finished, or a file is broken.
+    """
+    folder = resolve_checkpoint(source)
+    if (run := find_run(folder)) is not None:
+        return {f"head_{task}": scale for task, scale in label_scales(read_result(run)).items()}
+    if (path := folder / _SCALES_FILE).is_file():
+        scales = read_small_json(path, {str: LABEL_SCALE_SHAPE})
+        return {head: parse_label_scale(scale, path, _REMEDY) for head, scale in scales.items()}
+    path = config_path(folder)
+    config = read_small_json(path, {})
+    if config.get("label_scale") is None:
+        return {}
+    check_shape(config, {"label_scale": LABEL_SCALE_SHAPE}, path, _REMEDY)
+    return {"classifier": parse_label_scale(config["label_scale"], path, _REMEDY)}
+
+
+def write_head_metadata(source: Path, target: Path) -> None:
+    """Writes what is known of a checkpoint's heads to a folder, unless its config.json says it already."""
+    if (names := head_class_names(source)).keys() - {"classifier"}:
+        write_json(target / _CLASS_NAMES_FILE, names)
+    if (scales := head_label_scales(source)).keys() - {"classifier"}:
+        write_json(target / _SCALES_FILE, {head: dataclasses.asdict(scale) for head, scale in scales.items()})
+
+
+def _class_names_in_config(folder: Path) -> list[str]:
+    """The names in config.json, in order; empty if any class lacks one."""
+    id2label = read_small_json(config_path(folder), {}).get("id2label")
+    names: list[Any] = [id2label.get(str(i)) for i in range(len(id2label))] if isinstance(id2label, dict) else []
+    is_named = all(isinstance(name, str) and not re.fullmatch(r"LABEL_\d+", name) for name in names)
+    return names if is_named else []
