@@ -1,14 +1,5 @@
-"""Predictions, metrics with intervals, explanations and plots of finished runs."""
+"""Evaluation of finished runs: predictions, metrics with intervals, smoothness, explanations and plots."""
 
-from typing import Any
+from bertjax.evaluation.evaluator import evaluate
 
 __all__ = ["evaluate"]
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy (PEP 562): training needs a predictor, not the plots and files of a whole evaluation.
-    if name != "evaluate":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bertjax.evaluation.evaluator import evaluate
-
-    return evaluate

@@ -1,9 +1,9 @@
-"""Evaluation of a finished run on a split."""
+"""Evaluates a finished run on a split: predictions, metrics with intervals, smoothness and a plot for each task."""
 
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 
 from bertjax.config import read_config
 from bertjax.data.dataset import Dataset
-from bertjax.data.pipeline import declared_tasks, load_inputs
+from bertjax.data.pipeline import Inputs, TaskData, declared_tasks, load_inputs
 from bertjax.errors import UserError
 from bertjax.evaluation import plots, prediction_files
-from bertjax.evaluation.bootstrap import intervals
+from bertjax.evaluation.bootstrap import bootstrap_intervals
 from bertjax.evaluation.calibration import expected_calibration_error
-from bertjax.evaluation.finished_run import load_run
+from bertjax.evaluation.finished_run import FinishedRun, load_run
 from bertjax.evaluation.plots import save_figure
 from bertjax.evaluation.predictor import Predictor
 from bertjax.evaluation.smoothness import RADIUS, smoothness_step
@@ -28,10 +28,29 @@ from bertjax.evaluation.tables import format_rows
 from bertjax.files.atomic import write_json, write_text
 from bertjax.label_scale import unfold_heads
 from bertjax.metrics import Metrics
-from bertjax.models.forward import as_smart_model, eval_step
+from bertjax.models.forward import Params, as_smart_model, eval_step
 from bertjax.parallel import DataParallel
 from bertjax.runs.run_result import label_scales
 from bertjax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class _TaskEvaluation:
+    """One task's outputs and measurements on a split; without labels, only its outputs.
+
+    Attributes:
+      step: the checkpoint's step.
+      outputs: logits [N, C], or scores [N, 1] in the labels' units.
+      smoothness: mean divergence between clean and perturbed outputs; None if not measured.
+      metrics: values by name; empty without labels.
+      intervals: [low, high] by name of metric.
+    """
+
+    step: int
+    outputs: np.ndarray
+    smoothness: float | None = None
+    metrics: Metrics = dataclasses.field(default_factory=dict)
+    intervals: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(
@@ -45,91 +64,52 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a finished run's checkpoint on a split.
 
-    Writes into the folder, and prints a table of: all metrics of each task with their bootstrap intervals, the
-    calibration error, for classes, and the measured smoothness. The files are `eval-SPLIT.json` and, for each task,
-    `predictions-TASK-SPLIT.csv` and `plot-TASK-SPLIT.png`. A task whose split has no labels has predictions alone.
+    Measures each task's metrics with bootstrap intervals, the calibration error (classes only) and the smoothness.
+    Prints them as a table. Writes into the run's folder `eval-SPLIT.json` and, for each task,
+    `predictions-TASK-SPLIT.csv` and `plot-TASK-SPLIT.png`. A task without labels in the split gets only predictions.
 
     Args:
-      workdir: of a finished run.
+      workdir: folder of a finished run.
       split: train, dev or test.
-      checkpoint: "final", or "best": each task's own best by its main metric on dev.
-      radius: of the perturbation at which smoothness is measured (`smoothness.smoothness_step`), of scores in
-        standardised units; 0 leaves it out.
-      layout: of the predictions, one of `predictions.FORMATS`.
-      moved: where the run's data are now, under "data_dir", "data_file" and "dev_file", if elsewhere than they were.
+      checkpoint: "final", or "best": for each task, its own best checkpoint by its main metric on dev.
+      radius: relative radius of the perturbation for the smoothness, see `smoothness_step`; 0 skips it. The smoothness
+        of scores is in standardised units.
+      layout: format of the predictions, a key of `prediction_files.FORMATS`.
+      moved: new "data_dir", "data_file" or "dev_file", if the data have moved since training.
 
     Returns:
-      What eval-SPLIT.json holds.
+      The content of eval-SPLIT.json.
 
     Raises:
-      UserError: no finished run there, no such split, or a value out of range.
+      UserError: the folder holds no finished run, the split does not exist, or a value is out of range.
     """
     if not (math.isfinite(radius) and radius >= 0):
         raise UserError(f"--radius: expected a finite number of at least 0, found {radius}")
     run = load_run(workdir)
-    for name in moved:
-        if getattr(run.config, name) is None:
-            raise UserError(f"--config.{name}: {workdir} was trained without; drop the flag")
-    config = read_config(run.config.to_dict() | dict(moved))
-    prediction_files.check_format(layout, declared_tasks(config))
-    parallel = DataParallel(jax.devices())
-    inputs = load_inputs(config, run.encoder, (split,)).with_scales(label_scales(run.result))
-    pad_id = inputs.model.config.pad_token_id
-    summary: dict[str, Any] = {
+    inputs = _load_split(run, split, layout, moved)
+    evaluations, rows, notes = {}, [], []
+    for name, task_data in inputs.data.items():
+        evaluation = _evaluate_task(run, inputs, name, split, run.step(name, checkpoint), radius)
+        evaluations[name] = evaluation
+        about = {"task": name, "split": split, "checkpoint": checkpoint, "step": evaluation.step}
+        rows.append(about | {"rows": len(evaluation.outputs)} | _table_cells(evaluation, radius))
+        notes += _write_files(workdir, task_data, split, evaluation, layout)
+    measured = {name: evaluation for name, evaluation in evaluations.items() if evaluation.metrics}
+    summary = {
         "split": split,
         "checkpoint": checkpoint,
         "datasets": {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()},
         "lineage": run.result["lineage"],
-        "warnings": list(run.result["warnings"]),
-        "steps": {},
-        "metrics": {},
-        "intervals": {},
-        "smoothness": {},
+        "warnings": run.result["warnings"] + _changed_data(run, inputs),
+        "steps": {name: evaluation.step for name, evaluation in evaluations.items()},
+        "metrics": {name: evaluation.metrics for name, evaluation in measured.items()},
+        "intervals": {name: evaluation.intervals for name, evaluation in measured.items()},
+        "smoothness": {
+            name: {"radius": radius, "mean": evaluation.smoothness}
+            for name, evaluation in measured.items()
+            if evaluation.smoothness is not None
+        },
     }
-    rows, notes = [], []
-    for name, part in inputs.data.items():
-        task, examples, step = part.task, part.examples[split], run.step(name, checkpoint)
-        trained_on = run.result["datasets"][name]["fingerprint"]
-        if part.dataset.fingerprint != trained_on:
-            summary["warnings"].append(f"the data of {name} are not those of the run, {trained_on}")
-        restored = run.restore(step, inputs.model)
-        params = parallel.replicate(restored)
-        shapes: dict[str, Any] = {
-            "batch_size": parallel.up_to_even(config.batch_size),
-            "bucket_boundaries": part.bucket_boundaries,
-        }
-        predictor = Predictor(partial(eval_step, model=inputs.model, task=task), parallel, pad_id)
-        outputs = predictor.predict(params, examples, **shapes)
-        file = workdir / f"predictions-{name}-{split}.csv"
-        write_text(file, prediction_files.FORMATS[layout](task, examples.ids, outputs))
-        summary["steps"][name] = step
-        row = {"task": name, "split": split, "checkpoint": checkpoint, "step": step, "rows": len(examples)}
-        rows.append(row)
-        notes += [f"{name}: labels are {part.dataset.labels}", f"predictions in {file}"]
-        if split in part.dataset.unlabelled:
-            notes.append(f"{name}: {split} has no labels, so predictions are all there is")
-            continue
-        if radius:
-            step_fn = partial(
-                smoothness_step,
-                model=as_smart_model(inputs.model, task),
-                divergence=task.divergence,
-                radius=radius,
-            )
-            # As trained: in the labels' units a large mean would cost the differences their digits.
-            trained = parallel.replicate(unfold_heads(restored, task.scales))
-            divergences = Predictor(step_fn, parallel, pad_id).predict(trained, examples, **shapes)
-            mean = float(divergences.mean(dtype=np.float64))
-            summary["smoothness"][name] = {"radius": radius, "mean": mean}
-            row[f"smoothness at {radius:g}"] = f"{mean:.3g}"
-        measure = partial(_measure, task)
-        values, bounds = measure(outputs, examples.labels), intervals(measure, outputs, examples.labels)
-        summary["metrics"][name], summary["intervals"][name] = values, bounds
-        row |= {metric: "{:.4f} [{:.3f}, {:.3f}]".format(value, *bounds[metric]) for metric, value in values.items()}
-        path, score = workdir / f"plot-{name}-{split}.png", task.main_metric
-        title = f"{name}, {split}: {score.replace('_', ' ')} {values[score]:.3f}"
-        save_figure(path, _plot(task, outputs, examples.labels, title))
-        notes.append(f"plot in {path}")
     write_json(workdir / f"eval-{split}.json", summary)
     for line in summary["warnings"]:
         print(f"warning: {line}", file=sys.stderr)
@@ -137,11 +117,90 @@ def evaluate(
     return summary
 
 
-def _measure(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Metrics:
+def _load_split(run: FinishedRun, split: str, layout: str, moved: Mapping[str, str]) -> Inputs:
+    """Checks the predictions' format and loads the model's architecture and the split."""
+    for name in moved:
+        if getattr(run.config, name) is None:
+            raise UserError(f"--config.{name}: {run.workdir} was trained without; drop the flag")
+    config = read_config(run.config.to_dict() | dict(moved))
+    prediction_files.check_format(layout, declared_tasks(config))
+    return load_inputs(config, run.encoder, (split,)).with_scales(label_scales(run.result))
+
+
+def _evaluate_task(
+    run: FinishedRun, inputs: Inputs, name: str, split: str, step: int, radius: float
+) -> _TaskEvaluation:
+    """Predicts a split with the parameters of a step; with labels, measures smoothness and metrics too."""
+    model, task_data = inputs.model, inputs.data[name]
+    task, examples = task_data.task, task_data.examples[split]
+    parallel = DataParallel(jax.devices())
+
+    def over_split(step_fn: Callable[..., jax.Array], params: Params) -> np.ndarray:
+        return Predictor(step_fn, parallel, model.config.pad_token_id).predict(
+            parallel.replicate(params),
+            examples,
+            batch_size=parallel.up_to_even(run.config.batch_size),
+            bucket_boundaries=task_data.bucket_boundaries,
+        )
+
+    params = run.restore(step, model)
+    outputs = over_split(partial(eval_step, model=model, task=task), params)
+    if split in task_data.dataset.unlabelled:
+        return _TaskEvaluation(step, outputs)
+    smoothness = None
+    if radius:
+        step_fn = partial(smoothness_step, model=as_smart_model(model, task), divergence=task.divergence, radius=radius)
+        # In standardised units, as trained: in the labels' units a large mean would cost the differences their digits.
+        divergences = over_split(step_fn, unfold_heads(params, task.scales))
+        smoothness = float(divergences.mean(dtype=np.float64))
+    metrics_fn = partial(_metrics, task)
+    metrics = metrics_fn(outputs, examples.labels)
+    return _TaskEvaluation(
+        step, outputs, smoothness, metrics, bootstrap_intervals(metrics_fn, outputs, examples.labels)
+    )
+
+
+def _metrics(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Metrics:
     """The task's metrics and, for classes, the calibration error."""
     if task.schema.is_score:
         return task.metrics(outputs, labels)
     return task.metrics(outputs, labels) | {"calibration_error": expected_calibration_error(outputs, labels)}
+
+
+def _changed_data(run: FinishedRun, inputs: Inputs) -> list[str]:
+    """A warning for each task with other data than the run was trained on."""
+    warnings = []
+    for name, task_data in inputs.data.items():
+        trained_on = run.result["datasets"][name]["fingerprint"]
+        if task_data.dataset.fingerprint != trained_on:
+            warnings.append(f"the data of {name} are not those of the run, {trained_on}")
+    return warnings
+
+
+def _table_cells(evaluation: _TaskEvaluation, radius: float) -> dict[str, str]:
+    """The smoothness, and each metric with its interval, as text by column."""
+    cells = {}
+    if evaluation.smoothness is not None:
+        cells[f"smoothness at {radius:g}"] = f"{evaluation.smoothness:.3g}"
+    for name, value in evaluation.metrics.items():
+        low, high = evaluation.intervals[name]
+        cells[name] = f"{value:.4f} [{low:.3f}, {high:.3f}]"
+    return cells
+
+
+def _write_files(workdir: Path, task_data: TaskData, split: str, evaluation: _TaskEvaluation, layout: str) -> list[str]:
+    """Writes a task's predictions and, with labels, its plot; returns lines to print about them."""
+    task, dataset, examples = task_data.task, task_data.dataset, task_data.examples[split]
+    path = workdir / f"predictions-{task.name}-{split}.csv"
+    write_text(path, prediction_files.FORMATS[layout](task, examples.ids, evaluation.outputs))
+    notes = [f"{task.name}: labels are {dataset.labels}", f"predictions in {path}"]
+    if split in dataset.unlabelled:
+        return [*notes, f"{task.name}: {split} has no labels, so predictions are all there is"]
+    path = workdir / f"plot-{task.name}-{split}.png"
+    score = evaluation.metrics[task.main_metric]
+    title = f"{task.name}, {split}: {task.main_metric.replace('_', ' ')} {score:.3f}"
+    save_figure(path, _plot(task, evaluation.outputs, examples.labels, title))
+    return [*notes, f"plot in {path}"]
 
 
 def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str) -> Figure:
@@ -151,7 +210,7 @@ def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str) -> Fi
 
 
 def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:
-    """What a result says of the data: where from, what its labels are, how many rows, which were left out."""
+    """The data's entry in result.json: source, kind of labels, rows per split and skipped rows."""
     scale = {} if task.scale is None else {"label_scale": dataclasses.asdict(task.scale)}
     return {
         "name": dataset.name,

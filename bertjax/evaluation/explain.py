@@ -1,4 +1,4 @@
-"""A page that shows what the adversary does to given sentences: which tokens it moves, and what that changes."""
+"""Explains predictions on an HTML page: which tokens the worst perturbation moves most, and what is then predicted."""
 
 import dataclasses
 import html
@@ -20,39 +20,41 @@ from bertjax.evaluation.predict_text import TextModel, load_text_model, read_tex
 from bertjax.files.atomic import write_text
 from bertjax.label_scale import unfold_heads
 from bertjax.models.forward import Params, as_smart_model
+from bertjax.tasks import Task
 
 MAX_LINES = 200
-
-
-POWER_STEPS = 3
-"""More than in training: here the worst perturbation is to be shown, and time is no matter."""
+BATCH_SIZE = 16
+NUM_POWER_STEPS = 3
+"""More than in training: the page shows the worst perturbation, and its cost does not matter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What one model makes of one text.
+    """A model's prediction for one text, with and without the worst perturbation.
 
     Attributes:
-      tokens: as the vocabulary has them.
-      moved: RMS of each token's perturbation as a share of the embeddings' own, [S].
-      output: probabilities of the classes, or a score, [C].
-      moved_output: the same with the perturbation.
-      divergence: between the two; of scores, standardised.
+      tokens: the S tokens, special ones included.
+      perturbation: RMS of each token's perturbation, relative to the RMS of the text's embeddings, [S].
+      output: probabilities of the classes [C], or the score [1].
+      perturbed_output: the same under the perturbation.
+      divergence: between the two outputs; for scores, in standardised units.
     """
 
     tokens: list[str]
-    moved: np.ndarray
+    perturbation: np.ndarray
     output: np.ndarray
-    moved_output: np.ndarray
+    perturbed_output: np.ndarray
     divergence: float
 
 
 def explain_step(
     params: Params, batch: Mapping[str, jax.Array], *, model: smart.Model, divergence: smart.Divergence, radius: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Of a batch, without dropout: outputs [B, C], those at the worst perturbation, its divergence [B], and norms.
+    """Finds the worst perturbation of each example, without dropout; for the arguments see `smoothness_step`.
 
-    The norms are `Explanation.moved`, [B, S], 0 on padding. Arguments as of `smoothness.smoothness_step`.
+    Returns:
+      Clean logits [B, C], perturbed logits [B, C], the divergence between them [B], and the relative RMS of each
+      token's perturbation [B, S], 0 on padding.
     """
 
     def explain(example: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -63,44 +65,55 @@ def explain_step(
 
         key = jax.random.fold_in(jax.random.key(0), example["index"])
         delta = smart.power_iteration(
-            logits_fn, embedding, key, divergence=divergence, radius=radius, num_steps=POWER_STEPS, mask=mask
+            logits_fn, embedding, key, divergence=divergence, radius=radius, num_steps=NUM_POWER_STEPS, mask=mask
         )
-        clean = logits_fn(embedding)
-        # To second order both signs are the worst; beyond it one is.
-        there, back = (logits_fn((embedding + sign * delta).astype(embedding.dtype)) for sign in (1, -1))
-        up, down = (divergence.value(moved, clean) for moved in (there, back))
-        real = mask.astype(jnp.float32)
-        squares = jnp.mean(jnp.square(embedding.astype(jnp.float32)), axis=-1)
-        size = jnp.sqrt(jnp.sum(real * squares) / jnp.sum(real))
-        norms = jnp.sqrt(jnp.mean(jnp.square(delta.astype(jnp.float32)), axis=-1)) / size
-        return clean, jnp.where(up >= down, there, back), jnp.maximum(up, down), norms
+        clean_logits = logits_fn(embedding)
+        # To second order, delta and -delta are equally bad. Beyond it one is worse: take that one.
+        plus, minus = (logits_fn((embedding + sign * delta).astype(embedding.dtype)) for sign in (1, -1))
+        plus_divergence, minus_divergence = (divergence.value(logits, clean_logits) for logits in (plus, minus))
+        perturbed_logits = jnp.where(plus_divergence >= minus_divergence, plus, minus)
+        is_token = mask.astype(jnp.float32)
+        mean_squares = jnp.mean(jnp.square(embedding.astype(jnp.float32)), axis=-1)
+        embedding_rms = jnp.sqrt(jnp.sum(is_token * mean_squares) / jnp.sum(is_token))
+        relative_rms = jnp.sqrt(jnp.mean(jnp.square(delta.astype(jnp.float32)), axis=-1)) / embedding_rms
+        return clean_logits, perturbed_logits, jnp.maximum(plus_divergence, minus_divergence), relative_rms
 
     return jax.vmap(explain)(batch)
 
 
 def explain_lines(run: TextModel, lines: Sequence[str], radius: float) -> list[Explanation]:
-    """What a run makes of each line; `radius` as of `smart.power_iteration`."""
-    examples, params = run.tokenize(lines), unfold_heads(run.restore(), run.task.scales)
-    step = jax.jit(
-        partial(explain_step, model=as_smart_model(run.model, run.task), divergence=run.task.divergence, radius=radius)
-    )
-    found: dict[int, Explanation] = {}
-    scale = run.task.scale
-    longest = int(examples.lengths.max())
+    """Explains a run's prediction for each line; `radius` is relative, see `smart.power_iteration`."""
+    examples = run.tokenize(lines)
+    params = unfold_heads(run.restore(), run.task.scales)
+    model = as_smart_model(run.model, run.task)
+    step = jax.jit(partial(explain_step, model=model, divergence=run.task.divergence, radius=radius))
+    explanations: dict[int, Explanation] = {}
     for batch in eval_batches(
-        examples, batch_size=min(16, len(lines)), bucket_boundaries=(longest,), pad_id=run.pad_id
+        examples,
+        batch_size=min(BATCH_SIZE, len(lines)),
+        bucket_boundaries=(int(examples.lengths.max()),),
+        pad_id=run.pad_id,
     ):
-        columns = jax.device_get(step(params, batch))
-        for place in np.flatnonzero(batch["valid"]):
-            clean, moved, divergence, norms = (column[place] for column in columns)
-            index = int(batch["index"][place])
+        results = jax.device_get(step(params, batch))
+        for row in np.flatnonzero(batch["valid"]):
+            clean_logits, perturbed_logits, divergence, relative_rms = (result[row] for result in results)
+            index = int(batch["index"][row])
             tokens = [str(run.tokenizer.id_to_token(int(i))) for i in examples.input_ids[index]]
-            if not run.task.schema.is_score:
-                clean, moved = (np.exp(log_softmax(x.astype(np.float64), axis=-1)) for x in (clean, moved))
-            elif scale is not None:
-                clean, moved = (scale.unstandardize(x) for x in (clean, moved))
-            found[index] = Explanation(tokens, norms[: len(tokens)], clean, moved, float(divergence))
-    return [found[index] for index in range(len(lines))]
+            explanations[index] = Explanation(
+                tokens,
+                relative_rms[: len(tokens)],
+                _readable_output(run.task, clean_logits),
+                _readable_output(run.task, perturbed_logits),
+                float(divergence),
+            )
+    return [explanations[index] for index in range(len(lines))]
+
+
+def _readable_output(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Logits as probabilities [C], or a standardised score in the labels' units [1]."""
+    if not task.schema.is_score:
+        return np.exp(log_softmax(logits.astype(np.float64), axis=-1))
+    return logits if task.scale is None else task.scale.unstandardize(logits)
 
 
 def write_page(
@@ -109,16 +122,16 @@ def write_page(
     """Writes an HTML page that explains each line of a file, for one run or for two side by side.
 
     Args:
-      workdir: of a finished run.
-      source: as of `raw.predict_lines`.
+      workdir: folder of a finished run.
+      source: the file of lines, see `predict_lines`.
       page: the file to write.
-      beside: of another run of the same task, say one without SMART, or None.
-      task: its name; may be None where the run has but one.
+      beside: folder of a second run of the same task, for example one without SMART, or None.
+      task: the task's name; None if the run has only one.
       checkpoint: "final" or "best".
-      radius: of the perturbation, as a share of the embeddings' RMS.
+      radius: RMS of the perturbation, relative to the RMS of the embeddings.
 
     Raises:
-      UserError: as `raw.predict_lines`, or too many lines, or a page that cannot be written.
+      UserError: as in `predict_lines`, or there are too many lines, or the page cannot be written.
     """
     if not (math.isfinite(radius) and radius > 0):
         raise UserError(f"--radius: expected a finite number above 0 with --explain, found {radius}")
@@ -129,40 +142,50 @@ def write_page(
     lines = read_texts(source, len(run.task.schema.texts))
     if len(lines) > MAX_LINES:
         raise UserError(f"--input: expected at most {MAX_LINES} lines to explain, found {len(lines)}")
-    explained = {name: explain_lines(each, lines, radius) for name, each in runs.items()}
-    body = []
-    for place, line in enumerate(lines):
-        body.append(f"<h2>{html.escape(' | '.join(line.split(chr(9))))}</h2>")
-        body += [_card(name, runs[name], found[place]) for name, found in explained.items()]
+    explanations = {name: explain_lines(each, lines, radius) for name, each in runs.items()}
+    write_text(page, html_page("bertjax: explained", _STYLE, _page_body(runs, lines, explanations, radius)))
+
+
+def _page_body(
+    runs: Mapping[str, TextModel],
+    lines: Sequence[str],
+    explanations: Mapping[str, Sequence[Explanation]],
+    radius: float,
+) -> str:
     about = (
-        f"Each token is as dark as the worst perturbation, {radius:.2g} of the embeddings' RMS, moves it; hover for "
-        "its share. The divergence is what that reaches: less is smoother."
+        f"The shade of a token shows how far the worst perturbation, {radius:.2g} of the embeddings' RMS, moves it; "
+        "hover for the number. The divergence is between the clean and the perturbed prediction: less is smoother."
     )
-    text = f"<h1>Explained</h1><p>{html.escape(about)}</p>{''.join(body)}"
-    write_text(page, html_page("bertjax: explained", _STYLE, text))
+    parts = [f"<h1>Explained</h1><p>{html.escape(about)}</p>"]
+    for place, line in enumerate(lines):
+        parts.append(f"<h2>{html.escape(line.replace(chr(9), ' | '))}</h2>")
+        parts += [_section(name, run.task, explanations[name][place]) for name, run in runs.items()]
+    return "".join(parts)
 
 
-def _card(name: str, run: TextModel, found: Explanation) -> str:
-    most = max(float(found.moved.max()), 1e-12)
+def _section(name: str, task: Task, explanation: Explanation) -> str:
+    """One run's explanation of one line: its predictions, and the tokens shaded by their perturbation."""
+    darkest = max(float(explanation.perturbation.max()), 1e-12)
     spans = []
-    for token, moved in zip(found.tokens, found.moved, strict=True):
-        joined = token.startswith("##")
-        shade = 0.75 * float(moved) / most
+    for token, relative_rms in zip(explanation.tokens, explanation.perturbation, strict=True):
+        is_continuation = token.startswith("##")
+        shade = 0.75 * float(relative_rms) / darkest
         spans.append(
-            f'{"" if joined else " "}<span style="background:rgb(214 96 34/{shade:.2f})" title="{moved:.4f}">'
-            f"{html.escape(token.removeprefix('##'))}</span>"
+            f'{"" if is_continuation else " "}<span style="background:rgb(214 96 34/{shade:.2f})" '
+            f'title="{relative_rms:.4f}">{html.escape(token.removeprefix("##"))}</span>'
         )
-    told = f"{_told(run, found.output)}; moved: {_told(run, found.moved_output)}; divergence {found.divergence:.3g}"
+    clean, perturbed = (_prediction(task, output) for output in (explanation.output, explanation.perturbed_output))
+    predictions = f"{clean}; perturbed: {perturbed}; divergence {explanation.divergence:.3g}"
     return (
-        f"<section><h3>{html.escape(name)}</h3><p>{html.escape(told)}</p>"
+        f"<section><h3>{html.escape(name)}</h3><p>{html.escape(predictions)}</p>"
         f'<p class="tokens">{"".join(spans).strip()}</p></section>'
     )
 
 
-def _told(run: TextModel, output: np.ndarray) -> str:
-    if run.task.schema.is_score:
+def _prediction(task: Task, output: np.ndarray) -> str:
+    if task.schema.is_score:
         return f"{output[0]:.3g}"
-    return f"{run.task.schema.label_names[int(output.argmax())]} ({output.max():.0%})"
+    return f"{task.schema.label_names[int(output.argmax())]} ({output.max():.0%})"
 
 
 _STYLE = """:root{color-scheme:light dark}body{font:16px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;

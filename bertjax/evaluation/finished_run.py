@@ -21,12 +21,12 @@ from bertjax.tasks import Task, with_scale
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What evaluation needs of a run.
+    """A run that has finished training.
 
     Attributes:
-      workdir: its folder.
-      config: its settings.
-      result: what result.json holds.
+      workdir: the run's folder.
+      config: the run's config.
+      result: the content of result.json.
     """
 
     workdir: Path
@@ -35,7 +35,7 @@ class FinishedRun:
 
     @property
     def tasks(self) -> list[Task]:
-        """The run's tasks; scores with the scale that they were learnt by."""
+        """The run's tasks; tasks of scores have the label scale of the training."""
         scales = label_scales(self.result)
         return [
             with_scale(task, scales[task.name]) if task.name in scales else task for task in declared_tasks(self.config)
@@ -43,18 +43,18 @@ class FinishedRun:
 
     @property
     def encoder(self) -> Path:
-        """The folder of its architecture and vocabulary."""
+        """The folder with the architecture and the vocabulary."""
         return self.workdir / "encoder"
 
     def step(self, task: str, checkpoint: str) -> int:
-        """Updates behind the "final" checkpoint, or the "best" one by the task's main metric on dev."""
+        """The step of the "final" checkpoint, or of the "best" one by the task's main metric on dev."""
         return self.result["steps"] if checkpoint == "final" else self.result["dev"][task]["best"]["step"]
 
     def restore(self, step: int, model: Bert) -> Params:
-        """The parameters after a step, whose scores are in the labels' units.
+        """Reads the parameters of a step; their heads predict scores in the labels' units.
 
         Raises:
-          UserError: that checkpoint cannot be read.
+          UserError: the checkpoint cannot be read.
         """
         like = jax.eval_shape(partial(init_params, model=model), jax.random.key(0))
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
@@ -62,19 +62,21 @@ class FinishedRun:
 
 
 def load_run(workdir: Path) -> FinishedRun:
-    """Opens a run's folder; UserError where it holds none, one of pre-training, or one that is not finished."""
+    """Opens a run's folder; UserError if it holds no run, a pre-training run, or an unfinished one."""
     config = read_run_config(workdir)
     if isinstance(config, PretrainConfig):
         raise UserError(
-            f"--workdir: {workdir} holds a pre-training run, and eval.py is for fine-tuned ones; "
+            f"--workdir: {workdir} holds a pre-training run, but eval.py needs a fine-tuned one; "
             f"fine-tune it first: train.py --config=configs/sst.py --config.init_from={workdir}"
         )
     run = FinishedRun(workdir, config, read_result(workdir))
     for task in declared_tasks(run.config):
         if task.name not in run.result["datasets"] or task.name not in run.result["dev"]:
             raise UserError(
-                f"{workdir / RESULT_FILE}: expected {task.name} in datasets and dev, found none; make the run anew"
+                f"{workdir / RESULT_FILE}: expected {task.name} in datasets and dev, found none; train again"
             )
     if not run.encoder.is_dir():
-        raise UserError(f"{run.encoder}: expected the run's architecture and vocabulary, found no such folder")
+        raise UserError(
+            f"{run.encoder}: expected the run's architecture and vocabulary, found no such folder; train again"
+        )
     return run

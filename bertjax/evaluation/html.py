@@ -1,15 +1,15 @@
-"""One HTML file that needs nothing else."""
+"""A self-contained HTML page."""
 
 import html
 
 
 def html_page(title: str, style: str, body: str) -> str:
-    """The text of a page in English.
+    """The HTML of a page in English.
 
     Args:
       title: plain text.
       style: CSS.
-      body: HTML, whose own text is escaped already.
+      body: HTML with its text already escaped.
     """
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'

@@ -1,4 +1,4 @@
-"""Predictions for raw lines of text, without the data that a run was trained on."""
+"""Predicts for lines of text from a file or stdin; needs only the run's folder, not its data."""
 
 import dataclasses
 import sys
@@ -27,21 +27,19 @@ from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
 from bertjax.tasks import Task
 
 STDIN = "-"
-
-
-_AT_ONCE = 4096
+_CHUNK_LINES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class TextModel:
-    """A finished run, ready for texts that are not its data.
+    """A finished run and one of its tasks, ready for new texts.
 
     Attributes:
-      task: the one that is asked for.
-      config: the run's.
-      model: with heads of all its tasks.
-      restore: reads the parameters of the checkpoint that is asked for, which takes a while.
-      tokenizer: its own.
+      task: the chosen task.
+      config: the run's config.
+      model: the model, with the heads of all tasks.
+      restore: reads the parameters of the chosen checkpoint; slow, so call it once.
+      tokenizer: the run's tokenizer.
       pad_id: token id of padding.
     """
 
@@ -53,7 +51,7 @@ class TextModel:
     pad_id: int
 
     def tokenize(self, lines: Sequence[str]) -> TokenizedExamples:
-        """Lines as `read_lines` gives them, without labels."""
+        """Tokenises lines from `read_texts`; their ids and labels are placeholders."""
         rows = (dict(zip(("text", "text_pair"), line.split("\t"), strict=False)) for line in lines)
         return tokenize(
             ({"id": "", "label": 0} | row for row in rows), self.tokenizer, max_length=self.config.max_length
@@ -61,10 +59,10 @@ class TextModel:
 
 
 def load_text_model(workdir: Path, task: str | None, checkpoint: str) -> TextModel:
-    """Opens a finished run; arguments and errors as of `predict_lines`."""
+    """Opens a finished run; for arguments and errors see `predict_lines`."""
     run = load_run(workdir)
     tasks = run.tasks
-    chosen = _choose(tasks, task)
+    chosen = _choose_task(tasks, task)
     architecture = read_model_config(run.encoder)
     tokenizer = load_tokenizer(run.encoder)
     check_vocabulary(tokenizer, architecture.vocab_size, run.encoder)
@@ -76,20 +74,21 @@ def load_text_model(workdir: Path, task: str | None, checkpoint: str) -> TextMod
 def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoint: str = "final") -> Iterator[str]:
     """Predicts for every line of a file.
 
+    All lines are read and checked before the first prediction.
+
     Args:
-      workdir: of a finished run.
-      source: a UTF-8 file with a text a line, or for pairs two, parted by a tab; "-" for stdin.
-      task: its name; may be None where the run has but one.
+      workdir: folder of a finished run.
+      source: a UTF-8 file with one text per line, or for pairs two texts separated by a tab; "-" for stdin.
+      task: the task's name; None if the run has only one.
       checkpoint: "final", or "best" by the task's main metric on dev.
 
     Yields:
-      For each line, in order, and without its end: the class's name, its probability and the line as given, parted by
-      tabs. For a score the first column holds the score and the second is empty. All lines are read and checked
-      before the first comes.
+      For each line, in order and without line end, three tab-separated columns: the predicted class's name, its
+      probability, and the line as given. For scores: the score, an empty column, and the line.
 
     Raises:
-      UserError: no finished run there, no such task, or a line that is blank, has another number of columns or is not
-        UTF-8.
+      UserError: the folder holds no finished run, the task is unknown, or a line is blank, has the wrong number of
+        columns or is not UTF-8.
     """
     run = load_text_model(workdir, task, checkpoint)
     lines = read_texts(source, len(run.task.schema.texts))
@@ -97,34 +96,34 @@ def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoin
     params = parallel.replicate(run.restore())
     predictor = Predictor(partial(eval_step, model=run.model, task=run.task), parallel, run.pad_id)
     bucket_boundaries = _bucket_boundaries(run.config.max_length)
-    for start in range(0, len(lines), _AT_ONCE):
-        part = lines[start : start + _AT_ONCE]
+    for start in range(0, len(lines), _CHUNK_LINES):
+        chunk = lines[start : start + _CHUNK_LINES]
         outputs = predictor.predict(
             params,
-            run.tokenize(part),
+            run.tokenize(chunk),
             batch_size=parallel.up_to_even(run.config.batch_size),
             bucket_boundaries=bucket_boundaries,
         )
-        for line, (value, probability) in zip(part, _columns(run.task, outputs), strict=True):
-            yield f"{value}\t{probability}\t{line}"
+        for line, (prediction, probability) in zip(chunk, _predictions(run.task, outputs), strict=True):
+            yield f"{prediction}\t{probability}\t{line}"
 
 
 def read_texts(source: str, columns: int) -> list[str]:
-    """The lines of a file, or of stdin for "-", each checked, without their ends; errors as of `predict_lines`."""
+    """Reads and checks the lines of a file, or of stdin for "-", without their ends; errors as in `predict_lines`."""
     where = "stdin" if source == STDIN else source
     try:
         data = sys.stdin.buffer.read() if source == STDIN else user_path(source).read_bytes()
     except OSError as error:
         raise UserError(
-            f"--input: expected a file of lines, found none to read at {where} ({error.strerror})"
+            f"--input: expected a readable file of lines, found none at {where} ({error.strerror})"
         ) from None
     lines = list(split_lines(data.removesuffix(b"\n")))
     if [line.text for line in lines] == [""]:
         raise UserError(f"{where}: expected lines of text, found none")
-    return [_check(line, columns, f"{where}:{line.number}") for line in lines]
+    return [_checked_text(line, columns, f"{where}:{line.number}") for line in lines]
 
 
-def _check(line: Line, columns: int, where: str) -> str:
+def _checked_text(line: Line, columns: int, where: str) -> str:
     text = line.text
     if line.flaw:
         raise UserError(f"{where}: {line.flaw}; the input must be UTF-8 text")
@@ -132,14 +131,14 @@ def _check(line: Line, columns: int, where: str) -> str:
     if not text.strip():
         raise UserError(f"{where}: expected text, found a blank line; remove it")
     if len(texts) != columns:
-        expected = "one text" if columns == 1 else "two texts, parted by a tab"
+        expected = "one text" if columns == 1 else "two texts separated by a tab"
         raise UserError(f"{where}: expected {expected}, found {len(texts)} tab-separated columns")
     if not all(map(str.strip, texts)):
         raise UserError(f"{where}: expected text in both columns, found a blank one")
     return text
 
 
-def _choose(tasks: Sequence[Task], name: str | None) -> Task:
+def _choose_task(tasks: Sequence[Task], name: str | None) -> Task:
     names = [task.name for task in tasks]
     if name is None and len(tasks) > 1:
         raise UserError(f"--task: expected one of the run's tasks, {', '.join(names)}, found none; name the one to use")
@@ -149,14 +148,15 @@ def _choose(tasks: Sequence[Task], name: str | None) -> Task:
 
 
 def _bucket_boundaries(max_length: int) -> tuple[int, ...]:
-    """Lengths to pad to that do not depend on the lines, so that later ones compile nothing new."""
-    bucket_boundaries = [8]
-    while bucket_boundaries[-1] < max_length:
-        bucket_boundaries.append(2 * bucket_boundaries[-1])
-    return (*bucket_boundaries[:-1], max_length)
+    """Powers of two, then the maximum: fixed lengths, so that later chunks and runs compile nothing new."""
+    boundaries = [8]
+    while boundaries[-1] < max_length:
+        boundaries.append(2 * boundaries[-1])
+    return (*boundaries[:-1], max_length)
 
 
-def _columns(task: Task, outputs: np.ndarray) -> Iterator[tuple[str, str]]:
+def _predictions(task: Task, outputs: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Class name and probability, or score and an empty text, of each row."""
     if task.schema.is_score:
         yield from ((f"{score:.7g}", "") for score in outputs[:, 0])
     else:

@@ -1,4 +1,4 @@
-"""Files of predictions: bertjax's own and CS224N's."""
+"""Formats of prediction files: bertjax's own table, and the one CS224N's default project submits."""
 
 import csv
 import io
@@ -14,16 +14,16 @@ COURSE_COLUMNS = {
     "sst5": "Predicted_Sentiment",
     "cfimdb": "Predicted_Sentiment",
     "quora": "Predicted_Is_Paraphrase",
-    "sts": "Predicted_Similiary",  # as the course spells it
+    "sts": "Predicted_Similiary",  # the course's spelling
 }
 
 
 def format_table(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
-    """CSV of `id`, `predicted` (the class's name, or the score) and, for classes, a probability under each name.
+    """CSV with `id`, `predicted` (the class's name, or the score) and, for classes, one column of probabilities each.
 
     Args:
-      task: whose outputs they are.
-      ids: names of the N examples.
+      task: the task.
+      ids: ids of the N examples.
       outputs: [N, C] logits, or [N, 1] scores.
     """
     names = task.schema.label_names
@@ -39,11 +39,11 @@ def format_table(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
 
 
 def format_course(task: Task, ids: Sequence[str], outputs: np.ndarray) -> str:
-    r"""What CS224N's default project hands in for sst5, cfimdb, quora and sts.
+    r"""The format CS224N's default project submits for sst5, cfimdb, quora and sts.
 
-    The header is `id \t COLUMN ` with a tab, the lines are `ID , VALUE ` with a comma, all with spaces round them
-    and one at the end: so the course writes them. VALUE is the class's number, or the score; COLUMN is one of
-    `COURSE_COLUMNS`. Arguments as of `table`.
+    The header `id \t COLUMN ` has a tab, the lines `ID , VALUE ` a comma; the spaces around them and at the end are
+    the course's. COLUMN is one of `COURSE_COLUMNS`; VALUE is the class index, or the score. For the arguments see
+    `format_table`.
     """
     values = [f"{x:.6f}" for x in outputs[:, 0]] if task.schema.is_score else outputs.argmax(axis=-1)
     lines = [f"{name} , {value} \n" for name, value in zip(ids, values, strict=True)]
@@ -54,10 +54,11 @@ FORMATS: Mapping[str, Callable[[Task, Sequence[str], np.ndarray], str]] = {
     "table": format_table,
     "course": format_course,
 }
+"""(task, ids, outputs) to the file's text."""
 
 
 def check_format(name: str, tasks: Sequence[Task]) -> None:
-    """UserError where the course has no format for one of the tasks."""
+    """Raises a UserError if the format "course" is not defined for one of the tasks."""
     for task in tasks:
         if name == "course" and task.name not in COURSE_COLUMNS:
             raise UserError(

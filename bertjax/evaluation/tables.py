@@ -1,16 +1,16 @@
-"""Results as text tables."""
+"""Text tables of results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def result_table(result: Mapping[str, Any]) -> str:
-    """The last and the best checkpoint's metrics on dev, a row each, and what is to be known of them."""
+    """The dev metrics of each task's checkpoints, one row each, then the kind of labels and the warnings."""
     rows = []
     for task, dev in result["dev"].items():
         steps = {"before": 0, "final": result["steps"], "best": dev["best"]["step"]}
         for which, step in steps.items():
-            if which not in dev:  # "before" is of further pre-training alone
+            if which not in dev:  # only further pre-training has "before"
                 continue
             values = {name: value for name, value in dev[which].items() if name != "step"}
             rows.append({"task": task, "checkpoint": which, "step": step} | values)
@@ -20,7 +20,7 @@ def result_table(result: Mapping[str, Any]) -> str:
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as aligned text; a row that lacks a column leaves it empty."""
+    """Rows as an aligned text table; missing cells stay empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""Evaluation by parts, and of a run of two tasks; test_loop.py evaluates a run of one."""
+"""`evaluate` on a run of two tasks, and `Predictor` by itself."""
 
 import contextlib
 import csv
@@ -40,7 +40,7 @@ def config(tiny_checkpoint, sst_folder):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_every_example_is_predicted_in_its_place(config, devices):
+def test_predictions_are_in_the_split_s_order(config, devices):
     inputs = load_inputs(config, config.init_from, ("dev",))
     params, data = init_params(jax.random.key(0), inputs.model), inputs.data["sst5"]
     dev = data.examples["dev"]
@@ -57,7 +57,7 @@ def test_every_example_is_predicted_in_its_place(config, devices):
     assert found.dtype == np.float32
 
 
-def changed(gold_run, tmp_path, file, change):
+def changed_copy(gold_run, tmp_path, file, change):
     """A copy of the run with one of its files changed."""
     shutil.copytree(gold_run, tmp_path / "run")
     path = tmp_path / "run" / file
@@ -69,7 +69,7 @@ def changed(gold_run, tmp_path, file, change):
 
 @pytest.fixture(scope="module")
 def evaluated(gold_run):
-    """What was returned, printed, and warned of, for dev."""
+    """What `evaluate` returns for dev and prints to stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         summary = evaluate(gold_run, "dev")
@@ -81,7 +81,7 @@ def predicted(workdir, task, split="dev"):
         return list(csv.DictReader(file))
 
 
-def test_a_summary_holds_all_that_is_measured(gold_run, evaluated):
+def test_the_summary_holds_every_measurement(gold_run, evaluated):
     summary, _, errors = evaluated
     assert summary == json.loads((gold_run / "eval-dev.json").read_text())
     result = json.loads((gold_run / "result.json").read_text())
@@ -102,7 +102,7 @@ def test_a_summary_holds_all_that_is_measured(gold_run, evaluated):
     assert errors == ""
 
 
-def test_the_intervals_and_the_calibration_error_are_of_the_predictions(gold_run, evaluated):
+def test_intervals_and_calibration_error_match_the_prediction_files(gold_run, evaluated):
     summary = evaluated[0]
     rows = predicted(gold_run, "sst5")
     probabilities = np.array([[float(x) for x in list(row.values())[2:]] for row in rows])
@@ -115,7 +115,7 @@ def test_the_intervals_and_the_calibration_error_are_of_the_predictions(gold_run
     assert summary["metrics"]["sst5"]["calibration_error"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_smoothness_is_the_mean_over_all_examples_at_the_radius(gold_run, evaluated):
+def test_smoothness_is_the_mean_divergence_over_the_split(gold_run, evaluated):
     run = load_run(gold_run)
     inputs = load_inputs(run.config, run.encoder, ("dev",))
     data = inputs.data["sts"]
@@ -123,12 +123,12 @@ def test_smoothness_is_the_mean_over_all_examples_at_the_radius(gold_run, evalua
     cut, divergence = as_smart_model(inputs.model, data.task), data.task.divergence
     step = jax.jit(partial(smoothness_step, model=cut, divergence=divergence, radius=0.02))
     expected = step(run.restore(4, inputs.model), batch)
-    # Labels of train are 0, 1, ... 5, 0, ...: of 16, two and two thirds rounds.
+    # The 16 labels of train are 0, 1, … 5, 0, …
     variance = np.var([i % 6 for i in range(16)])
     assert evaluated[0]["smoothness"]["sts"]["mean"] == pytest.approx(float(expected.mean()) / variance, rel=1e-3)
 
 
-def test_the_table_has_a_row_a_task(evaluated):
+def test_the_table_has_a_row_for_each_task(evaluated):
     summary, out, _ = evaluated
     header, _, *rows = out.splitlines()[:4]
     assert header.split()[:5] == ["task", "split", "checkpoint", "step", "rows"]
@@ -141,7 +141,7 @@ def test_the_table_has_a_row_a_task(evaluated):
         assert row.split()[5] == f"{summary['smoothness'][task]['mean']:.3g}"
 
 
-def test_files_of_predictions_and_plots(gold_run, evaluated):
+def test_predictions_and_plots_are_written(gold_run, evaluated):
     rows = predicted(gold_run, "sst5")
     assert [row["id"] for row in rows] == [f"dev{i}" for i in range(23)]
     assert list(rows[0]) == ["id", "predicted", *SENTIMENTS]
@@ -152,7 +152,7 @@ def test_files_of_predictions_and_plots(gold_run, evaluated):
         assert f"plot in {path}" in evaluated[1]
 
 
-def test_each_task_s_own_best_step(gold_run, tmp_path, monkeypatch):
+def test_best_is_each_task_s_own_checkpoint(gold_run, tmp_path, monkeypatch):
     steps = []
 
     def own_steps(result):
@@ -162,7 +162,7 @@ def test_each_task_s_own_best_step(gold_run, tmp_path, monkeypatch):
         steps.append(step)
         return read(self, 4, like)
 
-    workdir = changed(gold_run, tmp_path, "result.json", own_steps)
+    workdir = changed_copy(gold_run, tmp_path, "result.json", own_steps)
     read = Checkpoints.restore_params
     monkeypatch.setattr(Checkpoints, "restore_params", restore)
     summary = evaluate(workdir, "dev", "best", radius=0)
@@ -171,7 +171,7 @@ def test_each_task_s_own_best_step(gold_run, tmp_path, monkeypatch):
     assert summary["smoothness"] == {}
 
 
-def test_a_split_without_labels_has_predictions_alone(gold_run, tmp_path, capsys):
+def test_a_split_without_labels_has_only_predictions(gold_run, tmp_path, capsys):
     shutil.copytree(gold_run, tmp_path / "run", ignore=shutil.ignore_patterns("*.png"))
     summary = evaluate(tmp_path / "run", "test", layout="course", radius=0)
     assert set(summary["metrics"]) == set(summary["intervals"]) == {"sts"}
@@ -182,12 +182,12 @@ def test_a_split_without_labels_has_predictions_alone(gold_run, tmp_path, capsys
     assert [line.split(" , ")[0] for line in lines[1:]] == [f"dev{i}" for i in range(6)]
 
 
-def test_warnings_are_carried_over_and_told(gold_run, tmp_path, capsys):
+def test_warnings_of_the_run_and_of_changed_data_are_printed(gold_run, tmp_path, capsys):
     def warn(result):
         result["warnings"] = ["sst5: seen before"]
         result["datasets"]["sts"]["fingerprint"] = "another"
 
-    summary = evaluate(changed(gold_run, tmp_path, "result.json", warn), "dev", radius=0)
+    summary = evaluate(changed_copy(gold_run, tmp_path, "result.json", warn), "dev", radius=0)
     expected = ["sst5: seen before", "the data of sts are not those of the run, another"]
     assert summary["warnings"] == expected
     assert capsys.readouterr().err.splitlines() == [f"warning: {line}" for line in expected]
@@ -201,11 +201,11 @@ def test_a_radius_out_of_range_is_one_line(gold_run, radius):
 
 def test_a_pretraining_run_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"corpus": "editorials"}))
-    with pytest.raises(UserError, match="holds a pre-training run, and eval.py is for fine-tuned ones"):
+    with pytest.raises(UserError, match="holds a pre-training run"):
         evaluate(tmp_path, "dev")
 
 
-def test_the_course_s_format_is_refused_before_any_work(gold_run, tmp_path):
+def test_the_course_format_is_refused_before_any_work(gold_run, tmp_path):
     def other(config):
         config["tasks"] = ["sst5", "rated_sst"]
 
@@ -213,29 +213,29 @@ def test_the_course_s_format_is_refused_before_any_work(gold_run, tmp_path):
         for part in ("datasets", "dev"):
             result[part]["rated_sst"] = result[part].pop("sts")
 
-    workdir = changed(gold_run, tmp_path, "config.json", other)
+    workdir = changed_copy(gold_run, tmp_path, "config.json", other)
     with pytest.raises(UserError, match=r"result\.json: expected rated_sst in datasets and dev, found none"):
         evaluate(workdir, "dev", layout="course")
     with pytest.raises(UserError, match="--format: course is for"):
-        evaluate(changed(workdir, tmp_path / "renamed", "result.json", rename), "dev", layout="course")
+        evaluate(changed_copy(workdir, tmp_path / "renamed", "result.json", rename), "dev", layout="course")
 
 
-def test_a_split_that_is_not_there_is_one_line(gold_run, tmp_path):
+def test_a_missing_split_is_one_line(gold_run, tmp_path):
     def own_file(config):
         config.update(tasks=["sts"], data_dir=str(tmp_path))
 
     for split in ("train", "dev"):
         shutil.copy(gold_run.parent / f"sts-{split}.csv", tmp_path)
-    workdir = changed(gold_run, tmp_path, "config.json", own_file)
+    workdir = changed_copy(gold_run, tmp_path, "config.json", own_file)
     with pytest.raises(UserError, match="--split: sts has train, dev, found 'test'"):
         evaluate(workdir, "test")
 
 
-def test_data_that_were_moved(gold_run, tmp_path, evaluated):
+def test_data_that_have_moved(gold_run, tmp_path, evaluated):
     def elsewhere(config):
         config["data_dir"] = str(tmp_path / "gone")
 
-    workdir = changed(gold_run, tmp_path, "config.json", elsewhere)
+    workdir = changed_copy(gold_run, tmp_path, "config.json", elsewhere)
     with pytest.raises(UserError, match="--config.data_dir: expected the file .*gone"):
         evaluate(workdir, "dev", radius=0)
     found = evaluate(workdir, "dev", radius=0, moved={"data_dir": str(gold_run.parent)})
@@ -244,7 +244,7 @@ def test_data_that_were_moved(gold_run, tmp_path, evaluated):
         evaluate(workdir, "dev", moved={"data_file": "x.tsv"})
 
 
-def test_what_is_lost_of_a_run_is_one_line(gold_run, tmp_path):
+def test_a_run_with_missing_parts_is_one_line(gold_run, tmp_path):
     shutil.copytree(gold_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     with pytest.raises(UserError, match="this checkpoint cannot be read"):

@@ -33,37 +33,39 @@ def test_outputs_are_the_predictions_and_the_perturbation_has_its_radius(gold_ru
         assert run.task.schema.label_names[each.output.argmax()] == name
         assert each.output.max() == pytest.approx(float(probability), abs=1e-5)
         assert each.output.sum() == pytest.approx(1)
-        assert np.sqrt(np.mean(each.moved**2)) == pytest.approx(0.05, rel=1e-3)
-        # To second order the divergence is quadratic in the radius; symmetric, of the probabilities themselves.
-        p, q = each.output, each.moved_output
+        assert np.sqrt(np.mean(each.perturbation**2)) == pytest.approx(0.05, rel=1e-3)
+        # The symmetric divergence, computed from the probabilities.
+        p, q = each.output, each.perturbed_output
         assert each.divergence == pytest.approx(np.sum((p - q) * np.log(p / q)), rel=2e-2, abs=1e-7)
     assert found[0].tokens == ["[CLS]", "the", "film", "and", "superb", "[SEP]"]
+    # To second order the divergence is quadratic in the radius.
     smaller = explain_lines(run, LINES, 0.005)
     for large, small in zip(found, smaller, strict=True):
         assert large.divergence / small.divergence == pytest.approx(100, rel=0.2)
 
 
-def test_of_both_signs_the_worse_is_shown():
-    # Σ eˣ goes further up than down.
+def test_the_worse_of_both_signs_is_shown():
+    # Σ eˣ changes more upwards than downwards.
     def logits(params, x, example, key):
         return jnp.sum(jnp.where(example["attention_mask"][:, None], jnp.exp(x), 0), keepdims=True)[0]
 
     model = smart.Model(lambda params, example: example["x"], logits)
     batch = {"x": jnp.ones((16, 3, 2)), "attention_mask": jnp.ones((16, 3), bool), "index": jnp.arange(16)}
-    clean, moved, divergence, _ = explain_step({}, batch, model=model, divergence=smart.squared_error, radius=0.3)
+    clean, perturbed, divergence, _ = explain_step({}, batch, model=model, divergence=smart.squared_error, radius=0.3)
     np.testing.assert_allclose(clean, 6 * np.e, rtol=1e-5)
-    np.testing.assert_allclose(moved, 6 * np.exp(1.3), rtol=1e-5)
+    np.testing.assert_allclose(perturbed, 6 * np.exp(1.3), rtol=1e-5)
     np.testing.assert_allclose(divergence, (6 * (np.exp(1.3) - np.e)) ** 2, rtol=1e-4)
 
 
-def test_a_score_is_told_as_it_is(gold_run):
+def test_scores_are_in_the_labels_units_and_their_divergence_is_standardised(gold_run):
     (found,) = explain_lines(load_text_model(gold_run, "sts", "final"), ["the film\ta story"], 0.1)
     assert found.output.shape == (1,)
-    variance = np.var([i % 6 for i in range(16)])  # of the training labels, by which scores are standardised
-    assert found.divergence == pytest.approx(float((found.output[0] - found.moved_output[0]) ** 2) / variance, rel=1e-3)
+    variance = np.var([i % 6 for i in range(16)])  # of the training labels, which standardise the scores
+    squared_change = float((found.output[0] - found.perturbed_output[0]) ** 2)
+    assert found.divergence == pytest.approx(squared_change / variance, rel=1e-3)
 
 
-def test_the_page_is_whole_and_has_both_runs(gold_run, source, tmp_path):
+def test_the_page_is_well_formed_and_shows_both_runs(gold_run, source, tmp_path):
     path, other = tmp_path / "page.html", tmp_path / "other"
     shutil.copytree(gold_run, other)
     command = [sys.executable, "eval.py", f"--workdir={gold_run}", f"--input={source}", "--task=sst5"]
@@ -82,7 +84,7 @@ def test_the_page_is_whole_and_has_both_runs(gold_run, source, tmp_path):
     assert len(set(shades)) > 5
 
 
-def test_mistakes_are_told(gold_run, source, tmp_path):
+def test_user_errors_are_one_line(gold_run, source, tmp_path):
     def write(source=source, radius=0.02):
         write_page(gold_run, source, tmp_path / "page", beside=None, task="sst5", checkpoint="final", radius=radius)
 

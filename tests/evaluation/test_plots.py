@@ -11,7 +11,7 @@ def pixels(figure, folder):
 
 
 def test_rows_of_the_confusion_matrix_are_labels_and_sum_to_one(tmp_path):
-    # Labels 0, 0, 0, 0, 1 are taken for 0, 1, 1, 1, 0; there is nothing of class 2.
+    # Labels 0, 0, 0, 0, 1 are predicted as 0, 1, 1, 1, 0; class 2 has no examples.
     logits = np.eye(3)[[0, 1, 1, 1, 0]]
     figure = plots.confusion_matrix(logits, np.array([0, 0, 0, 0, 1]), ("a", "b", "c"), "title")
     axes = figure.axes[0]
@@ -22,14 +22,14 @@ def test_rows_of_the_confusion_matrix_are_labels_and_sum_to_one(tmp_path):
     assert pixels(figure, tmp_path).std() > 0.05
 
 
-def test_many_classes_are_drawn_without_numbers():
+def test_a_matrix_of_many_classes_has_no_numbers():
     labels = np.arange(30)
     figure = plots.confusion_matrix(np.eye(30), labels, [f"class {i}" for i in labels], "title")
     assert not figure.axes[0].texts
     assert max(figure.get_size_inches()) < 20
 
 
-def test_scores_are_drawn_over_labels_with_the_line_of_agreement(tmp_path):
+def test_scores_are_plotted_against_labels_with_the_diagonal(tmp_path):
     scores, labels = np.array([0.5, 4.0, -1.0], np.float32), np.array([0.0, 5.0, 1.0], np.float32)
     figure = plots.scatter(scores, labels, "title")
     axes = figure.axes[0]
@@ -42,5 +42,5 @@ def test_scores_are_drawn_over_labels_with_the_line_of_agreement(tmp_path):
     assert pixels(figure, tmp_path).std() > 0.01
 
 
-def test_equal_scores_can_be_drawn(tmp_path):
+def test_equal_scores_can_be_plotted(tmp_path):
     assert pixels(plots.scatter(np.ones(2), np.ones(2), "title"), tmp_path).std() > 0.01

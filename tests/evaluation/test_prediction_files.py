@@ -8,7 +8,7 @@ from bertjax.tasks import get_task
 LOGITS = np.log(np.array([[0.1, 0.2, 0.4, 0.2, 0.1], [0.5, 0.2, 0.1, 0.1, 0.1]]))
 
 
-def test_classes_have_names_and_probabilities():
+def test_a_table_of_classes_has_names_and_probabilities():
     assert prediction_files.format_table(get_task("sst5"), ["a", 'b,"c"'], LOGITS) == (
         "id,predicted,very negative,negative,neutral,positive,very positive\n"
         "a,neutral,0.100000,0.200000,0.400000,0.200000,0.100000\n"
@@ -16,8 +16,7 @@ def test_classes_have_names_and_probabilities():
     )
 
 
-def test_scores_stand_alone():
-    """With as many digits as float32 has, whatever the unit."""
+def test_a_table_of_scores_keeps_float32_s_digits():
     text = prediction_files.format_table(
         get_task("sts"), ["a", "b", "c"], np.array([[4.25], [-0.5], [1 / 3000]], np.float32)
     )
@@ -33,12 +32,12 @@ def test_scores_stand_alone():
         ("sts", np.array([[4.25], [1.0]]), "id \t Predicted_Similiary \na , 4.250000 \nb , 1.000000 \n"),
     ],
 )
-def test_the_course_s_format(name, outputs, expected):
+def test_the_course_format(name, outputs, expected):
     prediction_files.check_format("course", [get_task(name)])
     assert prediction_files.format_course(get_task(name), ["a", "b"], outputs) == expected
 
 
-def test_the_course_has_no_format_for_other_tasks():
+def test_the_course_format_is_refused_for_other_tasks():
     prediction_files.check_format("table", [get_task("rated_sst")])
     with pytest.raises(UserError, match="--format: course is for sst5, .*, found a run of rated_sst; drop the flag"):
         prediction_files.check_format("course", [get_task("sst5"), get_task("rated_sst")])

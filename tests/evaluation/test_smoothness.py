@@ -15,12 +15,12 @@ B, S, D = 4, 6, 3
 MASK = np.arange(S) < np.array([6, 4, 3, 1])[:, None]
 
 
-def linear(params, embedding, example, key):
+def linear_logits(params, embedding, example, key):
     assert key is None
     return example["attention_mask"].astype(jnp.float32) @ (embedding @ params[:, None])
 
 
-LINEAR = smart.Model(lambda params, example: example["x"], linear)
+LINEAR = smart.Model(lambda params, example: example["x"], linear_logits)
 
 
 @pytest.fixture
@@ -30,24 +30,24 @@ def batch():
 
 
 @pytest.mark.parametrize("radius", [0.02, 0.3, 0.0])
-def test_a_linear_score_moves_by_its_slope(batch, radius):
+def test_a_linear_score_has_the_closed_form(batch, radius):
     w = jnp.array([1.0, -2.0, 0.5])
     found = jax.jit(
         partial(smoothness_step, model=LINEAR, divergence=smart.squared_error, radius=radius),
     )(w, batch)
-    # f = Σ_s w·x_s: δ = radius ‖x‖ J / ‖J‖ moves it by radius ‖x‖ ‖J‖, with J w at every real token.
+    # f = Σ_s w·x_s changes by radius ‖x‖ ‖J‖ under δ = radius ‖x‖ J / ‖J‖; J is w at every real token.
     x = batch["x"] * MASK[..., None]
     expected = radius**2 * (x**2).sum((1, 2)) * MASK.sum(1) * float(w @ w)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
     assert found.dtype == jnp.float32
 
 
-def test_two_classes_near_the_clean_output(batch):
-    # ½ δᵀ Jᵀ H J δ with H = 2 (diag p − p pᵀ): of logits (z, 0), p (1 − p) (dz)².
+def test_two_classes_have_the_closed_form_at_a_small_radius(batch):
+    # ½ δᵀ Jᵀ H J δ with H = 2 (diag p − p pᵀ) is p (1 − p) (dz)² for logits (z, 0).
     w = jnp.array([0.3, -0.2, 0.1])
 
     def logits(params, embedding, example, key):
-        z = linear(params, embedding, example, key)
+        z = linear_logits(params, embedding, example, key)
         return jnp.concatenate([z, jnp.zeros_like(z)])
 
     model = LINEAR._replace(logits=logits)
@@ -58,7 +58,7 @@ def test_two_classes_near_the_clean_output(batch):
     np.testing.assert_allclose(found, expected, rtol=2e-2)
 
 
-def test_a_bert_is_measured_without_dropout_and_by_the_example_s_place(tiny_config):
+def test_a_bert_is_measured_without_dropout_and_by_the_example_s_index(tiny_config):
     task = get_task("sst5")
     model = Bert(tiny_config, {task.name: task.num_outputs})
     params = init_params(jax.random.key(0), model)
@@ -72,9 +72,9 @@ def test_a_bert_is_measured_without_dropout_and_by_the_example_s_place(tiny_conf
     step = jax.jit(partial(smoothness_step, model=as_smart_model(model, task), divergence=task.divergence, radius=0.02))
     found = step(params, batch)
     assert (found > 0).all()
-    # Another order, and more padding, is the same to each example; its place in the split is not.
+    # The order within the batch does not matter, but the index in the split seeds the noise.
     order = np.array([2, 0, 3, 1])
     shuffled = {name: x[order] for name, x in batch.items()}
     np.testing.assert_allclose(step(params, shuffled), found[order], rtol=1e-3)
-    moved = step(params, {**batch, "index": np.array([13, 11, 14, 12], np.int32)})
-    assert not np.allclose(moved, found, rtol=1e-3)
+    other_noise = step(params, {**batch, "index": np.array([13, 11, 14, 12], np.int32)})
+    assert not np.allclose(other_noise, found, rtol=1e-3)

@@ -5,7 +5,7 @@ from bertjax.evaluation.plots import save_figure, training_curves
 from bertjax.evaluation.tables import format_rows, result_table
 
 
-def test_a_table_is_aligned():
+def test_columns_are_aligned():
     rows = [{"task": "sst5", "accuracy": 0.5, "step": 10}, {"task": "x", "accuracy": 0.123456, "step": 2}]
     assert format_rows(rows) == "\n".join(
         [
@@ -17,12 +17,12 @@ def test_a_table_is_aligned():
     )
 
 
-def test_rows_of_other_metrics_leave_columns_empty():
+def test_missing_cells_are_empty():
     rows = [{"task": "a", "accuracy": 0.5}, {"task": "b", "pearson": 0.25}]
     assert format_rows(rows).splitlines()[2:] == ["a     0.5000", "b               0.2500"]
 
 
-def test_a_result_shows_final_and_best_and_what_the_labels_are():
+def test_a_result_shows_final_best_labels_and_warnings():
     result = {
         "steps": 30,
         "dev": {"sst5": {"final": {"accuracy": 0.4}, "best": {"accuracy": 0.5, "step": 20}}},
@@ -36,7 +36,7 @@ def test_a_result_shows_final_and_best_and_what_the_labels_are():
 
 
 @pytest.mark.parametrize(("terms", "width"), [({"smoothness": 0.1, "bregman": 0.2}, 1440), ({}, 960)])
-def test_curves_are_drawn_with_terms_where_there_are_any(tmp_path, terms, width):
+def test_curves_include_smart_s_terms_if_logged(tmp_path, terms, width):
     records = [
         {"step": 10 * i, "split": "train", "values": {"loss": 2 - 0.1 * i, "accuracy": 0.1 * i, **terms}}
         for i in range(5)
