@@ -45,16 +45,16 @@ def tokens(runs: dict[str, str], path: Path) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     found = {name: load_text_model(Path(folder), None, "final") for name, folder in runs.items()}
     explained = {name: explain_lines(run, SENTENCES, RADIUS) for name, run in found.items()}
-    most = max(float(each.moved.max()) for lines in explained.values() for each in lines)
+    most = max(float(each.perturbation.max()) for lines in explained.values() for each in lines)
     top = 0.9
     for place in range(len(SENTENCES)):
         for name, lines in explained.items():
             each, names = lines[place], found[name].task.schema.label_names
-            told = [f"{names[int(x.argmax())]} {x.max():.0%}" for x in (each.output, each.moved_output)]
+            told = [f"{names[int(x.argmax())]} {x.max():.0%}" for x in (each.output, each.perturbed_output)]
             head = f"{name}: {told[0]}, moved: {told[1]}, divergence {each.divergence:.2g}"
             axes.text(0.02, top, head, fontsize=9, color="#57606a")
             right = 0.02
-            for token, moved in zip(each.tokens, each.moved, strict=True):
+            for token, moved in zip(each.tokens, each.perturbation, strict=True):
                 box = {"facecolor": (0.84, 0.38, 0.13, 0.85 * float(moved) / most), "edgecolor": "none", "pad": 2.5}
                 drawn = axes.text(right, top - 0.09, token, fontsize=11, bbox=box, family="monospace")
                 right = axes.transData.inverted().transform(drawn.get_window_extent(renderer))[1, 0] + 0.008

@@ -113,7 +113,7 @@ def test_a_whole_run(config, corpus, sst_folder, tmp_path, capsys):
     assert pretrain(config, tmp_path / "run") == result
     assert "finished; nothing to do" in capsys.readouterr().out
 
-    with pytest.raises(UserError, match="holds a pre-training run, and eval.py is for fine-tuned ones"):
+    with pytest.raises(UserError, match="holds a pre-training run"):
         evaluate(tmp_path / "run", "dev")
     with pytest.raises(UserError, match="holds a run of further pre-training, which this is not"):
         finetuning.train_and_evaluate(RunConfig(), tmp_path / "run")
