@@ -1,4 +1,4 @@
-"""Checkpoints written byte by byte as the formats say, and what reading them back must give."""
+"""Writers of small checkpoints and runs, and checks of what is read back from them."""
 
 import json
 import struct
@@ -35,7 +35,7 @@ NSP = {
     "cls.seq_relationship.weight": make_bert.tensor("cls.seq_relationship.weight", (2, 12)),
     "cls.seq_relationship.bias": make_bert.tensor("cls.seq_relationship.bias", (2,)),
 }
-# Eight significant bits: exact in bfloat16, whose bytes are a float32's upper half.
+# Eight significant bits are exact in bfloat16, the upper half of a float32's bytes.
 COARSE = {name: np.round(x * 64) / np.float32(64) for name, x in TENSORS.items()}
 WIDTHS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I8": np.int8, "F8_E4M3": np.int8}
 
@@ -60,15 +60,16 @@ def write_checkpoint(folder, tensors=TENSORS, config=GOLDEN["config"], dtype="F3
     return folder
 
 
-def refusal(source, error=UserError):
-    with pytest.raises(error) as info:
+def refusal(source):
+    """The one-line message of the UserError that loading a source raises."""
+    with pytest.raises(UserError) as info:
         load_pretrained(source)
     assert len(str(info.value).splitlines()) == 1
     return str(info.value)
 
 
 def assert_holds(params, tensors):
-    """Some of each kind, spelt out; the golden outputs answer for all."""
+    """Checks one tensor of each kind; the golden outputs check all of them."""
     layer = params["layer_1"]
     found = {
         "embeddings.word_embeddings.weight": params["embeddings"]["word"]["embedding"],
@@ -92,29 +93,10 @@ def assert_holds_all(params):
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "Film", "was", "superb", "dull", "un"]
-VOCABULARY += [
-    "##dull",
-    "!",
-    "é",
-    "e",
-    "café",
-    "cafe",
-    "映",
-    "画",
-    "a",
-    "b",
-    "c",
-    "##s",
-]
+VOCABULARY += ["##dull", "!", "é", "e", "café", "cafe", "映", "画", "a", "b", "c", "##s"]
 LABELS = ["bad", "so-so", "good"]
 LINEAGE = [{"init_from": "minilm-l6", "note": "n"}, {"trained_on": "rated_sst", "fingerprint": "f"}]
-RESULT = {
-    "datasets": {},
-    "lineage": LINEAGE,
-    "warnings": [],
-    "dev": {},
-    "steps": 7,
-}
+RESULT = {"datasets": {}, "lineage": LINEAGE, "warnings": [], "dev": {}, "steps": 7}
 
 
 def write_tokenizer(folder, size=24, **settings):
@@ -125,7 +107,7 @@ def write_tokenizer(folder, size=24, **settings):
 
 
 def random_params(config, seed=0):
-    """An encoder's parameters, our tree."""
+    """An encoder's parameters, as our tree."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), Bert(config)))
     return jax.tree.map(lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32), shapes)
@@ -150,7 +132,7 @@ def random_mlm(config, seed=1):
 
 
 def write_run(folder, config, params_of_step, result):
-    """A finished run's folder, its checkpoints written as the training loop does; the last is the final one."""
+    """Writes a finished run's folder, with checkpoints as the training loop saves them; the last step is final."""
     encoder = folder / "encoder"
     encoder.mkdir(parents=True)
     (encoder / "config.json").write_text(json.dumps({"model_type": "bert"} | vars(config)))
@@ -161,7 +143,7 @@ def write_run(folder, config, params_of_step, result):
             params = jax.tree.map(jnp.asarray, params)
             state = init_state(params, optax.adam(0.1), smart.preset("none"))
             state = state.replace(step=jnp.asarray(step, state.step.dtype))
-            # The first is the best, so that both are kept.
+            # The first is the best, so both are kept.
             checkpoints.save(step, state, {}, {"accuracy": 1 / (1 + step)})
     result = RESULT | {"steps": max(params_of_step)} | result
     (folder / "result.json").write_text(json.dumps(result))

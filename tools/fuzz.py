@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 from bertjax.data import tsv
 from bertjax.data.corpus import load_corpus
 from bertjax.errors import UserError
+from bertjax.pretrained.encoder_files import read_model_config
 from bertjax.pretrained.formats import flax_file, safetensors_file, torch_file
-from bertjax.pretrained.source import head_labels, read_model_config
+from bertjax.pretrained.head_metadata import head_class_names
 from bertjax.pretrained.tensors import shard_files
 from bertjax.pretrained.tokenizer import load_tokenizer
 from bertjax.runs.metrics_log import read_records
@@ -77,7 +78,7 @@ CSV = "".join(["id,article\n", *(f'{i},"A film, number {i}. It was good!"\n' for
 
 
 def _read_table(path: Path) -> None:
-    rows, _ = tsv.read_rows(
+    rows, _ = tsv.read_course_file(
         path, texts=("sentence",), label="sentiment", parse_label=tsv.class_parser(5), on_bad_row="error"
     )
     assert all(row.label in range(5) and row.texts[0].strip() for row in rows)
@@ -90,7 +91,7 @@ def _read_own_table(path: Path) -> None:
 def _read_tensors(read: Callable[[Path], Any]) -> Callable[[Path], None]:
     def run(path: Path) -> None:
         for stored in read(path):
-            if np.prod(stored.shape, dtype=np.float64) < 1e6:  # as `load` compares shapes before it reads
+            if np.prod(stored.shape, dtype=np.float64) < 1e6:  # `load` compares shapes before it reads
                 assert stored.float32().shape == stored.shape
 
     return run
@@ -116,7 +117,7 @@ def _read_vocabulary(path: Path) -> None:
     load_tokenizer(path.parent).encode("The films")
 
 
-def _read_ready_tokenizer(path: Path) -> None:
+def _read_tokenizer_json(path: Path) -> None:
     for name in ("vocab.txt", "tokenizer_config.json"):
         (path.parent / name).unlink(missing_ok=True)
     (path.parent / "tokenizer.json").write_bytes(path.read_bytes())
@@ -146,14 +147,14 @@ TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {
         _read_tokenizer_settings,
         json.dumps({"do_lower_case": True, "cls_token": "[CLS]"}).encode(),
     ),
-    "tokenizer.json": (_read_ready_tokenizer, _tokenizer_seed()),
+    "tokenizer.json": (_read_tokenizer_json, _tokenizer_seed()),
     "config of a run": (_in_folder("config.json", read_run_config), json.dumps(RUN).encode()),
     "origin of a run": (
         _in_folder("origin.json", partial(init_checkpoint.keep_init_checkpoint, origin=ORIGIN)),
         json.dumps(ORIGIN).encode(),
     ),
     "log of a run": (_in_folder("metrics.jsonl", read_records), f"{json.dumps(RECORD)}\n".encode() * 2),
-    "labels.json": (_in_folder("labels.json", head_labels), json.dumps({"head_sst5": ["bad", "good"]}).encode()),
+    "labels.json": (_in_folder("labels.json", head_class_names), json.dumps({"head_sst5": ["bad", "good"]}).encode()),
     "result of a run": (_in_folder("result.json", read_result), json.dumps(RESULT).encode()),
 }
 
@@ -196,7 +197,7 @@ def mangled(draw: Any, seed: bytes) -> bytes:
 
 
 @st.composite
-def lying_headers(draw: Any) -> bytes:
+def random_headers(draw: Any) -> bytes:
     """A safetensors file with an arbitrary header."""
     entry = st.fixed_dictionaries(
         {
@@ -216,15 +217,8 @@ def pickles(draw: Any) -> bytes:
     """A zip archive like PyTorch's with a pickle of random opcodes, most of them valid."""
     opcodes = [getattr(pickle, name) for name in pickle.__all__ if isinstance(getattr(pickle, name), bytes)]
     words = [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n"]
-    words += [
-        b"cos\nsystem\n",
-        b"X\x01\x00\x00\x00a",
-        b"K\x06",
-        b"q\x00",
-        b"h\x00",
-        b"r\xff\xff\xff\x7f",
-        b"X\xff\xff\xff\xff",
-    ]
+    words += [b"cos\nsystem\n", b"X\x01\x00\x00\x00a", b"X\xff\xff\xff\xff", b"r\xff\xff\xff\x7f"]
+    words += [b"K\x06", b"q\x00", b"h\x00"]
     words += [b"(", b"}", b")", b"t", b"R", b"s", b"u", b"b", b"Q", b"\x85", b"\x86", b"\x87", b"N", b"]", b"a", b"e"]
     body = draw(st.lists(st.sampled_from(words) | st.sampled_from(opcodes), max_size=40).map(b"".join))
     file = io.BytesIO()
@@ -238,7 +232,7 @@ def pickles(draw: Any) -> bytes:
 def files(target: str) -> st.SearchStrategy[bytes]:
     """Returns a strategy for the files of a target."""
     mangled_files = mangled(TARGETS[target][1])
-    more = {"safetensors": lying_headers(), "pytorch_model.bin": pickles()}
+    more = {"safetensors": random_headers(), "pytorch_model.bin": pickles()}
     if target.endswith(".json") or target == "config of a run":
         seed = json.loads(TARGETS[target][1])
         changed = st.dictionaries(st.sampled_from(sorted(seed)), _JSON, max_size=2)

@@ -17,7 +17,7 @@ from bertjax.evaluation.evaluator import evaluate
 from bertjax.evaluation.explain import explain_lines
 from bertjax.evaluation.predict_text import load_text_model, predict_lines
 from bertjax.label_scale import LabelScale, fold_heads
-from bertjax.pretrained import head_scales, load_pretrained, standardized_heads
+from bertjax.pretrained import head_label_scales, load_pretrained, standardize_heads
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export
 from bertjax.training import finetuning
@@ -71,29 +71,29 @@ def test_scales_of_the_same_labels_are_near(other, is_near):
 
 def test_a_head_of_scores_goes_on_standardised(capsys):
     params = {"head_a": HEAD, "other": 1}
-    found = standardized_heads(params, {"head_a": LabelScale(2.1, 0.6)}, {"a": SCALE})
+    found = standardize_heads(params, {"head_a": LabelScale(2.1, 0.6)}, {"a": SCALE})
     chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD), "other": 1})
     assert capsys.readouterr().err == ""
 
 
 def test_a_head_of_scores_of_another_scale_does_not_go_on(capsys):
-    assert standardized_heads({"head_a": HEAD}, {"head_a": LabelScale(50, 25)}, {"a": SCALE}) == {}
+    assert standardize_heads({"head_a": HEAD}, {"head_a": LabelScale(50, 25)}, {"a": SCALE}) == {}
     told = "a: a new head: the checkpoint's is for scores of mean 50, standard deviation 25, here mean 2, "
     assert capsys.readouterr().err.startswith(told)
 
 
 def test_a_head_of_scores_that_nothing_is_known_of(capsys):
-    found = standardized_heads({"head_a": HEAD}, {}, {"a": SCALE})
+    found = standardize_heads({"head_a": HEAD}, {}, {"a": SCALE})
     chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD)})
     assert capsys.readouterr().err.startswith("a: the checkpoint does not say which scores its head is for; taken for")
     far = HEAD | {"bias": np.float32([50.0])}
-    assert standardized_heads({"head_a": far}, {}, {"a": SCALE}) == {}
+    assert standardize_heads({"head_a": far}, {}, {"a": SCALE}) == {}
     assert capsys.readouterr().err.startswith(
         "a: a new head: the checkpoint's is for scores in other units, here mean 2"
     )
     # A head of another shape is dropped by `with_heads`, without these lines.
     classes = {"head_a": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}}
-    chex.assert_trees_all_equal(standardized_heads(classes, {}, {"a": SCALE}), classes)
+    chex.assert_trees_all_equal(standardize_heads(classes, {}, {"a": SCALE}), classes)
     assert capsys.readouterr().err == ""
 
 
@@ -209,14 +209,14 @@ def test_the_scale_is_kept_by_convert_and_export(runs, tmp_path, capsys):
     export(run, tmp_path / "exported", checkpoint="best")
     ours, theirs = (load_pretrained(folder)[1]["head_data_file"] for folder in (run, tmp_path / "converted"))
     chex.assert_trees_all_equal(ours, theirs)
-    assert head_scales(run) == head_scales(tmp_path / "converted") == {"head_data_file": expected}
-    assert head_scales(tmp_path / "exported") == {"classifier": expected}
+    assert head_label_scales(run) == head_label_scales(tmp_path / "converted") == {"head_data_file": expected}
+    assert head_label_scales(tmp_path / "exported") == {"classifier": expected}
     convert(tmp_path / "exported", tmp_path / "again")
-    assert head_scales(tmp_path / "again") == {"classifier": expected}
+    assert head_label_scales(tmp_path / "again") == {"classifier": expected}
     capsys.readouterr()
     _, params = load_pretrained(tmp_path / "exported")
     head = {"head_data_file": params["classifier"]}
-    assert standardized_heads(head, head_scales(tmp_path / "exported"), {"data_file": LabelScale(2.5, 1.7)}) == {}
+    assert standardize_heads(head, head_label_scales(tmp_path / "exported"), {"data_file": LabelScale(2.5, 1.7)}) == {}
     assert "a new head: the checkpoint's is for scores of mean" in capsys.readouterr().err
 
 
@@ -229,7 +229,7 @@ def test_a_broken_scale_is_one_line(tiny_checkpoint, tmp_path, name):
         broken = {"head_a": bad} if name == "label_scales.json" else config | {"label_scale": bad}
         (folder / name).write_text(json.dumps(broken))
         with pytest.raises(UserError, match=rf"{name}: .*(expected|too large)"):
-            head_scales(folder)
+            head_label_scales(folder)
 
 
 def test_a_finished_run_of_raw_scores_is_read_as_it_was_trained(runs, tmp_path):
@@ -248,7 +248,7 @@ def test_a_finished_run_of_raw_scores_is_read_as_it_was_trained(runs, tmp_path):
     np.testing.assert_allclose(folded, scale.unstandardize(raw), rtol=1e-5)
     trained, scaled = (load_pretrained(folder)[1]["head_data_file"] for folder in (old, run))
     chex.assert_trees_all_close(scale.fold(trained), scaled, rtol=1e-6)
-    assert head_scales(old) == {}
+    assert head_label_scales(old) == {}
     summary = evaluate(old, "dev")
     assert summary["metrics"]["data_file"]["loss"] == summary["metrics"]["data_file"]["mse"]
 

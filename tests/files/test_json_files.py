@@ -1,4 +1,4 @@
-"""JSON held to a shape: one refusal for each way to miss it, and what else may stand there."""
+"""Shapes of JSON: what fits, and one refusal for each way not to."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ FILE = Path("a.json")
     ],
 )
 def test_what_fits(value, shape):
-    check_shape(value, shape, FILE, "mend it")
+    check_shape(value, shape, FILE, "fix it")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_fits(value, shape):
         ({"x": {"y": {}}}, {str: {str: {"z": int}}}, "x.y.z, found none"),
     ],
 )
-def test_what_does_not(value, shape, complaint):
+def test_what_does_not_fit(value, shape, complaint):
     with pytest.raises(UserError) as raised:
-        check_shape(value, shape, FILE, "mend it")
-    assert str(raised.value) == f"a.json: expected {complaint}; mend it"
+        check_shape(value, shape, FILE, "fix it")
+    assert str(raised.value) == f"a.json: expected {complaint}; fix it"

@@ -1,4 +1,4 @@
-"""Exports, loaded by Transformers; and what an export refuses."""
+"""Exports as Transformers loads them, and what `export` refuses."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ from checkpoints import (
 from bertjax.errors import UserError
 from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
-from bertjax.pretrained import load_pretrained, resolve
+from bertjax.pretrained import load_pretrained, resolve_checkpoint
 from bertjax.pretrained.__main__ import main
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export
@@ -36,7 +36,7 @@ from bertjax.pretrained.tokenizer import load_tokenizer
 
 CONFIG = BertConfig.from_dict(GOLDEN["config"])
 TEXT = "The FILM was café, undulls [MASK] 映画!"
-CLASSES = {"fingerprint": "f", "labels": "as told", "label_names": LABELS}
+CLASSES = {"fingerprint": "f", "labels": "gold", "label_names": LABELS}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def run(tmp_path):
 
 
 def logits_of(params, config, head, text, folder):
-    """Ours, of one text through our own tokenizer."""
+    """Our logits for one text, with our tokenizer."""
     encoding = load_tokenizer(folder).encode(text)
     ids, types = (jnp.asarray([x], jnp.int32) for x in (encoding.ids, encoding.type_ids))
     bert = Bert(config, {head: params[f"head_{head}"]["bias"].size})
@@ -153,7 +153,7 @@ def test_a_pair_of_texts(transformers, tmp_path):
     ids=str,
 )
 @pytest.mark.parametrize("only", ["vocab.txt", "tokenizer.json"])
-def test_the_tokenizer_is_that_of_training(transformers, run, tmp_path, settings, only):
+def test_the_tokenizer_equals_that_of_training(transformers, run, tmp_path, settings, only):
     encoder = run / "encoder"
     write_tokenizer(encoder, CONFIG.vocab_size, **settings)
     ours = load_tokenizer(encoder)
@@ -211,13 +211,13 @@ def test_a_pre_training_run(transformers, tmp_path):
     chex.assert_trees_all_close(outputs.seq_relationship_logits.numpy()[0], expected, atol=1e-4, rtol=0)
 
 
-# The way round: a checkpoint of theirs, converted, exported
+# Round trip: convert a checkpoint from Transformers, export it again
 
 CLASSIFIER = {"classifier.weight": np.float32([[1] * 12, [2] * 12, [3] * 12]), "classifier.bias": np.arange(3.0)}
 CLASSIFIER["classifier.bias"] = CLASSIFIER["classifier.bias"].astype(np.float32)
 
 
-def test_the_way_round_is_exact_for_transformers_models(transformers, tmp_path):
+def test_the_round_trip_is_exact_for_transformers_models(transformers, tmp_path):
     config = transformers.BertConfig(**GOLDEN["config"], id2label=dict(enumerate(LABELS)))
     write_tokenizer(tmp_path / "a")
     names = ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
@@ -250,7 +250,7 @@ ODD = np.float32([0.0, -0.0, 1e-45, -1e-42, 3.4e38, 1 / 3, np.inf, -np.inf, 1.17
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_way_round_is_exact(tmp_path, extra, architecture, prefix):
+def test_the_round_trip_is_exact(tmp_path, extra, architecture, prefix):
     (tmp_path / "a").mkdir()
     tensors = TENSORS | {"encoder.layer.0.output.dense.bias": ODD}  # subnormals and signed zeros too
     write_checkpoint(tmp_path / "a", tensors | extra)
@@ -277,14 +277,14 @@ def test_the_way_round_is_exact(tmp_path, extra, architecture, prefix):
 
 
 @pytest.mark.parametrize(("checkpoint", "seed"), [("final", 1), ("best", 3)])
-def test_the_checkpoint_asked_for(run, tmp_path, checkpoint, seed):
+def test_final_and_best_checkpoints(run, tmp_path, checkpoint, seed):
     export(run, tmp_path / "out", checkpoint)
     _, params = load_pretrained(tmp_path / "out")
     head = params.pop("classifier")
     chex.assert_trees_all_equal(params, jax.tree.map(jnp.asarray, random_params(CONFIG, seed)))
     chex.assert_trees_all_equal(head, jax.tree.map(jnp.asarray, random_head(CONFIG, 3, seed + 1)))
     assert json.loads((tmp_path / "out" / "lineage.json").read_text()) == LINEAGE
-    assert resolve(tmp_path / "out") == tmp_path / "out"
+    assert resolve_checkpoint(tmp_path / "out") == tmp_path / "out"
 
 
 def change(run, **changes):
@@ -300,22 +300,20 @@ def complaint(*arguments):
     return str(raised.value)
 
 
-def test_labels_that_are_not_told(run, tmp_path):
+def test_labels_without_names(run, tmp_path):
     before = sorted(tmp_path.iterdir())
-    untold = {name: value for name, value in CLASSES.items() if name != "label_names"}
-    for datasets in ({}, {"sst5": untold}):
+    nameless = {name: value for name, value in CLASSES.items() if name != "label_names"}
+    for datasets in ({}, {"sst5": nameless}):
         path = change(run, datasets=datasets)
-        assert complaint(run, tmp_path / "out") == (
-            f"{path}: expected datasets.sst5.label_names, found none; the run is of an older version: run it again in "
-            "another --workdir"
-        )
+        assert complaint(run, tmp_path / "out").startswith(f"{path}: expected datasets.sst5.label_names, found none")
     change(run, datasets={"sst5": CLASSES | {"label_names": ["a", "b"]}})
-    expected = "expected datasets.sst5.label_names to fit the head's 3 outputs, found 2"
-    assert complaint(run, tmp_path / "out") == f"{path}: {expected}"
+    message = complaint(run, tmp_path / "out")
+    assert message.startswith(f"{path}: expected datasets.sst5.label_names ")
+    assert message.endswith("3 outputs, found 2")
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_best_checkpoint_that_is_not_told(run, tmp_path):
+def test_a_run_that_does_not_record_its_best_checkpoint(run, tmp_path):
     path = change(run, dev={})
     assert complaint(run, tmp_path / "out", "best") == (
         f"{path}: expected the step of the best checkpoint under dev.TASK.best.step, found none; use --checkpoint=final"
@@ -323,19 +321,21 @@ def test_a_best_checkpoint_that_is_not_told(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", ".."])
-def test_a_head_whose_name_leads_out_of_the_folder(tmp_path, name):
+def test_a_head_named_after_a_path_outside_the_folder(tmp_path, name):
     params = random_params(CONFIG) | {"head_" + task: random_head(CONFIG, 3, 2) for task in ("a", name)}
     run = write_run(tmp_path / "run", CONFIG, {1: params}, {"datasets": {"a": CLASSES, name: CLASSES}})
     before = sorted(tmp_path.iterdir())
-    expected = f"{run}: expected the name of a task, found a head of {name!r}; get the run again"
-    assert complaint(run, tmp_path / "out") == expected
+    message = complaint(run, tmp_path / "out")
+    assert message.startswith(f"{run}: ")
+    assert f"found one named {name!r}; " in message
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_heads_of_a_run_that_was_converted(run, tmp_path):
+def test_the_task_heads_of_a_converted_run(run, tmp_path):
     converted = convert(run, tmp_path / "converted")
-    expected = "expected no heads of a run, found head_sst5; export the run's own folder"
-    assert complaint(converted, tmp_path / "out") == f"{converted}: {expected}"
+    assert complaint(converted, tmp_path / "out").startswith(
+        f"{converted}: expected no heads of a run, found head_sst5"
+    )
 
 
 def test_a_vocabulary_of_another_size(run, tmp_path):
@@ -369,7 +369,7 @@ def test_the_commands(run, tmp_path, capsys):
         ([], "the following arguments are required: export|convert; see --help"),
     ],
 )
-def test_what_the_command_refuses_is_one_line_and_status_two(run, tmp_path, arguments, message, capsys, monkeypatch):
+def test_a_refusal_is_one_line_and_status_2(run, tmp_path, arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").mkdir()
     write_checkpoint(tmp_path / "plain")
@@ -387,7 +387,7 @@ def test_what_the_command_refuses_is_one_line_and_status_two(run, tmp_path, argu
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_command_as_it_is_typed(run, tmp_path):
+def test_the_command_in_a_process_of_its_own(run, tmp_path):
     command = [sys.executable, "-m", "bertjax.pretrained", "export", run, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {tmp_path / 'out'}\n", "")

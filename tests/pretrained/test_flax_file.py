@@ -1,4 +1,4 @@
-"""flax_model.msgpack as Transformers 4 wrote it: names spelt out, bytes by msgpack's own packer."""
+"""flax_model.msgpack as Transformers 4 wrote it: names spelt out, packed by msgpack itself."""
 
 import json
 import struct
@@ -148,7 +148,7 @@ def peak_of(call, *args):
         tracemalloc.stop()
 
 
-LIST = b"\xdd" + struct.pack(">I", 2**20)  # of so many items, of which there are none
+LIST = b"\xdd" + struct.pack(">I", 2**20)  # claims 2**20 items and holds none
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ LIST = b"\xdd" + struct.pack(">I", 2**20)  # of so many items, of which there ar
     ],
     ids=["lists", "lists in a tree", "lists in an array", "an array", "a map", "a text"],
 )
-def test_lengths_that_lie_take_no_memory(write, data):
+def test_false_lengths_take_no_memory(write, data):
     path = write({}) / "flax_model.msgpack"
-    path.write_bytes(data + bytes(2**21))  # msgpack believes no length beyond the file's
+    path.write_bytes(data + bytes(2**21))  # msgpack itself refuses lengths beyond the file's
     message, peak = peak_of(refusal, path.parent)
     assert message.startswith(f"{path}: not a readable Flax file (")
     assert peak < 2**25
@@ -185,7 +185,7 @@ def test_lengths_that_lie_take_no_memory(write, data):
         (3, 3, 3),
     ],
 )
-def test_an_array_that_lies(write, shape, dtype, data):
+def test_an_inconsistent_array(write, shape, dtype, data):
     payload = msgpack.packb((shape, dtype, data), use_bin_type=True)
     folder = write({"bert": {"a": msgpack.ExtType(1, payload)}})
     assert refusal(folder).startswith(f"{folder / 'flax_model.msgpack'}: not a readable Flax file (")
@@ -204,5 +204,5 @@ def test_a_deep_tree(write, byte):
 
 
 @pytest.mark.parametrize("tree", [3, [1], {"bert": "text"}, {"bert": {"a": None}}])
-def test_no_tree_of_arrays(write, tree):
+def test_a_file_that_is_not_a_tree_of_arrays(write, tree):
     refusal(write(tree))

@@ -1,4 +1,4 @@
-"""Properties of checkpoints, on drawn architectures and tensors: what goes in comes out, bit for bit."""
+"""Properties of checkpoints, on random architectures and tensors: what is written is read back bit for bit."""
 
 import json
 import tempfile
@@ -35,13 +35,13 @@ def architectures(draw):
 
 
 def bits(draw, shape):
-    """A float32 array of any bits whatever: subnormals, infinities, NaNs with payloads, both zeros."""
+    """A float32 array with random bits: subnormals, infinities, NaNs with payloads, both zeros."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return rng.integers(0, 2**32, shape, dtype=np.uint32).view(np.float32)
 
 
 def head_shapes(config, draw):
-    """Of MLM's head, NSP's or both, or a classifier's, or none."""
+    """Shapes of the MLM head, the NSP head or both; of a classifier; or of no head."""
     sizes = {12: config.hidden_size, 24: config.vocab_size, 2: 2}
     shapes = {}
     for head in (MLM, NSP):
@@ -55,7 +55,7 @@ def head_shapes(config, draw):
 
 @given(st.data())
 @settings(max_examples=25, phases=[Phase.generate])  # a failure would take minutes to shrink
-def test_from_hugging_face_to_ours_and_back_every_bit_is_kept(data):
+def test_convert_then_export_keeps_every_bit(data):
     config = data.draw(architectures())
     shapes = tensor_shapes(config)
     if not data.draw(st.booleans(), label="pooler"):
@@ -90,7 +90,7 @@ def torch():
 
 
 def any_view(torch, base, draw):
-    """A view of the numbers in a storage, contiguous or not, of no more than that has: others are refused."""
+    """A view of a storage, contiguous or not, with no more elements than the storage has: others are refused."""
     x = base
     for _ in range(draw(st.integers(0, 3))):
         kind = draw(st.sampled_from(["reshape", "transpose", "slice", "index", "diagonal", "strided"]))

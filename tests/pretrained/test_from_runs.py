@@ -27,7 +27,7 @@ from checkpoints import (
 from bertjax.errors import UserError
 from bertjax.files import assets
 from bertjax.models.config import BertConfig
-from bertjax.pretrained import keep_encoder, lineage, load_pretrained, read_model_config, resolve
+from bertjax.pretrained import copy_encoder_files, load_pretrained, read_lineage, read_model_config, resolve_checkpoint
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export
 from bertjax.pretrained.tokenizer import load_tokenizer
@@ -49,34 +49,32 @@ def run(tmp_path):
 @pytest.mark.parametrize("part", ["", "encoder"])
 def test_a_run_gives_its_final_parameters_vocabulary_and_lineage(run, part):
     source = run / part
-    assert resolve(source) == resolve(str(source)) == run / "encoder"
+    assert resolve_checkpoint(source) == resolve_checkpoint(str(source)) == run / "encoder"
     config, params = load_pretrained(source)
-    assert config == read_model_config(resolve(source)) == CONFIG
+    assert config == read_model_config(resolve_checkpoint(source)) == CONFIG
     chex.assert_trees_all_equal(params, jax.tree.map(jnp.asarray, FINAL))
-    assert lineage(source) == LINEAGE
+    assert read_lineage(source) == LINEAGE
 
 
-def test_a_relative_folder_is_one_too(run, monkeypatch):
+def test_a_relative_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     chex.assert_trees_all_equal(load_pretrained("run")[1], jax.tree.map(jnp.asarray, FINAL))
 
 
-@pytest.mark.parametrize("read", [resolve, load_pretrained, lineage])
+@pytest.mark.parametrize("read", [resolve_checkpoint, load_pretrained, read_lineage])
 def test_an_unfinished_run(run, read):
     (run / "result.json").unlink()
     with pytest.raises(UserError) as raised:
         read(run)
-    assert str(raised.value) == (
-        f"{run}: expected a finished run, found one without result.json; finish it by its own command"
-    )
-    # The encoder's folder alone is still an architecture and a vocabulary.
-    assert resolve(run / "encoder") == run / "encoder"
+    assert str(raised.value).startswith(f"{run}: expected a finished run, found one without result.json; ")
+    # The encoder's folder alone still has an architecture and a vocabulary.
+    assert resolve_checkpoint(run / "encoder") == run / "encoder"
 
 
-def test_a_run_whose_checkpoint_is_gone(run):
+def test_a_run_without_its_checkpoint(run):
     shutil.rmtree(run / "checkpoints" / "7")
     path = run / "checkpoints" / "7" / "params"
-    assert refusal(run).startswith(f"{path}: no readable checkpoint of Orbax's (")
+    assert refusal(run).startswith(f"{path}: not a readable Orbax checkpoint (")
 
 
 def test_a_broken_checkpoint(run):
@@ -84,7 +82,7 @@ def test_a_broken_checkpoint(run):
     for file in path.rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    assert refusal(run).startswith(f"{path}: no readable checkpoint of Orbax's (")
+    assert refusal(run).startswith(f"{path}: not a readable Orbax checkpoint (")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"steps": "x", "lineage": 3}'])
@@ -92,7 +90,7 @@ def test_a_broken_result(run, text):
     (run / "result.json").write_text(text)
     refusal(run)
     with pytest.raises(UserError, match=r"result\.json: "):
-        lineage(run)
+        read_lineage(run)
 
 
 def test_parameters_of_another_architecture(tmp_path):
@@ -107,7 +105,7 @@ def test_parameters_of_another_architecture(tmp_path):
     )
 
 
-def test_a_part_of_the_language_model_s_head(tmp_path):
+def test_an_incomplete_language_model_head(tmp_path):
     params = random_params(CONFIG) | {"mlm": {"bias": np.zeros(24, np.float32)}}
     run = write_run(tmp_path / "run", CONFIG, {1: params}, {})
     assert "missing: mlm/norm/affine/bias, mlm/norm/affine/scale, mlm/transform/bias, " in refusal(run)
@@ -124,9 +122,9 @@ def source(tmp_path):
     return write_checkpoint(folder)
 
 
-def test_a_converted_folder_stands_for_its_source(source, tmp_path):
+def test_a_converted_folder_equals_its_source(source, tmp_path):
     out = convert(source, tmp_path / "out")
-    assert resolve(out) == out
+    assert resolve_checkpoint(out) == out
     config, params = load_pretrained(out)
     assert config == CONFIG
     assert_holds(params, TENSORS)
@@ -134,19 +132,19 @@ def test_a_converted_folder_stands_for_its_source(source, tmp_path):
         *("config.json", "vocab.txt", "tokenizer_config.json", "lineage.json", "params")
     }
     assert load_tokenizer(out).get_vocab() == load_tokenizer(source).get_vocab()
-    assert lineage(out) == [{"init_from": str(source)}]
+    assert read_lineage(out) == [{"init_from": str(source)}]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_converting_a_run_keeps_its_heads_and_its_past(run, tmp_path):
+def test_converting_a_run_keeps_its_heads_and_lineage(run, tmp_path):
     out = convert(run, tmp_path / "out")
     chex.assert_trees_all_equal(load_pretrained(out)[1], jax.tree.map(jnp.asarray, FINAL))
-    assert lineage(out) == LINEAGE
+    assert read_lineage(out) == LINEAGE
 
 
-def test_lineage_names_what_was_asked_for(source, tmp_path, monkeypatch):
+def test_the_lineage_names_the_starter(source, tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "fetch_asset", lambda name: source)
-    (entry,) = lineage(convert("minilm-l6", tmp_path / "out"))
+    (entry,) = read_lineage(convert("minilm-l6", tmp_path / "out"))
     assert entry["init_from"] == "minilm-l6"
     assert "Quora" in entry["note"]
 
@@ -157,10 +155,10 @@ def test_google_s_config_becomes_config_json(source, tmp_path):
     out = convert(source, tmp_path / "out")
     assert json.loads((out / "config.json").read_text()) == GOLDEN["config"]
     (source / "config.json").write_text(json.dumps(GOLDEN["config"] | {"layer_norm_eps": 0.5}))
-    assert read_model_config(source).layer_norm_eps == 0.5  # the usual name comes first
+    assert read_model_config(source).layer_norm_eps == 0.5  # config.json takes precedence
 
 
-def test_what_a_checkpoint_lacks_is_not_made_up(tmp_path, source, capsys):
+def test_convert_adds_no_pooler(tmp_path, source, capsys):
     write_checkpoint(source, {name: x for name, x in TENSORS.items() if not name.startswith("pooler")})
     out = convert(source, tmp_path / "out")
     assert capsys.readouterr().err == ""
@@ -175,16 +173,16 @@ def complaint(*arguments):
     return str(raised.value)
 
 
-def test_an_output_that_is_there(source, tmp_path):
+def test_an_output_that_exists(source, tmp_path):
     out = tmp_path / "out"
-    expected = f"{out}: expected a new folder to write, found an existing one; remove it or name another"
+    expected = f"{out}: expected a new folder to write, found an existing one; "
     for make in (out.mkdir, lambda: out.write_text("mine"), lambda: out.symlink_to("nowhere")):
         make()
-        assert complaint(source, out) == expected
+        assert complaint(source, out).startswith(expected)
         shutil.rmtree(out) if out.is_dir() else out.unlink()
 
 
-def test_nothing_is_left_of_a_failure(source, tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing_behind(source, tmp_path, monkeypatch):
     before = sorted(tmp_path.iterdir())
     complaint(tmp_path / "gone", tmp_path / "out")
     (source / "model.safetensors").write_bytes(b"")
@@ -210,11 +208,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, write):
     assert sorted(tmp_path.iterdir()) == before
 
 
-# Links that somebody planted
+# Malicious links
 
 
 def plant(link, folder):
-    """A link to a file outside; returns that file."""
+    """Creates a link to a file outside, and returns that file."""
     target = folder / f"target-{link.name}"
     target.write_bytes(b"mine")
     link.parent.mkdir(exist_ok=True, parents=True)
@@ -229,7 +227,7 @@ SMALL = ("config.json", "vocab.txt", "tokenizer_config.json")
 @pytest.mark.parametrize("planted", [*SMALL, *(f".{name}.partial" for name in SMALL)])
 def test_a_link_is_replaced_and_not_followed(source, tmp_path, planted):
     target = plant(tmp_path / "kept" / planted, tmp_path)
-    keep_encoder(source, tmp_path / "kept")
+    copy_encoder_files(source, tmp_path / "kept")
     assert target.read_bytes() == b"mine"
     assert not any(path.is_symlink() for path in (tmp_path / "kept").iterdir())
     for name in SMALL:
@@ -240,7 +238,7 @@ def test_a_link_is_replaced_and_not_followed(source, tmp_path, planted):
 def test_a_folder_that_is_a_link(source, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kept").symlink_to("elsewhere")
-    keep_encoder(source, tmp_path / "kept")
+    copy_encoder_files(source, tmp_path / "kept")
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert (tmp_path / "kept" / "config.json").is_file()
 
@@ -248,16 +246,13 @@ def test_a_folder_that_is_a_link(source, tmp_path):
 def test_a_copy_that_cannot_be_written(source, tmp_path):
     (tmp_path / "kept" / "vocab.txt").mkdir(parents=True)
     with pytest.raises(UserError) as raised:
-        keep_encoder(source, tmp_path / "kept")
-    assert str(raised.value) == (
-        f"{tmp_path / 'kept'}: {source} cannot be copied there (Is a directory); free space, or make the folder "
-        "writable, and run the same command again"
-    )
+        copy_encoder_files(source, tmp_path / "kept")
+    assert str(raised.value).startswith(f"{tmp_path / 'kept'}: {source} cannot be copied there (Is a directory); ")
 
 
 @pytest.mark.parametrize("write", [convert, export])
 def test_nothing_is_written_through_a_link(source, tmp_path, write):
-    """Both write to a new folder beside OUT, whose name can be foretold."""
+    """Both write to a temporary folder beside OUT with a predictable name."""
     partial = tmp_path / ".out.partial"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -276,13 +271,13 @@ def test_nothing_is_written_through_a_link(source, tmp_path, write):
     assert not os.path.lexists(partial)
 
 
-def test_lineage_of_what_has_none(source, monkeypatch):
+def test_the_lineage_of_a_checkpoint_without_one(source, monkeypatch):
     monkeypatch.setattr(assets, "fetch_asset", lambda name: pytest.fail("fetched"))
     note = "its own training saw Quora duplicates, SNLI and MultiNLI"
-    assert lineage("minilm-l6") == [{"init_from": "minilm-l6", "note": note}]
+    assert read_lineage("minilm-l6") == [{"init_from": "minilm-l6", "note": note}]
     pinned = "bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
-    assert lineage("bert-base-uncased") == lineage(pinned) == [{"init_from": pinned}]
-    assert lineage(source) == [{"init_from": str(source)}]
+    assert read_lineage("bert-base-uncased") == read_lineage(pinned) == [{"init_from": pinned}]
+    assert read_lineage(source) == [{"init_from": str(source)}]
     (source / "lineage.json").write_text("{}")
-    with pytest.raises(UserError, match=r"lineage\.json: expected a list, found {}; mend it, or delete it"):
-        lineage(source)
+    with pytest.raises(UserError, match=r"lineage\.json: expected a list, found {}; "):
+        read_lineage(source)

@@ -1,4 +1,4 @@
-"""Models from the hub: of which commit, checked against which hashes, and what the local cache is good for."""
+"""Models from the hub: which commit, which hashes are checked, and when the local cache is used."""
 
 import fnmatch
 import hashlib
@@ -11,7 +11,7 @@ import huggingface_hub.errors
 import pytest
 from checkpoints import TENSORS, assert_holds, refusal, write_checkpoint, write_tokenizer
 
-from bertjax.pretrained import hub, lineage, load_pretrained, resolve
+from bertjax.pretrained import hub, load_pretrained, read_lineage, resolve_checkpoint
 from bertjax.pretrained.convert import convert
 
 SHA = "ab" * 20
@@ -19,14 +19,14 @@ LATER = "cd" * 20
 
 
 def hash_of(name, data):
-    """As the hub has it: SHA-256 of weights, which lie in LFS, and Git's own of all else."""
+    """The hub's hash: SHA-256 for weights, which are in LFS, and Git's own for all other files."""
     if name.endswith((".safetensors", ".bin")):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 class Hub:
-    """A hub of one model, and its client's cache, laid out as the client does."""
+    """A hub with one model, and its client's cache in the client's layout."""
 
     def __init__(self, files, cache):
         self.files, self.cache = files, cache
@@ -58,7 +58,7 @@ class Hub:
             return str(folder)
         if self.error:
             raise self.error
-        assert len(revision) == 40  # never a branch, which may have moved since it was asked for
+        assert len(revision) == 40  # never a branch, which may have moved in between
         folder = model / "snapshots" / revision
         for part in (folder, model / "blobs", model / "refs"):
             part.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ class Hub:
 
 
 @pytest.fixture
-def there(tmp_path, monkeypatch):
-    """A hub that has a model."""
+def fake_hub(tmp_path, monkeypatch):
+    """A hub with a model."""
     source = tmp_path / "source"
     source.mkdir()
     write_tokenizer(source)
@@ -91,7 +91,7 @@ def there(tmp_path, monkeypatch):
 
 
 def unlink_all(folder):
-    """As where a file system has no links: the files themselves."""
+    """Replaces links by files, as in a cache on a file system without links."""
     for path in folder.iterdir():
         data = path.read_bytes()
         path.unlink()
@@ -99,9 +99,9 @@ def unlink_all(folder):
 
 
 def forget():
-    """As a new process."""
-    hub._find.cache_clear()
-    hub._hash.cache_clear()
+    """Clears what a new process would not know."""
+    hub._find_commit.cache_clear()
+    hub._file_hash.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -113,53 +113,52 @@ def forget():
         ("bert-base-uncased@main", "bert-base-uncased", "main"),
     ],
 )
-def test_a_name_is_one_commit_which_is_told_once(there, name, repository, revision, capsys):
+def test_a_name_is_one_commit_reported_once(fake_hub, name, repository, revision, capsys):
     _, params = load_pretrained(name)
     assert_holds(params, TENSORS)
-    there.sha = LATER  # the branch moves on while we run
-    assert resolve(name) == there.snapshot(repository)
-    assert lineage(name) == [{"init_from": f"{repository}@{SHA}"}]
-    assert there.infos == [(repository, revision)]
-    assert {revision for _, revision, _, _ in there.downloads} == {SHA}
-    assert capsys.readouterr() == (
-        "",
-        f"bertjax: {name} is {repository}@{SHA} now; pass that as init_from to keep to it\n",
-    )
+    fake_hub.sha = LATER  # the branch moves on while we run
+    assert resolve_checkpoint(name) == fake_hub.snapshot(repository)
+    assert read_lineage(name) == [{"init_from": f"{repository}@{SHA}"}]
+    assert fake_hub.infos == [(repository, revision)]
+    assert {revision for _, revision, _, _ in fake_hub.downloads} == {SHA}
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f"bertjax: {name} is now {repository}@{SHA}; ")
 
 
-def test_a_commit_is_not_news(there, capsys):
-    assert resolve(f"owner/model@{SHA}") == there.snapshot()
-    assert lineage(f"owner/model@{SHA}") == [{"init_from": f"owner/model@{SHA}"}]
+def test_a_commit_is_not_reported(fake_hub, capsys):
+    assert resolve_checkpoint(f"owner/model@{SHA}") == fake_hub.snapshot()
+    assert read_lineage(f"owner/model@{SHA}") == [{"init_from": f"owner/model@{SHA}"}]
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_converted_names_the_commit(there, tmp_path):
+def test_a_converted_folder_names_the_commit(fake_hub, tmp_path):
     convert("owner/model", tmp_path / "out")
-    assert lineage(tmp_path / "out") == [{"init_from": f"owner/model@{SHA}"}]
+    assert read_lineage(tmp_path / "out") == [{"init_from": f"owner/model@{SHA}"}]
 
 
-def test_no_second_copy_of_the_weights(there):
-    there.files["pytorch_model.bin"] = b"not wanted"
-    resolve("owner/model")
-    assert {path.name for path in there.snapshot().iterdir()} == {
+def test_weights_are_downloaded_in_one_format(fake_hub):
+    fake_hub.files["pytorch_model.bin"] = b"not wanted"
+    resolve_checkpoint("owner/model")
+    assert {path.name for path in fake_hub.snapshot().iterdir()} == {
         *("config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors")
     }
 
 
-def test_a_model_without_safetensors(there):
-    there.files["pytorch_model.bin"] = there.files.pop("model.safetensors")
-    there.files["pytorch_model.bin.index.json"] = b"{}"
-    assert resolve("owner/model@main") == there.snapshot()
+def test_a_model_without_safetensors(fake_hub):
+    fake_hub.files["pytorch_model.bin"] = fake_hub.files.pop("model.safetensors")
+    fake_hub.files["pytorch_model.bin.index.json"] = b"{}"
+    assert resolve_checkpoint("owner/model@main") == fake_hub.snapshot()
     assert {"pytorch_model.bin", "pytorch_model.bin.index.json", "config.json", "vocab.txt"} <= {
-        path.name for path in there.snapshot().iterdir()
+        path.name for path in fake_hub.snapshot().iterdir()
     }
 
 
-def test_a_model_without_weights_that_we_read(there):
-    there.files["flax_model.msgpack"] = there.files.pop("model.safetensors")
-    assert refusal("owner/model") == (
-        f"init_from: owner/model@{SHA}: expected model.safetensors or pytorch_model.bin, found neither; convert what "
-        "it has, or name another model"
+def test_a_model_without_weights_in_a_supported_format(fake_hub):
+    fake_hub.files["flax_model.msgpack"] = fake_hub.files.pop("model.safetensors")
+    assert refusal("owner/model").startswith(
+        f"init_from: owner/model@{SHA}: expected model.safetensors or pytorch_model.bin, found neither; "
     )
 
 
@@ -174,25 +173,25 @@ def test_a_model_without_weights_that_we_read(there):
         ("vocab.txt", "Git's hash"),
     ],
 )
-def test_a_damaged_file_is_removed_and_fetched_anew(there, file, kind):
-    sound = there.files.setdefault(file, b"sound")
-    there.damaged = {file: sound[:-1] + b"?"}
-    path = there.snapshot() / file
-    assert refusal("owner/model") == (
+def test_a_damaged_file_is_removed_and_fetched_again(fake_hub, file, kind):
+    sound = fake_hub.files.setdefault(file, b"sound")
+    fake_hub.damaged = {file: sound[:-1] + b"?"}
+    path = fake_hub.snapshot() / file
+    assert refusal("owner/model").startswith(
         f"{path}: expected {kind} {hash_of(file, sound)}, as owner/model@{SHA} states, found "
-        f"{hash_of(file, there.damaged[file])}; it was removed; run again to fetch it anew"
+        f"{hash_of(file, fake_hub.damaged[file])}; it was removed; "
     )
-    blobs = there.cache / "models--owner--model" / "blobs"
+    blobs = fake_hub.cache / "models--owner--model" / "blobs"
     assert not os.path.lexists(path)
     assert hash_of(file, sound) not in [blob.name for blob in blobs.iterdir()]
     assert len(list(blobs.iterdir())) == len(list(path.parent.iterdir())) > 0
-    there.damaged = {}
-    assert (resolve("owner/model") / file).read_bytes() == sound
+    fake_hub.damaged = {}
+    assert (resolve_checkpoint("owner/model") / file).read_bytes() == sound
 
 
-def test_only_the_cache_s_own_file_is_removed(there, tmp_path):
-    resolve("owner/model")
-    path = there.snapshot() / "model.safetensors"
+def test_only_the_cache_s_own_file_is_removed(fake_hub, tmp_path):
+    resolve_checkpoint("owner/model")
+    path = fake_hub.snapshot() / "model.safetensors"
     path.unlink()
     mine = tmp_path / "mine"
     mine.write_bytes(b"mine")
@@ -202,28 +201,26 @@ def test_only_the_cache_s_own_file_is_removed(there, tmp_path):
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_damaged_file_that_cannot_be_removed(there, monkeypatch):
-    there.damaged = {"model.safetensors": b"?"}
+def test_a_damaged_file_that_cannot_be_removed(fake_hub, monkeypatch):
+    fake_hub.damaged = {"model.safetensors": b"?"}
 
     def unlink(path, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(hub.Path, "unlink", unlink)
-    assert refusal("owner/model").endswith(
-        "; it cannot be removed (Permission denied): remove it, and run again to fetch it anew"
-    )
+    assert "; it cannot be removed (Permission denied); " in refusal("owner/model")
 
 
-def test_weights_whose_hash_the_hub_does_not_state(there, monkeypatch):
-    info = there.model_info("owner/model", revision=None, files_metadata=True)
+def test_weights_whose_hash_the_hub_does_not_state(fake_hub, monkeypatch):
+    info = fake_hub.model_info("owner/model", revision=None, files_metadata=True)
     for file in info.siblings:
         file.lfs = file.blob_id = None
     monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: info)
-    resolve("owner/model")  # by the names that the cache gave them
-    unlink_all(there.snapshot())
-    assert refusal("owner/model") == (
-        f"{there.snapshot() / 'model.safetensors'}: expected a file whose hash owner/model@{SHA} states, found one "
-        "without; download it while the hub can be reached, or pass its folder"
+    resolve_checkpoint("owner/model")  # checked by the names that the cache gave the files
+    unlink_all(fake_hub.snapshot())
+    path = fake_hub.snapshot() / "model.safetensors"
+    assert refusal("owner/model").startswith(
+        f"{path}: expected a file with a hash stated by owner/model@{SHA}, found none"
     )
 
 
@@ -240,29 +237,29 @@ def test_the_pins():
 
 
 @pytest.fixture
-def pin(there, monkeypatch):
-    hashes = {name: hashlib.sha256(there.files[name]).hexdigest() for name in ("model.safetensors", "vocab.txt")}
+def pin(fake_hub, monkeypatch):
+    hashes = {name: hashlib.sha256(fake_hub.files[name]).hexdigest() for name in ("model.safetensors", "vocab.txt")}
     monkeypatch.setattr(hub, "PINS", {"tiny": hub.Commit("tiny", SHA, hashes)})
-    there.sha = LATER
+    fake_hub.sha = LATER
     return hub.PINS["tiny"]
 
 
 @pytest.mark.parametrize("name", ["tiny", f"tiny@{SHA}"])
-def test_a_pinned_name(there, pin, name, capsys):
-    assert resolve(name) == there.snapshot("tiny")
-    assert lineage(name) == [{"init_from": f"tiny@{SHA}"}]
-    assert there.infos == []  # nobody is asked what it stands for
+def test_a_pinned_name(fake_hub, pin, name, capsys):
+    assert resolve_checkpoint(name) == fake_hub.snapshot("tiny")
+    assert read_lineage(name) == [{"init_from": f"tiny@{SHA}"}]
+    assert fake_hub.infos == []  # the hub is not asked for the commit
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "vocab.txt"])
 @pytest.mark.parametrize("is_reachable", [True, False])
-def test_another_file_than_the_pinned_one(there, pin, file, is_reachable):
-    there.files[file] += b"\n"  # as the hub states it, but not as we know it
+def test_a_file_that_is_not_the_pinned_one(fake_hub, pin, file, is_reachable):
+    fake_hub.files[file] += b"\n"  # the hub states its hash, but it is not the pinned one
     if not is_reachable:
-        there.snapshot_download("tiny", revision=SHA, allow_patterns=["*"])
-        there.error = ConnectionError("no route")
-    path = there.snapshot("tiny") / file
+        fake_hub.snapshot_download("tiny", revision=SHA, allow_patterns=["*"])
+        fake_hub.error = ConnectionError("no route")
+    path = fake_hub.snapshot("tiny") / file
     assert refusal("tiny").startswith(f"{path}: expected SHA-256 {pin.hashes[file]}, as tiny@{SHA} states, found ")
     assert not os.path.lexists(path)
 
@@ -271,22 +268,22 @@ def test_another_file_than_the_pinned_one(there, pin, file, is_reachable):
 
 
 @pytest.mark.parametrize("name", ["tiny", f"tiny@{SHA}"])
-def test_a_pinned_name_out_of_the_cache(there, pin, name, capsys):
-    resolve(name)
-    there.error = ConnectionError("no route")
+def test_a_pinned_name_from_the_cache(fake_hub, pin, name, capsys):
+    resolve_checkpoint(name)
+    fake_hub.error = ConnectionError("no route")
     forget()
-    assert resolve(name) == there.snapshot("tiny")
+    assert resolve_checkpoint(name) == fake_hub.snapshot("tiny")
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", [f"owner/model@{SHA}", "owner/model", "owner/model@main"])
-def test_out_of_the_cache(there, name, capsys):
-    resolve(name)
-    there.error = ConnectionError("no route\nto host")
+def test_any_name_from_the_cache(fake_hub, name, capsys):
+    resolve_checkpoint(name)
+    fake_hub.error = ConnectionError("no route\nto host")
     forget()
     capsys.readouterr()
-    assert resolve(name) == there.snapshot()
-    assert lineage(name) == [{"init_from": f"owner/model@{SHA}"}]
+    assert resolve_checkpoint(name) == fake_hub.snapshot()
+    assert read_lineage(name) == [{"init_from": f"owner/model@{SHA}"}]
     assert capsys.readouterr() == (
         "",
         f"warning: no answer from the hub (no route); its local cache has owner/model@{SHA}\n",
@@ -294,39 +291,39 @@ def test_out_of_the_cache(there, name, capsys):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-def test_a_file_damaged_in_the_cache(there, file):
-    resolve("owner/model")
-    path = there.snapshot() / file
+def test_a_file_damaged_in_the_cache(fake_hub, file):
+    resolve_checkpoint("owner/model")
+    path = fake_hub.snapshot() / file
     path.write_bytes(path.read_bytes() + b" ")
-    there.error = ConnectionError("no route")
+    fake_hub.error = ConnectionError("no route")
     forget()
     assert f"as owner/model@{SHA} states, found" in refusal(f"owner/model@{SHA}")
     assert not os.path.lexists(path)
-    there.error = None
+    fake_hub.error = None
     forget()
-    assert (resolve(f"owner/model@{SHA}") / file).read_bytes() == there.files[file]
+    assert (resolve_checkpoint(f"owner/model@{SHA}") / file).read_bytes() == fake_hub.files[file]
 
 
-def test_a_cache_that_names_no_hashes(there):
-    resolve("owner/model")
-    unlink_all(there.snapshot())
-    assert resolve("owner/model") == there.snapshot()
-    there.error = ConnectionError("no route")
+def test_a_cache_without_hashes(fake_hub):
+    resolve_checkpoint("owner/model")
+    unlink_all(fake_hub.snapshot())
+    assert resolve_checkpoint("owner/model") == fake_hub.snapshot()
+    fake_hub.error = ConnectionError("no route")
     forget()
-    assert "expected a file whose hash" in refusal("owner/model")
+    assert "expected a file with a hash stated by" in refusal("owner/model")
 
 
-def test_the_client_s_own_cache(there, tmp_path, monkeypatch, capsys):
-    """What the client left there, read by the client itself; of the model's other files it knows no more than names."""
-    resolve("owner/model")
-    tree = {name: {"size": len(data), "blob_id": "0" * 40} for name, data in there.files.items()}
+def test_the_client_s_own_cache(fake_hub, tmp_path, monkeypatch, capsys):
+    """A cache written by the client, read by the client; it knows only the names of the model's other files."""
+    resolve_checkpoint("owner/model")
+    tree = {name: {"size": len(data), "blob_id": "0" * 40} for name, data in fake_hub.files.items()}
     tree["flax_model.msgpack"] = {"size": 1, "blob_id": "0" * 40}
-    (there.cache / "models--owner--model" / "trees").mkdir()
-    path = there.cache / "models--owner--model" / "trees" / f"{SHA}.json"
+    (fake_hub.cache / "models--owner--model" / "trees").mkdir()
+    path = fake_hub.cache / "models--owner--model" / "trees" / f"{SHA}.json"
     path.write_text(json.dumps({"format_version": 1, "files": tree}))
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(there.cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(fake_hub.cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for name in ("owner/model", f"owner/model@{SHA}"):
         forget()
@@ -335,12 +332,12 @@ def test_the_client_s_own_cache(there, tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().err.endswith(f"its local cache has owner/model@{SHA}\n")
     monkeypatch.setattr(hub, "PINS", {"owner/model": hub.Commit("owner/model", SHA, {})})
     forget()
-    assert resolve("owner/model") == there.snapshot()
+    assert resolve_checkpoint("owner/model") == fake_hub.snapshot()
     assert "no answer from the hub" not in capsys.readouterr().err
 
 
 class ProxyError(Exception):
-    """As in httpx: no OSError."""
+    """Like httpx's error, which is not an OSError."""
 
 
 @pytest.mark.parametrize(
@@ -354,19 +351,19 @@ class ProxyError(Exception):
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("name", ["owner/model", "bert-base-uncased"])
-def test_the_hub_out_of_reach(there, error, name):
-    there.error = error
+def test_the_hub_cannot_be_reached(fake_hub, error, name):
+    fake_hub.error = error
     assert refusal(name) == (
         f"init_from: no folder {name!r} here, and the hub gave no model of that name: no snapshot; "
         "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6"
     )
 
 
-def test_an_error_without_a_message(there):
-    there.error = TimeoutError()
+def test_an_error_without_a_message(fake_hub):
+    fake_hub.error = TimeoutError()
     assert ": TimeoutError; download" in refusal("owner/model")
 
 
-def test_an_answer_without_a_commit(there, monkeypatch):
+def test_an_answer_without_a_commit(fake_hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: SimpleNamespace(sha="../..", siblings=[]))
     assert ": expected a commit, found '../..'; download" in refusal("owner/model")

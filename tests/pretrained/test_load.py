@@ -1,4 +1,4 @@
-"""Checkpoints in Hugging Face's layout: names, shards, number formats, and what does not fit."""
+"""Checkpoints in Hugging Face's layout: names, shards, number formats, and what is refused."""
 
 import json
 import struct
@@ -34,7 +34,7 @@ def shard(folder, files, weight_map=None):
 # Layouts and names
 
 
-def test_the_tree_is_the_model_s(write):
+def test_the_tree_fits_the_model(write):
     config, params = load_pretrained(write())
     assert config == BertConfig(**{name: x for name, x in GOLDEN["config"].items() if name != "model_type"})
     assert_holds(params, TENSORS)
@@ -44,7 +44,7 @@ def test_the_tree_is_the_model_s(write):
     chex.assert_trees_all_equal_shapes_and_dtypes(whole, init_params(jax.random.key(0), Bert(config, heads)))
 
 
-def test_shards_are_one_checkpoint(write):
+def test_shards_are_read_as_one_checkpoint(write):
     folder = write()
     names = sorted(TENSORS)
     halves = [{name: TENSORS[name] for name in half} for half in (names[::2], names[1::2])]
@@ -76,7 +76,7 @@ def test_quantised_tensors_are_refused(write, dtype):
     assert refusal(folder) == f"{folder / 'model.safetensors'}: tensor embeddings.word_embeddings.weight {expected}"
 
 
-def test_buffers_and_other_heads_are_passed_over(write):
+def test_buffers_and_other_heads_are_ignored(write):
     extra = {
         "embeddings.position_ids": np.arange(10)[None],
         "embeddings.token_type_ids": np.zeros((1, 10), np.int64),
@@ -88,11 +88,11 @@ def test_buffers_and_other_heads_are_passed_over(write):
         assert "classifier" not in params
 
 
-def test_a_checkpoint_without_a_pooler_gets_one_and_says_so(write, capsys):
+def test_a_missing_pooler_is_replaced_with_a_warning(write, capsys):
     folder = write({name: x for name, x in TENSORS.items() if not name.startswith("pooler")}, WIDE_INIT)
     config, params = load_pretrained(folder)
-    expected = f"warning: {folder}: no pooler in this checkpoint; a new one is drawn, to be trained\n"
-    assert capsys.readouterr().err == expected
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {folder}: no pooler in this checkpoint; ")
     chex.assert_trees_all_equal_shapes_and_dtypes(params, init_params(jax.random.key(0), Bert(config)))
     kernel = params["pooler"]["kernel"]
     assert abs(np.std(kernel) - 3) < 5 * 3 / np.sqrt(2 * kernel.size)
@@ -100,7 +100,7 @@ def test_a_checkpoint_without_a_pooler_gets_one_and_says_so(write, capsys):
     chex.assert_trees_all_equal(load_pretrained(folder)[1], params)
 
 
-# What does not fit
+# What is refused
 
 
 @pytest.mark.parametrize("lost", ["pooler.dense.weight", "pooler.dense.bias"])
@@ -121,7 +121,7 @@ def test_missing_surplus_and_misshapen_tensors_in_one_line(write):
     )
 
 
-def test_a_long_list_is_cut(write):
+def test_a_long_list_is_shortened(write):
     folder = write({name: x for name, x in TENSORS.items() if not name.startswith("encoder.layer.1.")})
     message = refusal(folder)
     assert message.startswith(f"{folder}: tensors do not fit config.json: missing: encoder.layer.1.")
@@ -131,7 +131,7 @@ def test_a_long_list_is_cut(write):
 
 def test_a_tensor_under_two_names(write):
     folder = write(TENSORS | {"bert.pooler.dense.bias": TENSORS["pooler.dense.bias"]})
-    expected = f"{folder / 'model.safetensors'}: tensor pooler.dense.bias stands twice in this checkpoint"
+    expected = f"{folder / 'model.safetensors'}: tensor pooler.dense.bias appears twice in this checkpoint"
     assert refusal(folder) == expected
     shard(folder, {"a.safetensors": TENSORS, "b.safetensors": {"pooler.dense.bias": TENSORS["pooler.dense.bias"]}})
     assert refusal(folder) == expected.replace("model.", "b.")
@@ -209,7 +209,7 @@ def entry(shape, start, end, dtype="F32"):
         "a header beyond the file",
     ],
 )
-def test_a_safetensors_header_that_lies(write, data):
+def test_an_inconsistent_safetensors_header(write, data):
     path = write() / "model.safetensors"
     path.write_bytes(data)
     message = refusal(path.parent)
@@ -217,7 +217,7 @@ def test_a_safetensors_header_that_lies(write, data):
     assert message.endswith("; get it again")
 
 
-def test_a_safetensors_header_too_large_to_look_at(write):
+def test_a_safetensors_header_that_is_too_large(write):
     path = write() / "model.safetensors"
     for size in (2**24 + 1, 2**62):
         with path.open("wb") as file:
@@ -238,7 +238,7 @@ def test_a_safetensors_header_too_large_to_look_at(write):
         *(("layer_norm_eps", float("inf")), ("hidden_dropout_prob", 1), ("hidden_act", "x" * 10**5)),
     ],
 )
-def test_absurd_sizes_are_refused_before_anything_is_counted_through(write, key, value):
+def test_absurd_sizes_are_refused_before_they_take_time_or_memory(write, key, value):
     path = write() / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     message = refusal(path.parent)
@@ -247,13 +247,11 @@ def test_absurd_sizes_are_refused_before_anything_is_counted_through(write, key,
     assert len(message) < len(str(path)) + 200
 
 
-def test_small_files_that_are_not(write):
+def test_small_files_that_are_too_large(write):
     folder = write()
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.ljust(2**20 + 1))
-    assert refusal(folder) == (
-        f"{folder / 'config.json'}: expected at most 1,048,576 bytes, found more; get the file from whoever made it"
-    )
+    assert refusal(folder).startswith(f"{folder / 'config.json'}: expected at most 1,048,576 bytes, found more; ")
     (folder / "config.json").write_text(config)
     (folder / "model.safetensors").unlink()
     index = folder / "model.safetensors.index.json"
@@ -262,7 +260,7 @@ def test_small_files_that_are_not(write):
 
 
 @pytest.mark.parametrize("file", ["../out.safetensors", "/out.safetensors", "sub/out.safetensors"])
-def test_an_index_that_leads_elsewhere(write, file, tmp_path):
+def test_an_index_that_points_outside_the_folder(write, file, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for path in (tmp_path / "out.safetensors", folder / "sub" / "out.safetensors"):
@@ -277,7 +275,7 @@ def test_an_index_that_leads_elsewhere(write, file, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["gone.safetensors", "two\nlines", "..", ""])
-def test_a_shard_that_is_not_there(write, file):
+def test_a_missing_shard(write, file):
     folder = write()
     shard(folder, {"a.safetensors": TENSORS}, weight_map={"pooler.dense.bias": file})
     index = folder / "model.safetensors.index.json"

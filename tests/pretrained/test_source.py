@@ -1,11 +1,11 @@
-"""Where checkpoints come from: folders, or else the hub; their config.json."""
+"""Sources of checkpoints: the starter, folders, the hub; and broken config.json files."""
 
 import pytest
 from checkpoints import refusal, write_checkpoint
 
 from bertjax.errors import UserError
 from bertjax.files import assets
-from bertjax.pretrained import head_labels, hub, lineage, resolve
+from bertjax.pretrained import head_class_names, hub, read_lineage, resolve_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_bad_config(tmp_path, text, complaint):
     assert complaint.endswith("(") or message == f"{path}: {complaint}"
 
 
-def test_a_config_that_is_a_folder(tmp_path):
+def test_a_config_json_that_is_a_folder(tmp_path):
     path = write_checkpoint(tmp_path) / "config.json"
     path.unlink()
     path.mkdir()
@@ -45,10 +45,10 @@ def test_a_config_that_is_a_folder(tmp_path):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the hub is asked for; it has nothing."""
-    asked = []
-    monkeypatch.setattr(hub, "fetch_model", asked.append)
-    return asked
+    """The names that the hub is asked for."""
+    names = []
+    monkeypatch.setattr(hub, "fetch_model", names.append)
+    return names
 
 
 @pytest.mark.parametrize("source", ["./gone", "/gone/model", "~/gone", "a/b/c", "a model", "owner/", "a\nb"])
@@ -61,7 +61,7 @@ def test_an_unknown_source(asked, source, monkeypatch, tmp_path):
     assert not asked
 
 
-def test_a_file_is_no_checkpoint(asked, tmp_path, monkeypatch):
+def test_a_file_is_not_a_checkpoint(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(write_checkpoint(tmp_path))
     assert refusal("model.safetensors").startswith(
         "init_from: 'model.safetensors' is neither 'minilm-l6', nor a folder"
@@ -69,19 +69,19 @@ def test_a_file_is_no_checkpoint(asked, tmp_path, monkeypatch):
     assert not asked
 
 
-def test_the_starter_and_folders_ask_no_hub(asked, tmp_path, monkeypatch):
+def test_the_starter_and_folders_do_not_ask_the_hub(asked, tmp_path, monkeypatch):
     folder = write_checkpoint(tmp_path)
     fetched = []
     monkeypatch.setattr(assets, "fetch_asset", lambda name: fetched.append(name) or folder)
-    assert resolve("minilm-l6") == folder
+    assert resolve_checkpoint("minilm-l6") == folder
     assert fetched == ["minilm-l6"]
-    assert resolve(folder) == resolve(str(folder)) == folder
+    assert resolve_checkpoint(folder) == resolve_checkpoint(str(folder)) == folder
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert resolve(f"~/{folder.name}") == folder
+    assert resolve_checkpoint(f"~/{folder.name}") == folder
     assert not asked
 
 
-@pytest.mark.parametrize("read", [resolve, lineage, head_labels])
-def test_the_home_of_nobody(read):
+@pytest.mark.parametrize("read", [resolve_checkpoint, read_lineage, head_class_names])
+def test_an_unknown_home_folder(read):
     with pytest.raises(UserError, match=r"~nobody-of-that-name/x: expected a home folder at '~', found none"):
         read("~nobody-of-that-name/x")

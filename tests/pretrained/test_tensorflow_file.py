@@ -1,4 +1,4 @@
-"""Google's checkpoints: names from its own BERT, through a reader that stands in for TensorFlow's, and through that."""
+"""Google's checkpoints: the names in its BERT, through a fake of TensorFlow's reader and through TensorFlow itself."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from bertjax.errors import UserError
 from bertjax.pretrained import load_pretrained
 from bertjax.pretrained.formats import tensorflow_file
 
-# Spelt out, a checkpoint of one layer; then the same for each of two.
+# The names of one layer, repeated below for each of two.
 EMBEDDINGS = {
     "bert/embeddings/word_embeddings": "embeddings.word_embeddings.weight",
     "bert/embeddings/position_embeddings": "embeddings.position_embeddings.weight",
@@ -62,7 +62,7 @@ def variables():
 
 
 class Reader:
-    """As `tf.train.load_checkpoint` gives it."""
+    """A fake of what `tf.train.load_checkpoint` returns."""
 
     def __init__(self, tensors):
         self.tensors = tensors
@@ -123,7 +123,7 @@ def test_missing_surplus_and_misshapen_tensors(folder, use):
 def test_without_tensorflow(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     message = refusal(folder)
-    assert message.startswith(f"{folder / 'bert_model.ckpt'}: expected TensorFlow, to read a checkpoint of Google's")
+    assert message.startswith(f"{folder / 'bert_model.ckpt'}: reading Google's checkpoints needs TensorFlow")
     assert message.endswith('; pip install "tensorflow>=2.20"')
 
 
@@ -138,7 +138,7 @@ def test_a_tensor_that_cannot_be_read(folder, use):
     )
 
 
-# Through TensorFlow, in a process of its own: its warnings and threads are no concern of the other tests
+# Through TensorFlow, in a process of its own, which keeps its warnings and threads out of the other tests
 
 WRITE = """
 import sys, numpy as np, tensorflow as tf

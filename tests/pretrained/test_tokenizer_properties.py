@@ -1,4 +1,4 @@
-"""What holds of every tokenised text and pair, against an oracle that cuts one token at a time."""
+"""Properties of every tokenised text and pair, against a reference that truncates one token at a time."""
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +57,7 @@ def test_a_text(tokenizer, text, max_length):
 def test_a_pair(tokenizer, first, second, max_length):
     found = encoded(tokenizer, max_length, text=first, text_pair=second)
     assert len(found[0]) == min(max_length, 3 + len(ids_of(first)) + len(ids_of(second)))
-    # Which of two equally long texts gives way is nobody's business.
+    # Either of two equally long texts may be truncated first.
     assert found in [
         assemble(*longest_first(ids_of(first), ids_of(second), max_length - 3, cut_on_a_tie=tie))
         for tie in ("first", "second")

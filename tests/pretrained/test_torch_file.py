@@ -1,4 +1,4 @@
-"""Files of `torch.save`: written by PyTorch itself where it is there, and byte by byte to do harm."""
+"""Files of `torch.save`: written by PyTorch itself where it is installed, and malicious ones byte by byte."""
 
 import io
 import json
@@ -41,7 +41,7 @@ class Storage:
 
 
 class Pickler(pickle._Pickler):
-    """Python's own, taught the two things that PyTorch's files have in them."""
+    """Python's own, extended by the two things in PyTorch's files: storages, and names of other modules."""
 
     def persistent_id(self, obj):
         return obj.pid if isinstance(obj, Storage) else None
@@ -169,7 +169,7 @@ def test_shards(folder):
     assert_holds(load_pretrained(folder)[1], TENSORS)
 
 
-# What does not fit
+# What is refused
 
 
 def test_missing_surplus_and_misshapen_tensors(folder):
@@ -240,15 +240,15 @@ def test_a_compressed_storage_is_not_unpacked(tmp_path):
 @pytest.mark.parametrize(("size", "compression"), [(2**20 + 1, zipfile.ZIP_STORED), (9, zipfile.ZIP_DEFLATED)])
 def test_a_pickle_too_large_or_compressed(tmp_path, size, compression):
     path = write(tmp_path / "x.bin", b"\x80\x02}.".ljust(size, b"."), {}, compression=compression)
-    assert complaint(path).startswith("expected a data.pkl of at most 1,048,576 bytes, not compressed")
+    assert complaint(path).startswith("expected a data.pkl of at most 1,048,576 bytes, ")
 
 
-def test_a_view_that_shows_numbers_many_times(tmp_path):
+def test_a_view_that_repeats_numbers(tmp_path):
     state = {"x": tensor(Storage("FloatStorage", "0", 4), 0, (2**30,), (0,))}
     assert "does not fit its storage" in complaint(write(tmp_path / "x.bin", state, {"0": bytes(16)}))
 
 
-def test_a_place_in_the_memo_far_out_takes_no_memory(tmp_path):
+def test_a_huge_memo_index_takes_no_memory(tmp_path):
     path = write(tmp_path / "x.bin", b"\x80\x02}r\xff\xff\xff\x7f.", {})
     tracemalloc.start()
     assert read(path) == {}
@@ -259,27 +259,27 @@ def test_a_place_in_the_memo_far_out_takes_no_memory(tmp_path):
 @pytest.mark.parametrize(
     "state", [b"\x96" + bytes(7) + b"\x01", b"\x8e" + bytes(7) + b"\x01", b"cos\nsystem\n(i", b"\x85o"]
 )
-def test_opcodes_that_no_state_dict_has(tmp_path, state):
+def test_opcodes_that_no_state_dict_uses(tmp_path, state):
     path = write(tmp_path / "x.bin", b"\x80\x05}" + state + b".", {})
     assert "opcode 0x" in complaint(path) or "found a pickle that asks for" in complaint(path)
 
 
-# A pair of a pair of a pair, 60 deep: to hash it takes 2^60 steps.
+# A pair of a pair of a pair, 60 deep: hashing it takes 2^60 steps.
 PAIRS = b"K\x01q\x00" + 60 * b"h\x00\x86q\x00"
 
 
 @pytest.mark.parametrize("call", [b"", b"ccollections\nOrderedDict\n)R"])
-def test_a_key_that_takes_for_ever(tmp_path, call):
+def test_a_key_that_takes_forever_to_hash(tmp_path, call):
     for state in ((call or b"}") + PAIRS + b"K\x01s.", (call or b"}") + b"(" + PAIRS + b"K\x01u."):
         assert "found more; save" in complaint(write(tmp_path / "x.bin", b"\x80\x02" + state, {}))
 
 
-def test_items_of_an_ordered_dictionary_that_take_for_ever(tmp_path):
+def test_items_of_an_ordered_dictionary_that_take_forever_to_hash(tmp_path):
     state = b"\x80\x02ccollections\nOrderedDict\n" + PAIRS + b"K\x01\x86\x85\x85R."
     assert complaint(write(tmp_path / "x.bin", state, {})).startswith("not a readable PyTorch file (")
 
 
-def test_a_kind_of_storage_that_takes_for_ever(tmp_path):
+def test_a_kind_of_storage_that_takes_forever_to_hash(tmp_path):
     pid = b"(X\x07\x00\x00\x00storage" + PAIRS + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ."
     assert "a storage of an unknown kind" in complaint(write(tmp_path / "x.bin", b"\x80\x02" + pid, {}))
 
@@ -287,7 +287,7 @@ def test_a_kind_of_storage_that_takes_for_ever(tmp_path):
 @pytest.mark.parametrize("state", [[], 3, {"epoch": 3}, {"model": {}}, "x", {1: NUMBERS}, {None: NUMBERS}, NUMBERS])
 def test_more_than_a_state_dict(tmp_path, state):
     path = write(tmp_path / "x.bin", state, {"0": bytes(16)})
-    assert complaint(path).startswith("expected a state dict, names and tensors alone, found more; save")
+    assert complaint(path).startswith("expected a state dict of names and tensors, found more; save")
 
 
 def test_big_endian_numbers(tmp_path):
@@ -322,32 +322,29 @@ def test_a_zip_of_something_else(tmp_path):
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + b"\x80\x02M\xe9\x03."
 
 
-def test_a_file_of_before_zip_archives(tmp_path):
+def test_a_legacy_file(tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(LEGACY)
-    expected = "expected a zip archive, found the format of before PyTorch 1.6; load it with a PyTorch that you "
-    assert complaint(path) == expected + "trust it to, and save it as safetensors"
+    assert complaint(path).startswith("expected a zip archive, found the format of PyTorch before 1.6; ")
 
 
-def test_a_file_of_before_zip_archives_by_pytorch(torch, tmp_path):
+def test_a_legacy_file_of_pytorch(torch, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    assert complaint(tmp_path / "x.bin").startswith("expected a zip archive, found the format of before PyTorch 1.6")
+    assert complaint(tmp_path / "x.bin").startswith("expected a zip archive, found the format of PyTorch before 1.6; ")
 
 
-# What means harm
+# Malicious files
 
-REFUSED = (
-    "found a pickle that asks for {}; nothing of it was run; convert the file to safetensors with a tool that you trust"
-)
+REFUSED = "expected tensors, found a pickle that asks for {}; no code in it was run; "
 
 
 def test_a_pickle_with_code_in_it(folder):
     trace = folder / "was here"
     path = write(folder / "pytorch_model.bin", pickle.dumps(Call(os.system, f"touch '{trace}'")), {})
     system = f"{os.system.__module__}.system"
-    assert refusal(folder) == f"{path}: expected tensors, {REFUSED.format(repr(system))}"
+    assert refusal(folder).startswith(f"{path}: {REFUSED.format(repr(system))}")
     assert not trace.exists()
-    pickle.loads(zipfile.ZipFile(path).read("archive/data.pkl"))  # so that the test is no empty one
+    pickle.loads(zipfile.ZipFile(path).read("archive/data.pkl"))  # the pickle does run code elsewhere
     assert trace.exists()
 
 
@@ -366,14 +363,14 @@ def test_a_pickle_with_code_in_it(folder):
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 4])
-def test_all_other_names_are_refused(tmp_path, module, name, protocol):
+def test_every_other_name_is_refused(tmp_path, module, name, protocol):
     if protocol == 4:
         parts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)]
         state = b"\x80\x04" + b"".join(parts) + b"\x93."
     else:
         state = f"c{module}\n{name}\n.".encode()
     path = write(tmp_path / "x.bin", state, {})
-    assert complaint(path) == f"expected tensors, {REFUSED.format(repr(f'{module}.{name}'))}"
+    assert complaint(path).startswith(REFUSED.format(repr(f"{module}.{name}")))
 
 
 def test_a_name_of_several_lines(tmp_path):
@@ -381,8 +378,8 @@ def test_a_name_of_several_lines(tmp_path):
     assert r"'os.a\nb'" in complaint(write(tmp_path / "x.bin", state, {}))
 
 
-def test_the_names_that_are_known_cannot_be_changed(tmp_path):
-    """BUILD sets attributes on whatever lies on the stack."""
+def test_the_known_functions_cannot_be_changed(tmp_path):
+    """BUILD sets attributes on whatever is on the stack."""
     for allowed in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n"):
         for state in (b"}X\x01\x00\x00\x00aK\x01s", b"N}X\x08\x00\x00\x00__call__K\x01s\x86"):
             path = write(tmp_path / "x.bin", b"\x80\x02" + allowed + state + b"b.", {})
@@ -410,6 +407,6 @@ def test_a_storage_of_an_unknown_kind(tmp_path, pid):
     assert complaint(path).startswith("not a readable PyTorch file (")
 
 
-def test_a_pickle_cut_short(tmp_path):
+def test_a_truncated_pickle(tmp_path):
     for state in (b"", b"\x80", b"\x80\x02}"):
         assert complaint(write(tmp_path / "x.bin", state, {})).startswith("not a readable PyTorch file (")

@@ -1,4 +1,4 @@
-"""What PyTorch Transformers saves and computes, against what we read and compute: golden arrays, and side by side."""
+"""Our outputs against those of PyTorch Transformers: golden arrays, and side by side on random models."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def test_golden_outputs(write):
     chex.assert_trees_all_close(pooled, np.float32(GOLDEN["pooled"]), atol=2e-5, rtol=0)
 
 
-def test_the_golden_weights_are_the_recipe_s():
+def test_the_golden_weights_match_their_recipe():
     assert GOLDEN["config"] == make_bert.CONFIG
     assert GOLDEN["inputs"] == make_bert.INPUTS
     # SHAKE-256 of "pooler.dense.bias" begins with these two bytes, low one first.

@@ -18,7 +18,7 @@ def make_state(step, preset="bertjax"):
 
 
 @pytest.mark.parametrize("preset", ["none", "bertjax"])
-def test_a_state_comes_back_whole(tmp_path, preset):
+def test_a_state_is_restored_whole(tmp_path, preset):
     progress = {"iterator": {"next_index": 3}, "seconds": 1.5, "scores": {}}
     with Checkpoints(tmp_path / "c", ["accuracy"]) as checkpoints:
         checkpoints.save(3, make_state(3, preset), progress, {"accuracy": 0.5})
@@ -33,14 +33,14 @@ def test_a_state_comes_back_whole(tmp_path, preset):
 
 
 def test_parameters_of_another_kind_of_device_can_be_read(tmp_path):
-    there = jax.devices()[3]
-    state = jax.device_put(make_state(3), there)
+    device = jax.devices()[3]
+    state = jax.device_put(make_state(3), device)
     with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
         checkpoints.save(3, state, {}, {"accuracy": 0.5})
-    (places,) = tmp_path.glob("3/params/_sharding")
-    written = places.read_text()
-    assert written.count(str(there)) == 2
-    places.write_text(written.replace(str(there), "cuda:0"))
+    (sharding,) = tmp_path.glob("3/params/_sharding")
+    written = sharding.read_text()
+    assert written.count(str(device)) == 2
+    sharding.write_text(written.replace(str(device), "cuda:0"))
     with Checkpoints(tmp_path) as checkpoints:
         found = checkpoints.restore_params(3, jax.eval_shape(lambda: PARAMS))
     chex.assert_trees_all_equal(found, make_state(3).params)
@@ -56,7 +56,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "5"]
 
 
-def test_of_equals_the_later_is_best(tmp_path):
+def test_the_later_of_two_equals_is_best(tmp_path):
     with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
         for step, accuracy in ((1, 0.6), (2, 0.6), (3, 0.5)):
             checkpoints.save(step, make_state(step), {}, {"accuracy": accuracy})
@@ -77,14 +77,14 @@ def test_a_broken_checkpoint_is_one_line(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_the_best_is_known_to_a_later_call(tmp_path):
+def test_the_best_is_kept_across_calls(tmp_path):
     for step, accuracy in ((1, 0.4), (2, 0.6), (3, None), (4, 0.5), (5, None)):
         with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
             checkpoints.save(step, make_state(step), {}, None if accuracy is None else {"accuracy": accuracy})
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "5"]
 
 
-def test_broken_metrics_of_one_do_not_bar_the_others(tmp_path, capsys):
+def test_a_checkpoint_with_broken_metrics_is_set_aside(tmp_path, capsys):
     with Checkpoints(tmp_path, ["accuracy"]) as checkpoints:
         checkpoints.save(1, make_state(1), {}, {"accuracy": 0.5})
         checkpoints.save(2, make_state(2), {}, {"accuracy": 0.4})

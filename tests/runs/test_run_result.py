@@ -19,7 +19,7 @@ FULL = RESULT | {
     "dev": {"sst5": {"final": SCORES, "best": SCORES | {"step": 3}}},
     "seed": 0,
 }
-READ = [
+USED = [
     ("datasets",),
     ("datasets", "sst5"),
     ("datasets", "sst5", "fingerprint"),
@@ -50,7 +50,7 @@ def write(folder, result):
     return folder
 
 
-def test_a_sound_result(tmp_path):
+def test_a_valid_result(tmp_path):
     assert read_result(write(tmp_path, FULL)) == FULL
 
 
@@ -69,7 +69,7 @@ def test_further_pretraining_has_no_classes(tmp_path):
     assert read_result(write(tmp_path, result)) == result
 
 
-@pytest.mark.parametrize("path", READ, ids=str)
+@pytest.mark.parametrize("path", USED, ids=str)
 def test_another_type_is_refused(tmp_path, path):
     result = copy.deepcopy(FULL)
     holder = result
@@ -89,7 +89,7 @@ def test_a_missing_entry_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"[" * 100_000, b"\xff", b" " * (2**26 + 1), b"1" * 5000])
-def test_what_is_no_result(tmp_path, data):
+def test_a_file_that_is_not_a_result(tmp_path, data):
     (tmp_path / "result.json").write_bytes(data)
     with pytest.raises(UserError, match=r"result\.json: expected"):
         read_result(tmp_path)

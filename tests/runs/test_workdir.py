@@ -9,18 +9,18 @@ from checkpoints import RESULT
 from matplotlib.figure import Figure
 
 from bertjax.config import RunConfig
+from bertjax.config.smart import SmartConfig
 from bertjax.errors import UserError
 from bertjax.evaluation.plots import save_figure
 from bertjax.files.atomic import write_json
 from bertjax.runs import workdir
 from bertjax.runs.lock import lock_folder
 from bertjax.runs.metrics_log import MetricsLog, read_records
-from bertjax.smart_config import SmartConfig
 
 CONFIG = RunConfig(max_steps=3)
 
 
-def test_a_new_folder_a_begun_run_and_a_finished_one(tmp_path):
+def test_a_new_an_unfinished_and_a_finished_run(tmp_path):
     folder = tmp_path / "runs" / "a"
     assert workdir.check_workdir(folder, CONFIG) is None
     with workdir.open_workdir(folder, CONFIG):
@@ -30,7 +30,7 @@ def test_a_new_folder_a_begun_run_and_a_finished_one(tmp_path):
     assert workdir.check_workdir(folder, CONFIG) == RESULT
 
 
-def test_looking_makes_nothing(tmp_path):
+def test_checking_creates_nothing(tmp_path):
     workdir.check_workdir(tmp_path / "new", CONFIG)
     assert not (tmp_path / "new").exists()
 
@@ -45,7 +45,7 @@ def test_another_config_is_refused_by_its_keys(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["max_steps"] == 3
 
 
-def test_data_may_have_moved_while_there_is_work_to_do(tmp_path):
+def test_the_data_of_an_unfinished_run_may_have_moved(tmp_path):
     with workdir.open_workdir(tmp_path, RunConfig(task="sst5", data_dir="there")):
         pass
     assert workdir.check_workdir(tmp_path, RunConfig(task="sst5", data_dir="here")) is None
@@ -56,14 +56,13 @@ def test_data_may_have_moved_while_there_is_work_to_do(tmp_path):
         workdir.check_workdir(tmp_path, RunConfig(task="sst5", data_dir="here"))
 
 
-def test_a_config_that_is_none_of_ours_is_named(tmp_path):
+def test_a_config_with_an_unknown_key(tmp_path):
     (tmp_path / "config.json").write_text('{"epochss": 3}')
     with pytest.raises(UserError) as raised:
         workdir.read_run_config(tmp_path)
-    assert str(raised.value) == (
-        f"{tmp_path / 'config.json'}: --config.epochss: no such key; did you mean 'epochs'?; mend it, or use another "
-        "--workdir"
-    )
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / 'config.json'}: --config.epochss: ")
+    assert "did you mean 'epochs'?" in message
 
 
 @pytest.mark.parametrize(
@@ -91,12 +90,12 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
         workdir.check_workdir(tmp_path, CONFIG)
 
 
-def test_a_folder_left_by_a_cut_first_write_is_taken(tmp_path):
+def test_a_folder_with_an_interrupted_first_write_is_accepted(tmp_path):
     (tmp_path / ".config.json.partial").write_text('{"se')
     assert workdir.check_workdir(tmp_path, CONFIG) is None
 
 
-def test_a_file_in_the_folders_place_is_refused(tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="expected a folder, found a file"):
         workdir.check_workdir(tmp_path / "file", CONFIG)
@@ -107,15 +106,15 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [".", "new", "a/new"])
-def test_a_folder_that_may_not_be_written_is_told_before_any_work(tmp_path, monkeypatch, folder):
-    # The superuser, as whom tests may run, may write anywhere.
+def test_a_read_only_folder_is_refused_before_any_work(tmp_path, monkeypatch, folder):
+    # Tests may run as root, who can write anywhere.
     monkeypatch.setattr(workdir.os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(UserError, match=f"--workdir: .* cannot be written.*{tmp_path}.*; use another one"):
         workdir.check_workdir(tmp_path / folder, CONFIG)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_finished_run_may_be_read_where_nothing_may_be_written(tmp_path, monkeypatch):
+def test_a_finished_run_can_be_read_in_a_read_only_folder(tmp_path, monkeypatch):
     with workdir.open_workdir(tmp_path, CONFIG):
         write_json(tmp_path / "result.json", RESULT)
     monkeypatch.setattr(workdir.os, "access", lambda path, mode: False)
@@ -130,7 +129,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
         workdir.open_workdir(tmp_path, CONFIG),
     ):
         pass
-    with workdir.open_workdir(tmp_path, CONFIG):  # whoever ends, however, lets go
+    with workdir.open_workdir(tmp_path, CONFIG):  # the lock is released at the end
         pass
 
 
@@ -183,7 +182,7 @@ def test_the_log_reads_back_and_writes_events(tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_resumed_log_drops_what_will_come_again(tmp_path):
+def test_a_resumed_log_drops_records_to_be_written_again(tmp_path):
     with MetricsLog(tmp_path, 0) as log:
         for step in (10, 20, 30):
             log.write(step, 0.5, "train", {}, {})
@@ -198,7 +197,7 @@ def test_a_resumed_log_drops_what_will_come_again(tmp_path):
         ]
 
 
-def test_a_log_whose_last_evaluation_comes_again_drops_that(tmp_path):
+def test_a_log_with_a_pending_evaluation_drops_its_record(tmp_path):
     with MetricsLog(tmp_path, 0) as log:
         for step in (10, 20):
             for split in ("train", "dev"):
