@@ -1,1 +1,1 @@
-"""Datasets, tokenisation and batches; imports no model code."""
+"""From files of text to batches: readers, datasets, tokenisation, masking, batching."""

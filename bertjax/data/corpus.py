@@ -1,4 +1,4 @@
-"""Documents for further pre-training: whole texts as lists of sentences, in order, split into train and dev."""
+"""Corpora for further pre-training: documents as sentences in order, split into train and dev."""
 
 import csv
 import dataclasses
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bertjax.data.problems import Problem, gathered, refuse
+from bertjax.data.problems import Problem, collecting, raise_if_any
 from bertjax.data.sources import split_of
 from bertjax.data.text_file import read_lines
 from bertjax.data.tsv import read_ratings
@@ -19,15 +19,16 @@ from bertjax.files import assets
 from bertjax.files.paths import user_path
 
 Document = tuple[str, ...]
+"""The sentences of a document, in order."""
 
 
 EDITORIALS = "editorials"
 
 
-_COLUMNS = ("article", "paragraph")
+_TEXT_COLUMNS = ("article", "paragraph")
 
 
-# What ends a sentence, with the quotes and brackets that close after it; then a space, and something to begin one.
+# The end of a sentence with its closing quotes and brackets, then a space, then the start of the next one.
 _SENTENCE_END = re.compile(
     r"""(?:(?<=[.!?])|(?<=[.!?]["'\u201d\u2019)\]])|(?<=[.!?]''))\s+(?=["'\u201c\u2018(\[]*[A-Z0-9])|\s*\n\s*"""
 )
@@ -39,8 +40,8 @@ class Corpus:
 
     Attributes:
       name: `editorials`, or the last part of the path.
-      fingerprint: sixteen hexadecimal digits of a hash of all its documents.
-      splits: "train" and "dev": one in ten documents, chosen by a hash of its text, is held out for dev.
+      fingerprint: sixteen hexadecimal digits of a hash of all documents.
+      splits: documents by split. A hash of the text assigns one document in ten to "dev" and the others to "train".
     """
 
     name: str
@@ -49,20 +50,21 @@ class Corpus:
 
 
 def load_corpus(source: str) -> Corpus:
-    """Loads a corpus; a document that stands in it twice counts once.
+    """Loads a corpus. Duplicate documents are dropped.
 
     Args:
-      source: `editorials` (500 editorials of the New York Times, from the starter data: Hutto and Gilbert, ICWSM 2014);
-        a folder of `*.txt` files in UTF-8, one sentence a line and a blank line between documents; or a `.csv` file
-        with a header, in UTF-8, a document a row.
-        Of the CSV's columns only one is read: `article`, or, where there is none, `paragraph`, as MultiOpEd's
-        dataset.csv calls it (Liu et al., NAACL 2021). It is cut into sentences by `sentences`.
+      source: one of
+
+        - `editorials`: 500 editorials of the New York Times, from the starter data (Hutto and Gilbert, ICWSM 2014);
+        - a folder of UTF-8 `*.txt` files, with one sentence a line and a blank line between documents;
+        - a UTF-8 `.csv` file with a header and one document a row. Only the column `article` is read or, without it,
+          `paragraph`, its name in MultiOpEd's dataset.csv (Liu et al., NAACL 2021). `split_sentences` splits it.
 
     Raises:
-      BadData: with all that is wrong with the files: an empty one, text that is not UTF-8 or holds a NUL byte, a CSV
-        without the column or with rows that are no comma-separated values.
-      UserError: no such path, a folder without .txt files, or fewer than two documents in a split, which leaves no
-        other document for a random next text.
+      BadData: reports everything that is wrong with the files: an empty file, text that is not UTF-8 or has a NUL byte,
+        a CSV without the column, or malformed CSV rows.
+      UserError: the path does not exist, a folder has no .txt files, or a split has fewer than two documents, so that
+        no other document can give a random next text.
     """
     path = user_path(source)
     if source == EDITORIALS:
@@ -72,7 +74,7 @@ def load_corpus(source: str) -> Corpus:
     elif path.suffix == ".csv":
         documents = _csv(path)
     else:
-        what = "a file" if path.exists() else "no such path"
+        what = "another kind of file" if path.exists() else "no such path"
         raise UserError(
             f"--config.corpus: expected {EDITORIALS!r}, a folder of .txt files or a .csv file, found {what}: {source}"
         )
@@ -91,10 +93,10 @@ def load_corpus(source: str) -> Corpus:
 
 
 def split_sentences(text: str) -> Document:
-    """Cuts a text at line breaks, and after `.`, `!` or `?` where a capital or a digit begins the next word.
+    """Splits a text at line breaks, and after `.`, `!` or `?` if the next word starts with a capital or a digit.
 
-    Closing quotes and brackets stay with the sentence that they end. An abbreviation before a name cuts too early:
-    harmless here, as neighbouring sentences are packed together again.
+    Closing quotes and brackets stay with their sentence. An abbreviation before a name splits too early, which is
+    harmless: neighbouring sentences are packed together again.
     """
     return tuple(part.strip() for part in _SENTENCE_END.split(text) if part.strip())
 
@@ -112,10 +114,10 @@ def _folder(folder: Path) -> list[Document]:
     documents: list[Document] = []
     problems: list[Problem] = []
     for path in paths:
-        with gathered(problems):
+        with collecting(problems):
             blocks = itertools.groupby((line.strip() for line in _lines(path, problems)), key=bool)
             documents += [tuple(lines) for is_text, lines in blocks if is_text]
-    refuse(problems)
+    raise_if_any(problems)
     return documents
 
 
@@ -123,29 +125,29 @@ def _csv(path: Path) -> list[Document]:
     problems: list[Problem] = []
     rows = _csv_rows("\n".join(_lines(path, problems)))
     line, names, flaw = next(rows, (1, [], ""))
-    column = next((names.index(name) for name in _COLUMNS if name in names), None)
+    column = next((names.index(name) for name in _TEXT_COLUMNS if name in names), None)
     if column is None and not flaw:
-        what = f"expected a column {' or '.join(_COLUMNS)}, found {', '.join(names)}"
-        problems.append(Problem(str(path), line, what, "give the column of texts that name"))
+        what = f"expected a column {' or '.join(_TEXT_COLUMNS)}, found {', '.join(names)}"
+        problems.append(Problem(str(path), line, what, "rename the column of texts"))
     if flaw:
-        problems.append(Problem(str(path), line, flaw, "mend the header"))
-    found = []
+        problems.append(Problem(str(path), line, flaw, "fix the header"))
+    documents = []
     for line, row, flaw in rows:
         if flaw:
-            problems.append(Problem(str(path), line, flaw, "mend the row"))
+            problems.append(Problem(str(path), line, flaw, "fix the row"))
         elif names and len(row) != len(names):
             what = f"expected {len(names)} comma-separated columns, found {len(row)}"
-            problems.append(Problem(str(path), line, what, "put text that holds commas between quotation marks"))
+            problems.append(Problem(str(path), line, what, "put quotation marks around text with commas"))
         elif column is not None:
-            found.append(split_sentences(row[column]))
-    refuse(sorted(problems, key=lambda problem: problem.line or 0))
-    return [document for document in found if document]
+            documents.append(split_sentences(row[column]))
+    raise_if_any(sorted(problems, key=lambda problem: problem.line or 0))
+    return [document for document in documents if document]
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, list[str], str]]:
-    """Rows that are not blank: the line each begins in, its fields, and what is wrong with it or ""."""
+    """Yields for each row that is not blank its first line number, its fields, and what is wrong with it or ""."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a document may be a book
-    # Strict: else a quotation mark out of place would join rows, and nobody would know.
+    # Strict, because otherwise a stray quotation mark would silently join rows.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         line = reader.line_num + 1
@@ -161,7 +163,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, list[str], str]]:
 
 
 def _lines(path: Path, problems: list[Problem]) -> Iterator[str]:
-    """Lines of a file; to `problems` it adds those that are no text."""
+    """Yields the lines of a file, and adds to `problems` those that are not text."""
     for line in read_lines(path):
         if line.flaw:
             problems.append(Problem(str(path), line.number, line.flaw, "save the file as UTF-8 text"))

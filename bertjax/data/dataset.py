@@ -1,4 +1,4 @@
-"""Datasets as TFDS builders, prepared once into array_record files and read back without TensorFlow."""
+"""Datasets as TFDS builders: prepared once into array_record files, then read back without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -26,18 +26,18 @@ Example = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset, ready to be read.
+    """A dataset that is ready to be read.
 
     Attributes:
-      name: the dataset's.
-      fingerprint: sixteen hexadecimal digits of a hash of all that the examples are made from, or the name and version
-        that TFDS pins.
-      labels: what its labels are, for whoever reads a result.
-      splits: by name, the examples in the order of their source, read when asked for: {"id": str, "text": str,
-        "label": int or float}, with "text_pair" for pairs. In a split without labels, they are −1 or NaN.
-      skipped: a line for each row left out: where it stands and what is wrong with it.
-      unlabelled: the splits without labels.
-      warnings: lines about what is no error but leaves scores worth less, as `sanity.warnings` gives them.
+      name: name of the dataset.
+      fingerprint: sixteen hexadecimal digits of a hash of everything the examples are made from, or the name and
+        version that TFDS pins.
+      labels: what the labels are, for readers of a result.
+      splits: examples by split, in the order of their source, read on access: {"id": str, "text": str,
+        "label": int or float}, with "text_pair" for pairs. Labels of an unlabelled split are −1 or NaN.
+      skipped: for each skipped row a line that says where it is and what is wrong with it.
+      unlabelled: names of the splits without labels.
+      warnings: lines from `leakage.dataset_warnings`.
     """
 
     name: str
@@ -49,24 +49,24 @@ class Dataset:
     warnings: tuple[str, ...] = ()
 
 
-def load(
+def load_or_prepare(
     name: str, source: Source, schema: Schema, *, data_dir: Path | None = None, on_bad_row: str = "error"
 ) -> Dataset:
-    """Loads a dataset, which is prepared in the cache the first time.
+    """Loads a dataset from the cache, after preparing it there the first time.
 
-    The prepared files stand under the hash of their sources, so edited data are never read stale, and processes
-    may prepare the same dataset at the same time.
+    Prepared files are stored under a hash of their sources, so edited data are never read stale. Several processes may
+    prepare the same dataset at once.
 
     Args:
-      name: the task's.
-      source: of the rows.
-      schema: of the rows.
-      data_dir: the folder of the dataset's files, for a source that needs them.
-      on_bad_row: `error`, or `skip`, which goes on without bad rows and lists them in `skipped`.
+      name: name of the task.
+      source: source of the rows.
+      schema: columns of the rows.
+      data_dir: folder of the dataset's files, for a source that needs them.
+      on_bad_row: `error`, or `skip` to leave out bad rows and list them in `skipped`.
 
     Raises:
-      BadData: with all that is wrong with the files.
-      UserError: something else that the user can put right.
+      BadData: reports everything that is wrong with the files.
+      UserError: any other problem that the user can fix.
     """
     files = source.find(name, data_dir)
     fingerprint = _fingerprint(source, schema, files, on_bad_row)
@@ -80,7 +80,7 @@ def load(
         name=name,
         fingerprint=fingerprint,
         labels=source.labels,
-        splits={split: Records(builder.as_data_source(split), plain) for split in builder.info.splits},
+        splits={split: LazyExamples(builder.as_data_source(split), to_python) for split in builder.info.splits},
         skipped=tuple(builder.info.metadata["skipped"]),
         unlabelled=tuple(builder.info.metadata["unlabelled"]),
         warnings=tuple(f"{name}: {line}" for line in builder.info.metadata["warnings"]),
@@ -88,14 +88,14 @@ def load(
 
 
 class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Texts or pairs of texts, each with a class or a score."""
+    """TFDS builder of texts or pairs of texts, each with a class or a score."""
 
     VERSION = tfds.core.Version("1.1.0")
 
     def __init__(
         self, *, source: Source, schema: Schema, files: Mapping[str, Path], on_bad_row: str = "error", **kwargs: Any
     ):
-        """Takes where the rows are and what they hold, what to do about a bad row, and TFDS's own arguments."""
+        """Takes the arguments of `load_or_prepare`, the source's files, and TFDS's own arguments."""
         self._source, self._schema, self._files, self._on_bad_row = source, schema, files, on_bad_row
         super().__init__(file_format="array_record", **kwargs)
 
@@ -108,7 +108,7 @@ class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             builder=self,
             features=tfds.features.FeaturesDict({"id": tfds.features.Text(), **text, **pair, "label": label}),
             metadata=tfds.core.MetadataDict(skipped=[], unlabelled=[], warnings=[]),
-            # The order of the source, which predictions then share; training has its own shuffle.
+            # Predictions keep the order of the source; training shuffles by itself.
             disable_shuffling=True,
         )
 
@@ -116,20 +116,20 @@ class LabelledTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         splits, skipped = self._source.read(self._files, self._schema, self._on_bad_row)
         self.info.metadata["skipped"] = skipped
         self.info.metadata["unlabelled"] = [
-            name for name, examples in splits.items() if any(r.label is None for r in examples)
+            split for split, rows in splits.items() if any(row.label is None for row in rows)
         ]
         self.info.metadata["warnings"] = leakage.dataset_warnings(splits, self._schema)
-        return {split: self._generate_examples(examples) for split, examples in splits.items() if examples}
+        return {split: self._generate_examples(rows) for split, rows in splits.items() if rows}
 
-    def _generate_examples(self, examples: Sequence[tsv.Row]) -> Iterator[tuple[int, Example]]:
-        none = math.nan if self._schema.is_score else -1
-        for i, row in enumerate(examples):
+    def _generate_examples(self, rows: Sequence[tsv.Row]) -> Iterator[tuple[int, Example]]:
+        no_label = math.nan if self._schema.is_score else -1
+        for i, row in enumerate(rows):
             texts = dict(zip(("text", "text_pair"), row.texts, strict=False))
-            yield i, {"id": row.id, **texts, "label": none if row.label is None else row.label}
+            yield i, {"id": row.id, **texts, "label": no_label if row.label is None else row.label}
 
 
 def _fingerprint(source: Source, schema: Schema, files: Mapping[str, Path], on_bad_row: str) -> str:
-    # Where files lie says nothing of what they hold.
+    # Paths are left out: a moved file has the same content.
     settings = {name: value for name, value in vars(source).items() if not isinstance(value, Path)}
     about = type(source).__name__, settings, str(LabelledTexts.VERSION), schema, on_bad_row, tuple(files)
     digest = hashlib.sha256(repr(about).encode())
@@ -144,12 +144,12 @@ def _fingerprint(source: Source, schema: Schema, files: Mapping[str, Path], on_b
 
 
 def _prepare(builder: LabelledTexts) -> None:
-    # TFDS tells of its progress on stdout, where predictions may go, and draws bars for what takes a second.
+    # TFDS prints its progress to stdout, where predictions may go, and shows bars for a second's work.
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
-    except RuntimeError as error:  # array_record's own, of a full disk
+    except RuntimeError as error:  # raised by array_record on a full disk
         reason = str(error).partition("; ")[0]
         raise UserError(
             f"{builder.data_dir}: the prepared data cannot be written ({reason}); free space, or set BERTJAX_CACHE to "
@@ -157,12 +157,12 @@ def _prepare(builder: LabelledTexts) -> None:
         ) from error
 
 
-class Records(Sequence[Example]):
-    """A TFDS data source as a sequence of examples."""
+class LazyExamples(Sequence[Example]):
+    """The records of a TFDS data source as a sequence of examples, each read and converted on access."""
 
-    def __init__(self, source: Any, convert: Callable[[Mapping[str, Any]], Example]):
-        """Takes the source and what makes an example of one of its records."""
-        self._source, self._convert = source, convert
+    def __init__(self, source: Any, to_example: Callable[[Mapping[str, Any]], Example]):
+        """Takes the data source and a function from one of its records to an example."""
+        self._source, self._to_example = source, to_example
 
     def __len__(self) -> int:
         return len(self._source)
@@ -175,36 +175,36 @@ class Records(Sequence[Example]):
 
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return [self._convert(record) for record in self._source.__getitems__(range(len(self))[index])]
-        # range refuses what is out of range, and counts from the end.
-        return self._convert(self._source[range(len(self))[operator.index(index)]])
+            return [self._to_example(record) for record in self._source.__getitems__(range(len(self))[index])]
+        # Indexing a range checks the bounds and resolves negative indices.
+        return self._to_example(self._source[range(len(self))[operator.index(index)]])
 
     def __iter__(self) -> Iterator[Example]:
         return iter(self[:])
 
 
-def plain(record: Mapping[str, Any]) -> Example:
-    """A record of prepared data in plain Python values."""
+def to_python(record: Mapping[str, Any]) -> Example:
+    """Converts a TFDS record's bytes and NumPy scalars to plain Python values."""
     return {
         name: value.decode() if isinstance(value, bytes) else np.asarray(value).item() for name, value in record.items()
     }
 
 
-def with_train_share(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """The dataset with a share of its training examples, at least one; other splits are left whole.
+def subsample_train(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """Keeps a random share of the training examples, at least one; other splits stay whole.
 
-    The examples stay in the order of their source. Of one seed, what a smaller share draws is part of what a larger one
-    draws; of several tasks each draws alike.
+    The examples stay in the order of their source. For one seed, a smaller share is a subset of a larger one, and all
+    tasks draw by the same rule.
 
     Args:
-      dataset: with a split "train".
+      dataset: has a split "train".
       share: in (0, 1].
       seed: in [0, 2**32).
     """
     if share == 1:
         return dataset
     train = dataset.splits["train"]
-    # Apart from all else that the seed decides.
+    # The 1 separates this stream from all others that the seed decides.
     order = np.random.default_rng((seed, 1)).permutation(len(train))
     rows = np.sort(order[: max(1, round(share * len(train)))])
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": [train[int(row)] for row in rows]})

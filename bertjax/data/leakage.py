@@ -1,4 +1,4 @@
-"""Evaluation data seen in training: rows shared between splits, and what earlier training saw."""
+"""Warnings about evaluation data seen in training: texts shared by splits, and data of earlier training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,63 +9,71 @@ from bertjax.tasks import Schema
 
 
 def dataset_warnings(splits: Mapping[str, Sequence[Row]], schema: Schema) -> list[str]:
-    """A line for a training set with one label only, and for each held-out split whose texts stand in train, too.
+    """Warns if all training rows have the same label, and for each held-out split that shares texts with train.
 
-    Texts are compared as `split_of` compares them, so case, spaces and forms of a letter do not count.
+    Texts are compared after `normalize_text`, so case, spaces and Unicode forms make no difference.
 
     Args:
-      splits: by name.
-      schema: of the rows.
+      splits: rows by split.
+      schema: columns of the rows.
+
+    Returns:
+      A line for each warning.
     """
     train = splits.get("train", ())
-    found = []
+    warnings = []
     if len({row.label for row in train}) == 1:
         label = train[0].label if schema.is_score else schema.label_names[train[0].label]
-        found.append(f"all {len(train)} rows of train have the label {label}; there is nothing else to learn from them")
-    texts = [_text(row) for row in train]
+        warnings.append(f"all {len(train)} rows of train have the label {label}; a model learns only that")
+    texts = [_normalized_text(row) for row in train]
     for split in ("dev", "test"):
-        held_out = {_text(row) for row in splits.get(split, ())}
-        seen = [row.id for row, text in zip(train, texts, strict=True) if text in held_out]
-        if seen:
-            found.append(
-                f"{len(seen)} of {len(train)} rows of train have texts that also stand in {split}, the first of them "
-                f"{seen[0]}; scores on {split} may be too high"
+        held_out = {_normalized_text(row) for row in splits.get(split, ())}
+        shared = [row.id for row, text in zip(train, texts, strict=True) if text in held_out]
+        if shared:
+            warnings.append(
+                f"{len(shared)} of {len(train)} rows of train have texts that are also in {split}, the first of them "
+                f"{shared[0]}; scores on {split} may be too high"
             )
-    return found
+    return warnings
 
 
-def _text(row: Row) -> str:
+def _normalized_text(row: Row) -> str:
     return normalize_text(" ".join(row.texts))
 
 
-_SEEN = {
+# By evaluated task: the datasets that hold its evaluation data, and how.
+_CONTAMINATED_BY = {
     "sst5": ({"rated_sst"}, "holds gold SST's sentences, dev and test included"),
-    "sst2": ({"rated_sst", "sst5"}, "holds sentences of SST, of whose phrases sst2 is made"),
-    "quora": ({"qqp"}, "is of the same questions, split otherwise"),
-    "qqp": ({"quora"}, "is of the same questions, split otherwise"),
-    "sts": ({"stsb"}, "is the same benchmark, split otherwise"),
-    "stsb": ({"sts"}, "is the same benchmark, split otherwise"),
-    "rated_sst": ({"sst5", "sst2"}, "holds the same sentences, split otherwise"),
+    "sst2": ({"rated_sst", "sst5"}, "holds SST's sentences, and sst2 consists of their phrases"),
+    "quora": ({"qqp"}, "has the same questions in other splits"),
+    "qqp": ({"quora"}, "has the same questions in other splits"),
+    "sts": ({"stsb"}, "is the same benchmark in other splits"),
+    "stsb": ({"sts"}, "is the same benchmark in other splits"),
+    "rated_sst": ({"sst5", "sst2"}, "has the same sentences in other splits"),
     "rated_editorials": ({"editorials"}, "holds its sentences, dev and test included, without their ratings"),
 }
 
 
-_STARTER_SAW = ("quora", "qqp", "mnli")
+_SEEN_BY_STARTERS = ("quora", "qqp", "mnli")
 
 
 def contamination_warnings(lineage: Sequence[Mapping[str, Any]], tasks: Iterable[str]) -> list[str]:
-    """A line for each task whose evaluation data an earlier training may have seen.
+    """Warns for each task that earlier training may have seen evaluation data of.
 
     Args:
-      lineage: as in result.json, entries {"init_from"}, {"trained_on"} or {"pretrained_on"}, the oldest first.
-      tasks: names of what is evaluated.
+      lineage: a result's lineage: entries {"init_from"}, {"trained_on"} or {"pretrained_on"}, oldest first. The
+        starter models' entries have a "note".
+      tasks: names of the evaluated tasks.
+
+    Returns:
+      A line for each warning.
     """
-    earlier = {entry.get("trained_on") or entry.get("pretrained_on") for entry in lineage}
-    starters = any("note" in entry for entry in lineage)
-    found = []
+    trained_on = {entry.get("trained_on") or entry.get("pretrained_on") for entry in lineage}
+    is_from_starter = any("note" in entry for entry in lineage)
+    warnings = []
     for task in tasks:
-        seen, why = _SEEN.get(task, (set(), ""))
-        found += [f"{task}: this model was trained on {name}, which {why}" for name in sorted(seen & earlier)]
-        if starters and task in _STARTER_SAW:
-            found.append(f"{task}: the starter model's own training saw Quora duplicates, SNLI and MultiNLI")
-    return found
+        sources, how = _CONTAMINATED_BY.get(task, (set(), ""))
+        warnings += [f"{task}: this model was trained on {name}, which {how}" for name in sorted(sources & trained_on)]
+        if is_from_starter and task in _SEEN_BY_STARTERS:
+            warnings.append(f"{task}: the starter model's own training saw Quora duplicates, SNLI and MultiNLI")
+    return warnings

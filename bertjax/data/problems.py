@@ -1,4 +1,4 @@
-"""What is wrong with the files of a run, gathered so that one message tells all of it."""
+"""Problems in data files, collected so that one message reports all of them."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -6,22 +6,22 @@ from typing import NamedTuple
 
 from bertjax.errors import UserError
 
-SHOWN = 50
-"""Problems told of one file; the rest are counted."""
+MAX_SHOWN = 50
+"""Maximum number of problems shown for one file; the others are counted."""
 
 
 _SKIP = "pass --config.on_bad_row=skip"
 
 
 class Problem(NamedTuple):
-    """Something that is wrong with a file.
+    """A problem in a file.
 
     Attributes:
-      file: its path, or the flag that should name it.
-      line: counted from 1, the header included, or None for the file as a whole.
-      what: was expected and found, after the column's name, if it is about one.
-      remedy: what to do, if that goes without saying "".
-      is_row: whether `--config.on_bad_row=skip` would leave it out.
+      file: path of the file, or the flag that should name it.
+      line: line number from 1, header included, or None for the whole file.
+      what: what was expected and found, after the name of the column if there is one.
+      remedy: what to do, or "" if that is obvious.
+      is_row: whether `--config.on_bad_row=skip` would leave the line out.
     """
 
     file: str
@@ -36,13 +36,13 @@ class Problem(NamedTuple):
 
 
 class BadData(UserError):
-    """All that is wrong with some files.
+    """All problems in some files.
 
-    Its message is one line for one problem. For several, the first line counts them and says what to do, and each has
-    a line of its own, up to `SHOWN` a file.
+    A single problem is reported in one line. For several, the first line gives their number and what to do, followed by
+    one line for each, up to `MAX_SHOWN` a file.
 
     Attributes:
-      problems: in the order of the files, each once.
+      problems: the problems in the order of the files, without duplicates.
     """
 
     def __init__(self, problems: Iterable[Problem]):
@@ -50,20 +50,20 @@ class BadData(UserError):
         super().__init__(*_lines(self.problems))
 
     def __reduce__(self) -> tuple[type["BadData"], tuple[tuple[Problem, ...]]]:
-        # From another process an exception comes pickled, by default as its message.
+        # Exceptions of other processes arrive pickled; the default would pickle the message as the argument.
         return BadData, (self.problems,)
 
 
 @contextlib.contextmanager
-def gathered(problems: list[Problem]) -> Iterator[None]:
-    """Adds what a `BadData` raised within it tells to a list, and goes on."""
+def collecting(problems: list[Problem]) -> Iterator[None]:
+    """Catches a `BadData` raised in its body and adds its problems to a list."""
     try:
         yield
     except BadData as error:
         problems += error.problems
 
 
-def refuse(problems: Iterable[Problem]) -> None:
+def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raises `BadData` if there are any problems."""
     if problems := tuple(problems):
         raise BadData(problems)
@@ -74,21 +74,21 @@ def _lines(problems: tuple[Problem, ...]) -> list[str]:
         (problem,) = problems
         todo = f"{problem.remedy} or {_SKIP}" if problem.is_row else problem.remedy
         return [f"{problem}; {todo}" if todo else str(problem)]
-    rows = len({(problem.file, problem.line) for problem in problems if problem.is_row})
-    bad_rows = f"{rows} bad row" + "s" * (rows != 1)
-    if not rows:
+    num_rows = len({(problem.file, problem.line) for problem in problems if problem.is_row})
+    bad_rows = f"{num_rows} bad row" + "s" * (num_rows != 1)
+    if not num_rows:
         todo = "fix them all"
     elif all(problem.is_row for problem in problems):
-        todo = f"fix them all, or {_SKIP} to go on without the {bad_rows}"
+        todo = f"fix them all, or {_SKIP} to leave out the {bad_rows}"
     else:
         todo = f"fix them all, or all but the {bad_rows} and {_SKIP}"
     lines = [f"{len(problems)} problems in the data; {todo}"]
     by_file: dict[str, list[Problem]] = {}
     for problem in problems:
         by_file.setdefault(problem.file, []).append(problem)
-    for file, found in by_file.items():
-        # The first line says what to do about rows.
-        lines += [str(p) if p.is_row or not p.remedy else f"{p}; {p.remedy}" for p in found[:SHOWN]]
-        if len(found) > SHOWN:
-            lines.append(f"… and {len(found) - SHOWN} more in {file}")
+    for file, of_file in by_file.items():
+        # The remedy for rows is in the first line.
+        lines += [str(p) if p.is_row or not p.remedy else f"{p}; {p.remedy}" for p in of_file[:MAX_SHOWN]]
+        if len(of_file) > MAX_SHOWN:
+            lines.append(f"… and {len(of_file) - MAX_SHOWN} more in {file}")
     return lines

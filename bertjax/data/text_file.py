@@ -1,4 +1,4 @@
-"""The lines of a UTF-8 file, each with what keeps it from being read as text."""
+"""Lines of UTF-8 files, each with what is wrong with it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +13,9 @@ class Line(NamedTuple):
     """A line of a file.
 
     Attributes:
-      number: counted from 1.
-      text: without its end; what is not UTF-8 is replaced.
-      flaw: what was expected and found where it is no text, else "".
+      number: line number from 1.
+      text: the text without its line ending; invalid UTF-8 is replaced.
+      flaw: what was expected and found if the line is not text, else "".
     """
 
     number: int
@@ -24,19 +24,19 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Lines of a file, without blank ones at its end.
+    """Reads the lines of a file, without empty lines at its end.
 
     Raises:
-      BadData: no such file, or an empty one.
+      BadData: the file does not exist, cannot be read or is empty.
     """
     data = _read(path).rstrip(b"\r\n")
     if not data.removeprefix(_BOM):
-        raise BadData([Problem(str(path), None, "expected rows, found an empty file", "give it rows")])
+        raise BadData([Problem(str(path), None, "expected rows, found an empty file", "add rows")])
     return split_lines(data)
 
 
 def split_lines(data: bytes) -> Iterator[Line]:
-    """Lines of a file's bytes. Only LF and CRLF end one: texts may hold what `str.splitlines` takes for an end."""
+    """Splits a file's bytes at LF and CRLF only: texts may hold other characters that `str.splitlines` splits at."""
     for number, line in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
         line = line.removesuffix(b"\r")
         try:

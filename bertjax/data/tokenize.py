@@ -1,4 +1,4 @@
-"""Whole splits tokenised in memory."""
+"""Splits tokenised as a whole, in memory."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from bertjax.errors import UserError
 
-# An encoding also holds offsets, words and what was cut off: a whole split of them would not fit in memory.
+# Encodings also hold offsets, words and overflow: those of a whole split would not fit in memory.
 _ENCODED_AT_ONCE = 1024
 
 
@@ -19,10 +19,10 @@ class TokenizedExamples:
     """A tokenised split, in the order of its source.
 
     Attributes:
-      ids: the examples' names.
-      input_ids: int32 [L] for each example, its own L, [CLS] and [SEP] included.
+      ids: the examples' ids in their source.
+      input_ids: int32 [L] for each example, with its own L, [CLS] and [SEP] included.
       token_type_ids: int32 [L] for each example; 1 in the second text of a pair, its [SEP] included.
-      labels: [N], int32, or float32 where the source's labels are floats.
+      labels: [N], int32, or float32 if the source's labels are floats.
     """
 
     ids: list[str]
@@ -35,7 +35,7 @@ class TokenizedExamples:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example: int64 [N]."""
+        """Number of tokens of each example, int64 [N]."""
         return np.array([len(ids) for ids in self.input_ids], np.int64)
 
 
@@ -43,19 +43,19 @@ def tokenize(source: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, max_l
     """Tokenises a split.
 
     Args:
-      source: examples with "id", "text" and "label", and "text_pair" where the task is on pairs.
-      tokenizer: from `load_tokenizer`; left as it was.
-      max_length: tokens to keep, the special ones included. Of a pair the longer text is cut first.
+      source: examples with "id", "text" and "label", and "text_pair" for pairs.
+      tokenizer: from `load_tokenizer`; unchanged on return.
+      max_length: maximum number of tokens, special ones included. The longer text of a pair is truncated first.
 
     Returns:
-      The examples, in the order of the source.
+      The examples in the order of the source.
 
     Raises:
       UserError: max_length leaves no room for text.
     """
     if max_length < 3:
         raise UserError(f"--config.max_length: expected at least 3 tokens, found {max_length}")
-    names: list[str] = []
+    ids: list[str] = []
     labels: list[Any] = []
     input_ids: list[np.ndarray] = []
     token_type_ids: list[np.ndarray] = []
@@ -65,11 +65,11 @@ def tokenize(source: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, max_l
         while chunk := list(itertools.islice(rows, _ENCODED_AT_ONCE)):
             texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in chunk]
             for row, encoding in zip(chunk, tokenizer.encode_batch(texts), strict=True):
-                names.append(row["id"])
+                ids.append(row["id"])
                 labels.append(row["label"])
                 input_ids.append(np.array(encoding.ids, np.int32))
                 token_type_ids.append(np.array(encoding.type_ids, np.int32))
     finally:
         tokenizer.no_truncation()
     is_float = any(isinstance(label, float | np.floating) for label in labels)
-    return TokenizedExamples(names, input_ids, token_type_ids, np.array(labels, np.float32 if is_float else np.int32))
+    return TokenizedExamples(ids, input_ids, token_type_ids, np.array(labels, np.float32 if is_float else np.int32))

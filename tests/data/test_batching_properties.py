@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.data.batching import eval_batches, optimal_bucket_boundaries, steps_per_epoch, train_batches
-from bertjax.data.mixture import Mixture, turns
+from bertjax.data.mixture import Mixture, task_schedule
 from bertjax.data.tokenize import TokenizedExamples
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=25)
@@ -136,7 +136,7 @@ class Numbers:
 )
 @settings(max_examples=100)
 def test_a_mixture(sizes, sampling, num_steps, seed, data):
-    order = None if sampling is None else turns(sizes, sampling, num_steps, seed)
+    order = None if sampling is None else task_schedule(sizes, sampling, num_steps, seed)
     mixture, later = (Mixture({name: Numbers() for name in sizes}, order) for _ in range(2))
     states, whole = [], []
     for _ in range(num_steps):

@@ -1,3 +1,5 @@
+"""Warnings about evaluation data that earlier training saw."""
+
 from bertjax.data.leakage import contamination_warnings
 
 STARTER = {"init_from": "minilm-l6", "note": "its own training saw Quora duplicates, SNLI and MultiNLI"}
@@ -15,11 +17,11 @@ def test_further_pretraining_counts_too():
     assert len(contamination_warnings(lineage, ["sst5", "cfimdb"])) == 1
 
 
-def test_a_run_does_not_warn_of_itself():
+def test_a_run_does_not_warn_about_its_own_data():
     assert contamination_warnings([STARTER, {"trained_on": "sst5"}, {"trained_on": "sts"}], ["sst5", "sts"]) == []
 
 
-def test_what_the_starter_saw():
+def test_data_that_the_starter_saw():
     expected = ["quora: the starter model's own training saw Quora duplicates, SNLI and MultiNLI"]
     assert contamination_warnings([STARTER, {"trained_on": "quora"}], ["quora", "sts"]) == expected
     assert contamination_warnings([{"init_from": "bert-base-uncased"}, {"trained_on": "quora"}], ["quora"]) == []

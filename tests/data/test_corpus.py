@@ -1,4 +1,4 @@
-"""Corpora: the three kinds by hand, what is held out, and every way in which a path can be wrong."""
+"""Corpora: the three kinds by hand, the held-out split, and errors for every kind of bad path."""
 
 import pytest
 
@@ -12,10 +12,10 @@ SPLITS = ("train", "dev", "test")
 
 
 def texts(split, count):
-    """Texts "document i" of a split; of train, the first is one that a labelled data set would keep for test."""
+    """Texts "document i" of a split. The first of train is one that a labelled dataset would put into test."""
     by_split = {name: [f"document {i}" for i in range(200) if split_of(f"document {i}") == name] for name in SPLITS}
-    found = by_split["dev"] if split == "dev" else [by_split["test"][0], *by_split["train"]]
-    return found[:count]
+    documents = by_split["dev"] if split == "dev" else [by_split["test"][0], *by_split["train"]]
+    return documents[:count]
 
 
 ENOUGH = [*texts("train", 3), *texts("dev", 2)]
@@ -45,7 +45,7 @@ def test_lines_are_sentences_and_stay_in_order(tmp_path):
     assert found == ("One. Two.", "three", "Four")
 
 
-def test_the_split_follows_the_text_and_a_copy_counts_once(tmp_path):
+def test_the_split_follows_the_text_and_copies_are_dropped(tmp_path):
     write(tmp_path / "a.txt", [[text] for text in [*ENOUGH, *ENOUGH[::-1]]])
     corpus = load_corpus(str(tmp_path))
     assert loaded(corpus) == {"train": [[text] for text in ENOUGH[:3]], "dev": [[text] for text in ENOUGH[3:]]}
@@ -97,7 +97,7 @@ def test_a_csv_of_books(tmp_path):
     assert max(map(len, both)) == 20_000
 
 
-def test_multioped_s_own_column(tmp_path):
+def test_the_column_of_multioped(tmp_path):
     path = tmp_path / "dataset.csv"
     rows = "".join(
         f'"A query?\n","a perspective\n",0,"it again\n","{text}. Two.\n"\n' for text in "abcdefghijklmnopqrst"
@@ -130,10 +130,10 @@ def refusal(source):
     return str(raised.value)
 
 
-def test_a_path_that_is_none(tmp_path):
+def test_a_bad_path(tmp_path):
     assert f"found no such path: {tmp_path}/x" in refusal(tmp_path / "x")
     (tmp_path / "x.json").write_text("{}")
-    assert f"found a file: {tmp_path}/x.json" in refusal(tmp_path / "x.json")
+    assert f"found another kind of file: {tmp_path}/x.json" in refusal(tmp_path / "x.json")
     assert "x.csv: expected a file, found none" in refusal(tmp_path / "x.csv")
 
 

@@ -1,4 +1,4 @@
-"""Datasets as prepared and read back: splits, labels, the cache, and the errors of their sources."""
+"""Datasets as prepared and read back: splits, labels, the cache, and errors of their sources."""
 
 import math
 import resource
@@ -31,7 +31,7 @@ def write(folder, splits=ROWS, label="sentiment"):
 
 
 def load(name, **options):
-    return dataset_module.load(name, sources.SOURCES[name], get_task(name).schema, **options)
+    return dataset_module.load_or_prepare(name, sources.SOURCES[name], get_task(name).schema, **options)
 
 
 def examples(rows):
@@ -47,7 +47,7 @@ def message(*args, lines=1, **kwargs):
 
 
 def prepared(cache):
-    """The folders of prepared data; none may be left half done."""
+    """The folders of prepared data; none may be left unfinished."""
     return sorted(path.name for path in cache.glob("datasets/*/*"))
 
 
@@ -59,7 +59,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rate(tmp_path, cache, monkeypatch):
-    """Stands in for the fetched ratings: writes (rating, text) rows, numbered from 1, in the file's own form."""
+    """Replaces the fetched ratings by (rating, text) rows, numbered from 1, that the returned function writes."""
     folder = tmp_path / "hutto"
     folder.mkdir()
     monkeypatch.setattr(assets, "fetch_asset", lambda name: {"hutto-2014": folder}[name])
@@ -81,7 +81,7 @@ def test_gold_rows_in_the_order_of_their_file(tmp_path, cache, capfd):
     for split, rows in ROWS.items():
         assert list(dataset.splits[split]) == examples(rows)
     assert {type(value) for value in dataset.splits["train"][0].values()} == {str, int}
-    # Predictions go to stdout: nothing else may.
+    # stdout is for predictions only.
     assert capfd.readouterr() == ("", "")
 
 
@@ -128,7 +128,7 @@ def test_pairs_with_scores(tmp_path, cache):
     assert math.isnan(unlabelled["label"])
 
 
-def test_sources_of_gold_data_are_asked_for(tmp_path, cache):
+def test_missing_gold_files_are_named(tmp_path, cache):
     assert message("sst5").startswith("--config.data_dir: sst5 needs")
     assert "rated_sst, which needs no files" in message("sst5")
     folder = write(tmp_path / "gold", {"train": ROWS["train"]})
@@ -164,18 +164,18 @@ def test_all_files_are_checked_whatever_is_wrong_with_the_first(tmp_path, cache)
     folder = write(tmp_path / "gold", {"train": [], "dev": [("d0", "film", 5)]})
     (folder / "ids-sst-test.csv").write_bytes(b"\tid\tsent\xe9nce\n0\tx\tunseen\n")
     assert [line.partition("ids-sst-")[2] for line in message("sst5", data_dir=folder, lines=4).splitlines()[1:]] == [
-        "train.csv: expected rows, found only a header; give it rows",
+        "train.csv: expected rows, found only a header; add rows",
         "dev.csv:2: sentiment: expected a whole number from 0 to 4, found '5'",
         "test.csv:1: expected UTF-8, found byte 0xe9; save the file as UTF-8 text",
     ]
 
 
-def test_both_files_of_ones_own_are_checked(tmp_path, cache):
+def test_both_own_files_are_checked(tmp_path, cache):
     paths = [tmp_path / "my.tsv", tmp_path / "dev.tsv"]
     for path in paths:
         path.write_text("sentence\tsentiment\n\t1\n")
     with pytest.raises(BadData) as raised:
-        dataset_module.load("data_file", sources.OwnFile(paths[0], dev=paths[1]), get_task("cfimdb").schema)
+        dataset_module.load_or_prepare("data_file", sources.OwnFile(paths[0], dev=paths[1]), get_task("cfimdb").schema)
     assert [(problem.file, problem.line) for problem in raised.value.problems] == [(str(path), 2) for path in paths]
 
 
@@ -185,7 +185,7 @@ def test_warnings_are_kept_with_the_prepared_data(tmp_path, cache):
     for _ in range(2):  # the second time from the cache
         one_label, also_in_dev = load("sst5", data_dir=folder).warnings
         assert one_label.startswith("sst5: all 2 rows of train have the label positive; ")
-        assert also_in_dev.startswith("sst5: 1 of 2 rows of train have texts that also stand in dev, ")
+        assert also_in_dev.startswith("sst5: 1 of 2 rows of train have texts that are also in dev, ")
     assert load("sst5", data_dir=write(tmp_path / "other")).warnings == ()
 
 
@@ -242,7 +242,7 @@ def test_two_prepare_at_once(tmp_path, cache, monkeypatch):
     lock, loaded = threading.Lock(), []
 
     def both(builder):
-        with lock:  # two processes in life: TFDS's own state is not for threads
+        with lock:  # in practice two processes; TFDS is not thread-safe
             prepare(builder)
         barrier.wait()
 
@@ -256,7 +256,7 @@ def test_two_prepare_at_once(tmp_path, cache, monkeypatch):
     assert prepared(cache) == [loaded[0].fingerprint]
 
 
-# The last decimal digit of the text's SHA-256, from sha256sum and bc: 4, 8, 9, 7, 5, 2. 8 is dev and 9 is test.
+# Last decimal digits of the texts' SHA-256, computed with sha256sum and bc: 4, 8, 9, 7, 5, 2. 8 is dev, 9 is test.
 SPLITS = {
     "a good film": "train",
     "a treat": "dev",
@@ -282,7 +282,7 @@ def test_equal_texts_share_a_split():
     assert abs(drawn.count("test") - 200) < 54
 
 
-def test_the_cuts():
+def test_cuts_between_classes():
     ratings = {-4: 0, -2.0001: 0, -2: 0, -1.9999: 1, -1: 1, -0.9999: 2, 0: 2, 0.9999: 2, 1: 3, 1.9999: 3, 2: 4, 4: 4}
     assert {rating: sources.rating_class(rating) for rating in ratings} == ratings
 
@@ -306,31 +306,31 @@ def test_a_bad_rating(rate):
     assert load("rated_sst", on_bad_row="skip").skipped == (where,)
 
 
-def test_settings_of_a_source_tell_prepared_data_apart(tmp_path, cache):
+def test_settings_of_a_source_are_in_the_fingerprint(tmp_path, cache):
     path, schema = tmp_path / "my.tsv", get_task("cfimdb").schema
     path.write_text("key\tsentence\tsentiment\n" + "".join(f"k{i}\tfilm {i}\t{i % 2}\n" for i in range(40)))
     ids = [
-        dataset_module.load("data_file", sources.OwnFile(path, key), schema).splits["dev"][0]["id"]
+        dataset_module.load_or_prepare("data_file", sources.OwnFile(path, key), schema).splits["dev"][0]["id"]
         for key in (None, "key")
     ]
     assert ids[1] == f"k{int(ids[0]) - 1}"
     with pytest.raises(UserError, match="expected a header with one tab-separated column 'kay'"):
-        dataset_module.load("data_file", sources.OwnFile(path, "kay"), schema)
+        dataset_module.load_or_prepare("data_file", sources.OwnFile(path, "kay"), schema)
 
 
 @pytest.mark.parametrize("flag", ["data_file", "dev_file"])
-def test_a_file_of_ones_own_that_is_not_there(tmp_path, cache, flag):
+def test_a_missing_own_file(tmp_path, cache, flag):
     path, gone = tmp_path / "my.tsv", tmp_path / "gone.tsv"
     path.write_text("sentence\tsentiment\nfilm\t0\n")
     source = sources.OwnFile(gone) if flag == "data_file" else sources.OwnFile(path, dev=gone)
     with pytest.raises(UserError, match=rf"--config.{flag}: expected the file {gone}, found none; check the path"):
-        dataset_module.load("data_file", source, get_task("cfimdb").schema)
+        dataset_module.load_or_prepare("data_file", source, get_task("cfimdb").schema)
 
 
 def test_ratings_as_scores(rate):
     rate([("-2.5", text) for text in SPLITS])
     source = sources.Ratings("movieReviewSnippets_GroundTruth.txt", "ratings")
-    dataset = dataset_module.load("rated_movies", source, get_task("rated_tweets").schema)
+    dataset = dataset_module.load_or_prepare("rated_movies", source, get_task("rated_tweets").schema)
     assert {row["label"] for split in dataset.splits.values() for row in split} == {-2.5}
 
 
@@ -343,7 +343,7 @@ from pathlib import Path
 from bertjax.data import dataset as datasets, sources
 from bertjax.tasks import get_task
 schema = get_task("sst5").schema
-dataset = datasets.load("sst5", sources.SOURCES["sst5"], schema, data_dir=Path({str(folder)!r}))
+dataset = datasets.load_or_prepare("sst5", sources.SOURCES["sst5"], schema, data_dir=Path({str(folder)!r}))
 print(len(list(dataset.splits["train"])), "tensorflow" in sys.modules)
 """
     root = Path(dataset_module.__file__).parents[2]

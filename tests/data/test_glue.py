@@ -1,4 +1,4 @@
-"""GLUE's records in TFDS's own form, without the network."""
+"""GLUE from records in TFDS's format, without the network."""
 
 import contextlib
 import math
@@ -72,7 +72,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """Every address serves another file than GLUE's; returns those that were asked."""
+    """Serves a wrong file at every URL; returns the list of requested URLs."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
     asked = []
 

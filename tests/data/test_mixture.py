@@ -1,8 +1,10 @@
+"""Schedules of several tasks, and their batches as one stream."""
+
 import numpy as np
 import pytest
 
 from bertjax.data.batching import train_batches
-from bertjax.data.mixture import Mixture, turns
+from bertjax.data.mixture import Mixture, task_schedule
 from bertjax.data.tokenize import TokenizedExamples
 
 SIZES = {"big": 900, "mid": 90, "small": 10}
@@ -22,14 +24,14 @@ def mixture(order, steps=12):
 
 
 def test_round_robin():
-    assert turns(SIZES, "round_robin", 7, 0) == ["big", "mid", "small", "big", "mid", "small", "big"]
+    assert task_schedule(SIZES, "round_robin", 7, 0) == ["big", "mid", "small", "big", "mid", "small", "big"]
 
 
 @pytest.mark.parametrize(
     ("sampling", "power"), [("proportional", 1.0), ("square_root", 0.5)], ids=["proportional", "square_root"]
 )
 def test_shares(sampling, power):
-    drawn = turns(SIZES, sampling, 20_000, 0)
+    drawn = task_schedule(SIZES, sampling, 20_000, 0)
     weights = {name: size**power for name, size in SIZES.items()}
     for name, weight in weights.items():
         share = weight / sum(weights.values())
@@ -38,7 +40,7 @@ def test_shares(sampling, power):
 
 
 def test_annealed_sampling_goes_from_sizes_towards_equal_shares():
-    drawn = turns(SIZES, "annealed", 40_000, 0)
+    drawn = task_schedule(SIZES, "annealed", 40_000, 0)
     for part, power in ((drawn[:2000], 0.98), (drawn[-2000:], 0.22)):
         weights = {name: size**power for name, size in SIZES.items()}
         share = weights["mid"] / sum(weights.values())
@@ -46,15 +48,15 @@ def test_annealed_sampling_goes_from_sizes_towards_equal_shares():
 
 
 def test_the_seed_decides_the_draws():
-    assert turns(SIZES, "proportional", 100, 1) == turns(SIZES, "proportional", 100, 1)
-    assert turns(SIZES, "proportional", 100, 1) != turns(SIZES, "proportional", 100, 2)
+    assert task_schedule(SIZES, "proportional", 100, 1) == task_schedule(SIZES, "proportional", 100, 1)
+    assert task_schedule(SIZES, "proportional", 100, 1) != task_schedule(SIZES, "proportional", 100, 2)
 
 
 @pytest.mark.parametrize("stream", [7, (7, 0), (7, 1), (7, 2)], ids=str)
 def test_no_other_stream_of_the_seed_decides_the_turns(stream):
     """The share of the examples and the order of the batches come from sequences like these."""
     theirs = np.random.default_rng(stream).random(100) < 0.5
-    drawn = turns({"a": 1, "b": 1}, "proportional", 100, 7)
+    drawn = task_schedule({"a": 1, "b": 1}, "proportional", 100, 7)
     assert [name == "a" for name in drawn] != theirs.tolist()
 
 

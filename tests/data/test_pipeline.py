@@ -1,3 +1,5 @@
+"""The inputs of a run, from its config."""
+
 import dataclasses
 import json
 import shutil
@@ -40,7 +42,7 @@ def test_a_share_of_the_training_examples(config, tiny_checkpoint):
     assert examples[0]["train"].ids != examples[1]["train"].ids
 
 
-def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint, tmp_path):
+def test_no_boundary_exceeds_the_models_positions(config, tiny_checkpoint, tmp_path):
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
     architecture = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 14}
@@ -49,7 +51,7 @@ def test_no_edge_lies_beyond_the_models_positions(config, tiny_checkpoint, tmp_p
     assert inputs.data["sst5"].bucket_boundaries == (8, 14)
 
 
-def test_a_vocabulary_of_another_size_is_refused(config, tiny_checkpoint, tmp_path):
+def test_a_vocabulary_that_does_not_fit_is_refused(config, tiny_checkpoint, tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "config.json").write_text((tiny_checkpoint / "config.json").read_text())
@@ -67,7 +69,7 @@ def test_pairs_need_room_for_two_texts(config, tiny_checkpoint, tmp_path):
         load_inputs(config, tiny_checkpoint, ("train",))
 
 
-def test_the_data_of_all_tasks_are_checked(config, tiny_checkpoint, sst_folder):
+def test_data_of_all_tasks_are_checked(config, tiny_checkpoint, sst_folder):
     with (sst_folder / "ids-sst-train.csv").open("a") as file:
         file.write("61\ttrain61\tthe film\t7\n")
     for split in ("train", "dev"):
@@ -83,14 +85,15 @@ def test_the_data_of_all_tasks_are_checked(config, tiny_checkpoint, sst_folder):
     ]
 
 
-def test_skipped_rows_are_told_and_counted(config, tiny_checkpoint, sst_folder, capsys):
+def test_skipped_rows_are_shown_and_counted(config, tiny_checkpoint, sst_folder, capsys):
     with (sst_folder / "ids-sst-train.csv").open("a") as file:
         file.writelines(f"{i}\ttrain{i}\tthe film\t7\n" for i in range(61, 121))
     load_inputs(dataclasses.replace(config, on_bad_row="skip"), tiny_checkpoint, ("train",))
     *rows, last = capsys.readouterr().err.splitlines()
     assert len(rows) == 50
     assert all(row.startswith(f"skipped: ids-sst-train.csv:{line}: ") for line, row in enumerate(rows, 63))
-    assert last == "skipped: 60 in all of sst5"
+    assert last.startswith("skipped: 60 ")
+    assert "sst5" in last
 
 
 @pytest.mark.parametrize("task", ["rated_sst", "sst2"])

@@ -1,8 +1,8 @@
-"""One message for all that is wrong."""
+"""One message for all problems."""
 
 import pytest
 
-from bertjax.data.problems import BadData, Problem, gathered, refuse
+from bertjax.data.problems import BadData, Problem, collecting, raise_if_any
 from bertjax.errors import UserError
 
 FIX = "fix the row"
@@ -16,7 +16,7 @@ def test_one_problem_is_one_line():
     assert str(BadData([problem, problem])) == str(BadData([problem]))  # one file may be read twice
 
 
-def test_many_have_a_line_each():
+def test_several_problems_have_a_line_each():
     rows = [Problem("a.csv", line, "bad", FIX, is_row=True) for line in (2, 2, 3)]
     rows[1] = rows[1]._replace(what="worse")
     others = [Problem("b.csv", 1, "no header", "give it one"), Problem("b.csv", None, "short")]
@@ -29,8 +29,9 @@ def test_many_have_a_line_each():
         "b.csv: short",
     ]
     assert str(BadData(others)).startswith("2 problems in the data; fix them all\n")
-    first = "2 problems in the data; fix them all, or pass --config.on_bad_row=skip to go on without the 1 bad row\n"
-    assert str(BadData(rows[:2])).startswith(first)
+    first, *_ = str(BadData(rows[:2])).splitlines()
+    assert first.startswith("2 problems in the data; fix them all, or pass --config.on_bad_row=skip ")
+    assert first.endswith(" the 1 bad row")
 
 
 def test_at_most_fifty_a_file_are_shown():
@@ -42,13 +43,13 @@ def test_at_most_fifty_a_file_are_shown():
     assert lines[101] == "… and 2 more in b"
 
 
-def test_problems_are_gathered_and_other_errors_pass():
+def test_problems_are_collected_and_other_errors_pass():
     problems = []
     for number in range(3):
-        with gathered(problems):
-            refuse([Problem("a", number, "bad")] if number else [])
+        with collecting(problems):
+            raise_if_any([Problem("a", number, "bad")] if number else [])
     assert [problem.line for problem in problems] == [1, 2]
-    with pytest.raises(UserError, match="^a flag$"), gathered(problems):
+    with pytest.raises(UserError, match="^a flag$"), collecting(problems):
         raise UserError("a flag")
     with pytest.raises(BadData, match="^2 problems in the data; fix them all\na:1: bad\na:2: bad$"):
-        refuse(problems)
+        raise_if_any(problems)

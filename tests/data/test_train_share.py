@@ -1,13 +1,15 @@
+"""Subsets of the training examples."""
+
 import numpy as np
 import pytest
 
-from bertjax.data.dataset import Dataset, with_train_share
+from bertjax.data.dataset import Dataset, subsample_train
 
 WHOLE = Dataset("toy", "0" * 16, "", {"train": [{"id": str(i)} for i in range(200)], "dev": [{"id": "d"}]})
 
 
 def drawn(share, seed):
-    return [int(row["id"]) for row in with_train_share(WHOLE, share, seed).splits["train"]]
+    return [int(row["id"]) for row in subsample_train(WHOLE, share, seed).splits["train"]]
 
 
 @pytest.mark.parametrize(("share", "size"), [(1, 200), (0.5, 100), (0.1, 20), (0.0125, 2), (1e-9, 1)])
@@ -15,7 +17,7 @@ def test_a_share_is_drawn_once_each_in_order(share, size):
     rows = drawn(share, 0)
     assert rows == sorted(set(rows))
     assert len(rows) == size
-    assert with_train_share(WHOLE, share, 0).splits["dev"] == WHOLE.splits["dev"]
+    assert subsample_train(WHOLE, share, 0).splits["dev"] == WHOLE.splits["dev"]
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():

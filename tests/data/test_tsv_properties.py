@@ -1,18 +1,18 @@
-"""What holds of every file: what was written is read, and nothing but a `UserError` comes of any bytes."""
+"""Properties of the readers for any file: what was written is read, and bad bytes raise nothing but `UserError`."""
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bertjax.data.corpus import load_corpus
-from bertjax.data.tsv import Row, class_parser, read_rows, read_table
+from bertjax.data.tsv import Row, class_parser, read_course_file, read_table
 from bertjax.errors import UserError
 from bertjax.tasks import Schema
 
-PARTING = "\t\n\0"
-FIELDS = st.text(st.characters(codec="utf-8", exclude_characters=PARTING)).filter(str.strip)
+SEPARATORS = "\t\n\0"
+FIELDS = st.text(st.characters(codec="utf-8", exclude_characters=SEPARATORS)).filter(str.strip)
 ROWS = st.lists(st.tuples(FIELDS.map(str.strip), FIELDS, st.integers(0, 4)), min_size=1, unique_by=lambda row: row[0])
 TABLE = Schema(("text", "other"), "score", low=-1, high=1)
-# What a dirty file is made of, some of it sound.
+# Parts of dirty files; some are valid.
 CHUNKS = st.sampled_from(
     [
         *(b"\tid\tsentence\tsentiment\n", b"0\ta\tfilm\t4\n", b"1\tb\tfilm\t0\n"),
@@ -25,7 +25,9 @@ FILES = st.one_of(st.binary(), st.lists(CHUNKS, max_size=25).map(b"".join))
 
 
 def read(path, on_bad_row="error"):
-    return read_rows(path, texts=("sentence",), label="sentiment", parse_label=class_parser(5), on_bad_row=on_bad_row)
+    return read_course_file(
+        path, texts=("sentence",), label="sentiment", parse_label=class_parser(5), on_bad_row=on_bad_row
+    )
 
 
 @given(rows=ROWS, end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans(), is_ended=st.booleans())
@@ -47,7 +49,7 @@ def outcome(call, *args, **kwargs):
 
 @given(data=FILES)
 @settings(max_examples=300)
-def test_no_bytes_are_a_traceback_or_a_bad_row(tmp_path_factory, data):
+def test_no_bytes_cause_a_traceback_or_a_bad_row(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(data)
     for reader, options in (
@@ -65,13 +67,13 @@ def test_no_bytes_are_a_traceback_or_a_bad_row(tmp_path_factory, data):
         assert len({row.id for row in rows}) == len(rows) > 0
         for row in rows:
             assert row.id.strip()
-            assert all(text.strip() and not set(text) & set(PARTING) for text in row.texts)
+            assert all(text.strip() and not set(text) & set(SEPARATORS) for text in row.texts)
             assert row.label in range(5) if reader is read else -1 <= row.label <= 1
 
 
 @given(data=FILES)
 @settings(max_examples=200)
-def test_no_corpus_is_a_traceback(tmp_path_factory, data):
+def test_no_corpus_causes_a_traceback(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "corpus"
     folder.mkdir(exist_ok=True)
     for path, source in ((folder / "any.txt", folder), (folder / "any.csv", folder / "any.csv")):
@@ -84,7 +86,7 @@ def test_no_corpus_is_a_traceback(tmp_path_factory, data):
 def test_a_corpus_that_was_written_is_read(tmp_path_factory, documents):
     folder = tmp_path_factory.getbasetemp() / "written"
     folder.mkdir(exist_ok=True)
-    # Enough for a split of two documents each.
+    # Enough documents for both splits.
     documents += [[f"document {i}"] for i in range(60)]
     blocks = ["\n".join(document) for document in documents]
     (folder / "a.txt").write_bytes("\n\n".join(blocks).encode())
