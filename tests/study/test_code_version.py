@@ -1,6 +1,11 @@
 import subprocess
 
 from bertjax.study import code_version
+from tools.manual import ROOT
+
+
+def test_the_whole_package_counts():
+    assert code_version._PACKAGE == ROOT / "bertjax"
 
 
 def test_the_commit_of_a_checkout_and_whether_it_is_changed(tmp_path, monkeypatch):
@@ -11,7 +16,7 @@ def test_the_commit_of_a_checkout_and_whether_it_is_changed(tmp_path, monkeypatc
         code_version.code_version.cache_clear()
         return code_version.code_version().split()[1:]
 
-    monkeypatch.setattr(code_version, "_FOLDER", tmp_path)
+    monkeypatch.setattr(code_version, "_PACKAGE", tmp_path)
     assert version() == []  # no checkout
     git("init")
     (tmp_path / "__init__.py").touch()
