@@ -1,4 +1,4 @@
-"""The results of a study so far: a file of one JSON line a finished cell."""
+"""The results of a study so far: a file with one JSON line for each finished trial."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,56 +8,65 @@ from typing import Any
 from bertjax.errors import UserError, shown
 from bertjax.files.atomic import write_text
 from bertjax.runs.workdir import config_differences
-from bertjax.study.plan import Trial, TrialKey, trial_name
+from bertjax.study.plan import Trial, TrialKey
 
-CELLS = "cells.jsonl"
+RESULTS_FILE = "cells.jsonl"  # earlier studies have it: the name stays
+
+Line = Mapping[str, Any]
+"""The results of one trial; `bertjax.study.trial.run_trial` lists the keys."""
 
 
-def read_results(root: Path, cells: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The lines of the cells of a plan that are finished, in the file's order.
+def read_results(root: Path, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Returns the lines of a plan's finished trials, in the file's order.
+
+    Lines of trials that are not in the plan are left out.
 
     Raises:
-      UserError: a line is no cell's, or a cell has two; a cell was run with other settings than it has in the plan,
-        with settings that meant something else then, or on other data than others.
+      UserError: a line is not a trial's results, a trial appears twice, its settings differ from the plan's or had
+        another meaning when it was run, or trials of one task were run on different data.
     """
-    planned = {cell.key: cell for cell in cells}
-    lines, data, places = [], dict[str, str](), dict[TrialKey, int]()
+    planned = {trial.key: trial for trial in trials}
+    lines, data, line_numbers = [], dict[str, str](), dict[TrialKey, int]()
     for number, text in enumerate(_text(root).split("\n"), 1):
         if not text:
             continue
         try:
             line = json.loads(text)
-            cell, settings, fingerprints = planned.get(key_of(line)), dict(line["settings"]), dict(line["fingerprints"])
-            resolved = dict(line.get("resolved", {}))  # which an earlier version did not write
+            trial, settings = planned.get(trial_key(line)), dict(line["settings"])
+            fingerprints = dict(line["fingerprints"])
+            resolved = dict(line.get("resolved", {}))  # missing in lines of early versions
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{root / CELLS}:{number}: expected the results of a cell as JSON, found {shown(text)}; remove the "
-                "line, and the same command runs that cell again"
+                f"{root / RESULTS_FILE}:{number}: expected a trial's results as JSON, found {shown(text)}; remove the "
+                "line, and the same command runs that trial again"
             ) from None
-        if cell is None:
+        if trial is None:
             continue
-        if (first := places.setdefault(cell.key, number)) != number:
+        if (first := line_numbers.setdefault(trial.key, number)) != number:
             raise UserError(
-                f"{root / CELLS}:{number}: expected one line a cell, found {trial_name(cell)} in line {first} already; "
-                "remove one of the two"
+                f"{root / RESULTS_FILE}:{number}: expected one line for each trial, found {trial.name} in line {first} "
+                "too; remove one of the two"
             )
-        for key, *values in config_differences(settings, cell.settings):
-            was, planned_now = ("the default" if value is None else shown(value) for value in values)
+        for key, *values in config_differences(settings, trial.settings):
+            before, now = ("the default" if value is None else shown(value) for value in values)
             raise UserError(
-                f"{root / CELLS}: {trial_name(cell)} was run with other settings than the recipe's: {key} was {was}, "
-                f"is {planned_now}; give another --workdir, or the method another name"
+                f"{root / RESULTS_FILE}: {trial.name} was run with other settings than the recipe's: {key} was "
+                f"{before}, is {now}; use another --workdir, or give the method another name"
             )
-        changed = config_differences(resolved, cell.resolved)
-        if told := "; ".join(f"{key} was {_shown(was)}, is {_shown(is_now)}" for key, was, is_now in changed):
+        differences = "; ".join(
+            f"{key} was {_shown(before)}, is {_shown(now)}"
+            for key, before, now in config_differences(resolved, trial.resolved)
+        )
+        if differences:
             raise UserError(
-                f"{root / CELLS}:{number}: {trial_name(cell)} was run by a version of bertjax in which its settings "
-                f"meant something else: {told}; remove the line, or spell the old values out under another method"
+                f"{root / RESULTS_FILE}:{number}: {trial.name} was run by a version of bertjax in which its settings "
+                f"had another meaning: {differences}; remove the line, or set the old values in another method"
             )
         for task, fingerprint in fingerprints.items():
             if data.setdefault(task, fingerprint) != fingerprint:
                 raise UserError(
-                    f"{root / CELLS}:{number}: {trial_name(cell)} was run on other data of {task} than cells before "
-                    "it; give another --workdir, or remove the lines of one of both"
+                    f"{root / RESULTS_FILE}:{number}: {trial.name} was run on other data of {task} than the trials "
+                    "above it; use another --workdir, or remove one or the other"
                 )
         lines.append(line)
     return lines
@@ -67,23 +76,23 @@ def _shown(value: Any) -> str:
     return "not recorded" if value is None else shown(value)
 
 
-def add_result(root: Path, line: Mapping[str, Any]) -> None:
-    """Adds a finished cell, whole or not at all."""
+def add_result(root: Path, line: Line) -> None:
+    """Appends a finished trial, atomically."""
     root.mkdir(parents=True, exist_ok=True)
-    before = _text(root)
-    if before and not before.endswith("\n"):  # an editor's doing
-        before += "\n"
-    write_text(root / CELLS, before + json.dumps(line, ensure_ascii=False) + "\n")
+    text = _text(root)
+    if text and not text.endswith("\n"):  # someone edited the file
+        text += "\n"
+    write_text(root / RESULTS_FILE, text + json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def key_of(line: Mapping[str, Any]) -> TrialKey:
-    """The key of the cell that a line is of."""
+def trial_key(line: Line) -> TrialKey:
+    """The key of a line's trial."""
     return TrialKey(*(line[name] for name in TrialKey._fields))
 
 
 def _text(root: Path) -> str:
-    path = root / CELLS
+    path = root / RESULTS_FILE
     try:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     except UnicodeDecodeError:
-        raise UserError(f"{path}: expected UTF-8, found something else; restore it, or use another --workdir") from None
+        raise UserError(f"{path}: expected UTF-8, found other bytes; restore it, or use another --workdir") from None

@@ -1,7 +1,7 @@
-"""What a sentence encoder scores on pairs before any fine-tuning: the cosine of its mean-pooled states.
+"""A baseline without training for pair tasks: the cosine of a sentence encoder's mean-pooled hidden states.
 
-A checkpoint that was trained to embed sentences (Reimers and Gurevych, EMNLP 2019) may do better so than after
-fine-tuning on few labels, and then says little about how to fine-tune.
+A checkpoint trained to embed sentences (Reimers and Gurevych, EMNLP 2019) may score higher this way than after
+fine-tuning on few labels. Such a task then says little about fine-tuning methods.
 """
 
 from collections.abc import Mapping
@@ -19,54 +19,53 @@ from bertjax.data.tokenize import tokenize
 from bertjax.evaluation.predictor import Predictor
 from bertjax.models.bert import Bert
 from bertjax.parallel import DataParallel
-from bertjax.pretrained import load_pretrained, resolve
+from bertjax.pretrained import load_pretrained, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
 from bertjax.tasks import Task
 
 
 def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
-    """The score on dev of the cosine between both texts' vectors.
+    """Scores the cosine between the two texts' vectors as a prediction on dev.
 
     Args:
-      task: on pairs, of a score or of two classes.
-      config: says which checkpoint and where the data are; no label of theirs is trained on.
+      task: a pair task with a score or two classes.
+      config: names the checkpoint and the data.
 
     Returns:
-      "init_from"; "fingerprint" of the data; "metric", the task's main one; "score", its value on dev; "rows" of dev;
-      "threshold", for two classes: the cosine that separates them best on all of train, which with the side of each
-      class is all that is fitted; None for a score.
+      A dictionary of "init_from"; "fingerprint", of the data; "metric", the task's main one; "score", its value on dev;
+      "rows", of dev; and "threshold". With two classes the threshold is the cosine that separates them best on all of
+      train. It and the class above it are all that is fitted. For a score it is None.
 
     Raises:
       UserError: the checkpoint or the data cannot be read.
     """
     dataset = load_dataset(task, config)
-    folder = resolve(config.init_from)
+    folder = resolve_checkpoint(config.init_from)
     architecture, params = load_pretrained(config.init_from)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, architecture.vocab_size, folder)
-    most = architecture.max_position_embeddings
+    max_positions = architecture.max_position_embeddings
     parallel = DataParallel(jax.devices())
-    step = partial(pool_mean, model=Bert(architecture, {}))
+    step = partial(mean_pool, model=Bert(architecture, {}))
     predictor, replicated = Predictor(step, parallel, architecture.pad_token_id), parallel.replicate(params)
 
-    def vectors(split: str, name: str) -> np.ndarray:
-        rows = ({"id": row["id"], "text": row[name], "label": row["label"]} for row in dataset.splits[split])
-        examples = tokenize(rows, tokenizer, max_length=min(config.max_length, most))
-        bucket_boundaries = tuple(
-            min(edge, most) for edge in optimal_bucket_boundaries(examples.lengths, max_buckets=MAX_BUCKETS)
-        )
+    def embed(split: str, column: str) -> np.ndarray:
+        rows = ({"id": row["id"], "text": row[column], "label": row["label"]} for row in dataset.splits[split])
+        examples = tokenize(rows, tokenizer, max_length=min(config.max_length, max_positions))
+        boundaries = optimal_bucket_boundaries(examples.lengths, max_buckets=MAX_BUCKETS)
+        bucket_boundaries = tuple(min(boundary, max_positions) for boundary in boundaries)
         batch_size = parallel.up_to_even(config.batch_size)
         return predictor.predict(replicated, examples, batch_size=batch_size, bucket_boundaries=bucket_boundaries)
 
     def cosines_and_labels(split: str) -> tuple[np.ndarray, np.ndarray]:
         labels = np.array([row["label"] for row in dataset.splits[split]])
-        return cosine(vectors(split, "text"), vectors(split, "text_pair")), labels
+        return cosine(embed(split, "text"), embed(split, "text_pair")), labels
 
     cosines, labels = cosines_and_labels("dev")
     outputs, threshold = cosines[:, None], None
     if not task.schema.is_score:
-        threshold, above = best_threshold(*cosines_and_labels("train"))
-        outputs = np.eye(2)[np.where(cosines > threshold, above, 1 - above)]
+        threshold, class_above = best_threshold(*cosines_and_labels("train"))
+        outputs = np.eye(2)[np.where(cosines > threshold, class_above, 1 - class_above)]
     return {
         "init_from": config.init_from,
         "fingerprint": dataset.fingerprint,
@@ -77,32 +76,36 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def pool_mean(params: Any, batch: Mapping[str, jax.Array], *, model: Bert) -> jax.Array:
-    """The mean of a text's hidden states over its tokens, without dropout: float32 [B, D]."""
+def mean_pool(params: Any, batch: Mapping[str, jax.Array], *, model: Bert) -> jax.Array:
+    """The mean of each text's hidden states over its tokens, without dropout: float32 [B, D]."""
     mask = batch["attention_mask"]
 
     def run(bert: Bert) -> jax.Array:
         return bert.encode(bert.embed(batch["input_ids"], batch["token_type_ids"]), mask)
 
-    hidden: Any = model.apply({"params": params}, method=run)
-    real = mask.astype(jnp.float32)[..., None]
-    return jnp.sum(hidden * real, axis=1) / jnp.sum(real, axis=1)
+    hidden_states: Any = model.apply({"params": params}, method=run)
+    weights = mask.astype(jnp.float32)[..., None]
+    return jnp.sum(hidden_states * weights, axis=1) / jnp.sum(weights, axis=1)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cosine of each row of a with that of b, both [N, D]: float64 [N]."""
+    """The cosine between rows of a and b, both [N, D]: float64 [N]."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
 
 
 def best_threshold(cosines: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
-    """The threshold, and the class of what lies above it, with which most labels [N] of two classes are right."""
-    values, counts = np.unique(cosines, return_inverse=True)
-    ones = np.bincount(counts, weights=labels == 1)
-    zeros = np.bincount(counts, weights=labels == 0)
-    # hits[i]: right where the i lowest values are class 0, and the others class 1.
+    """Fits the threshold that classifies most of the labels [N], 0 or 1, correctly.
+
+    Returns:
+      The threshold, and the class of the cosines above it.
+    """
+    values, places = np.unique(cosines, return_inverse=True)
+    ones = np.bincount(places, weights=labels == 1)
+    zeros = np.bincount(places, weights=labels == 0)
+    # hits[i]: the number correct if the i lowest values are class 0 and the others class 1.
     hits = np.concatenate([[0], np.cumsum(zeros)]) + ones.sum() - np.concatenate([[0], np.cumsum(ones)])
-    bounds = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
-    wrong = len(labels) - hits
-    above = int(hits.max() >= wrong.max())
-    return float(bounds[int((hits if above else wrong).argmax())]), above
+    thresholds = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+    hits_if_swapped = len(labels) - hits
+    class_above = int(hits.max() >= hits_if_swapped.max())
+    return float(thresholds[int((hits if class_above else hits_if_swapped).argmax())]), class_above

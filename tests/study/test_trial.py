@@ -1,4 +1,4 @@
-"""A whole study of tiny runs, by its command."""
+"""Trials, and a whole study of tiny runs started by its command."""
 
 import json
 import os
@@ -13,9 +13,9 @@ import pytest
 
 from bertjax.config import RunConfig
 from bertjax.errors import UserError
-from bertjax.study import trial
 from bertjax.study.plan import Trial, plan_trials
 from bertjax.study.results import read_results
+from bertjax.study.trial import _median_seconds, _total_seconds, _train_records, machine_id, run_trial
 from tools.manual import ROOT
 
 RECIPE = """
@@ -51,55 +51,53 @@ def run(folder, *arguments):
     )
 
 
-def test_what_nobody_foresaw_ends_one_cell(monkeypatch, tmp_path):
-    def run(cell, root):
+def test_an_unexpected_error_ends_one_trial(monkeypatch, tmp_path):
+    def run(trial, root):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nby much")
 
-    monkeypatch.setattr(trial, "_run_trial", run)
-    cell = Trial(("sts",), "smart", 0.1, 0, RunConfig())
-    with pytest.raises(
-        UserError, match="RuntimeError: RESOURCE_EXHAUSTED: Out of memory by much; all of it is in"
-    ) as raised:
-        trial.run_trial(cell, tmp_path)
-    log = tmp_path / f"{cell.folder}.log"
-    assert str(raised.value).endswith(str(log))
+    monkeypatch.setattr("bertjax.study.trial._run_trial", run)
+    trial = Trial(("sts",), "smart", 0.1, 0, RunConfig())
+    with pytest.raises(UserError, match="RuntimeError: RESOURCE_EXHAUSTED: Out of memory by much; ") as raised:
+        run_trial(trial, tmp_path)
+    log = tmp_path / f"{trial.folder}.log"
+    assert str(log) in str(raised.value)
     assert "Traceback" in log.read_text()
     assert "by much" in log.read_text()
 
 
-def test_times_are_of_all_updates_of_all_calls(tmp_path):
-    """Readings of 10, 10 and, before a cut, 5 updates: 10 · 1 + 10 · 2 + 5 · 6 seconds."""
+def test_times_cover_all_updates_of_all_calls(tmp_path):
+    """Records of 10, 10 and, before an interruption, 5 updates: 10 · 1 + 10 · 2 + 5 · 6 seconds."""
     readings = [(10, "train", 1.0), (10, "dev", 9.0), (20, "train", 2.0), (25, "train", 6.0)]
     lines = [
         json.dumps({"step": step, "split": split, "epoch": 1, "values": {}, "timing": {"step_seconds": seconds}})
         for step, split, seconds in readings
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    found = trial._readings(tmp_path)
-    assert trial._seconds(found) == 60
-    assert trial._median_seconds(found) == 2
-    assert trial._seconds([]) == 0
+    records = _train_records(tmp_path)
+    assert _total_seconds(records) == 60
+    assert _median_seconds(records) == 2
+    assert _total_seconds([]) == 0
 
 
 @pytest.mark.slow
 def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     small = {"init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16, "epochs": 1}
-    helpers.write_sts(sst_folder)  # whose pairs are texts to pre-train on
+    helpers.write_sts(sst_folder)  # for further pre-training
     recipe = RECIPE.format(base=small | {"eval_every": 100}, pretraining=small)
     (tmp_path / "tiny.py").write_text(recipe)
     flags = f"--config.data_dir={sst_folder}", "--workers=2"
     done = run(tmp_path, *flags)
     assert done.returncode == 2, done.stderr
     *_, title, failed = done.stderr.splitlines()
-    assert title == "error: 1 of 4 cells failed; the same command tries them again:"
+    assert title.startswith("error: 1 of 4 trials failed")
     assert failed.startswith("sst5 diverging 0.5 0: training diverged")
     assert "Traceback" not in done.stderr
 
     root = tmp_path / "runs" / "tiny"
     namespace = {}
     exec(recipe, namespace)
-    cells = plan_trials(namespace["get_config"]().to_dict() | {"data_dir": str(sst_folder)})
-    lines = read_results(root, cells)
+    trials = plan_trials(namespace["get_config"]().to_dict() | {"data_dir": str(sst_folder)})
+    lines = read_results(root, trials)
     assert len(lines) == 3
     found = {line["method"]: line for line in lines}
     dev = found["smart"]["dev"]["sst5"]
@@ -107,13 +105,13 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     assert dev["score"] == dev["accuracy"]
     assert len(dev["predicted"]) == len(dev["labels"]) == 23
     assert dev["score"] == pytest.approx(np.mean(np.equal(dev["predicted"], dev["labels"])), abs=1e-6)
-    (smart,) = (cell for cell in cells if cell.method == "smart")
+    (smart,) = (trial for trial in trials if trial.method == "smart")
     result = json.loads((root / smart.folder / "result.json").read_text())
     assert result["datasets"]["sst5"]["rows"] == {"train": 30, "dev": 23}
     assert dev["score"] == pytest.approx(result["dev"]["sst5"]["final"]["accuracy"], abs=1e-6)
     assert found["fine-tune"]["further_seconds"] == 0
-    assert {line["machine"] for line in lines} == {trial.machine()}
-    assert re.fullmatch("[0-9a-f]{8}", trial.machine())
+    assert {line["machine"] for line in lines} == {machine_id()}
+    assert re.fullmatch("[0-9a-f]{8}", machine_id())
     logs = [root / "pretrained/sts" / stage / "metrics.jsonl" for stage in ("heads", ".")]
     readings = [[x for x in map(json.loads, log.read_text().splitlines()) if x["split"] == "train"] for log in logs]
     by_hand = sum(only["step"] * only["timing"]["step_seconds"] for (only,) in readings)
@@ -122,17 +120,17 @@ def test_a_study_from_recipe_to_report(tiny_checkpoint, sst_folder, tmp_path):
     assert report.count("\n| smart | 1 |") == 1
     assert report.count("\n| further | 1 |") == 1
 
-    # What is done is not done again: only what failed is tried.
+    # Only the failed trial is tried again.
     again = run(tmp_path, *flags)
     assert again.returncode == 2
     assert "sst5 smart" not in again.stderr
     assert len((root / "cells.jsonl").read_text().splitlines()) == 3
     changed = run(tmp_path, *flags, "--config.base.epochs=2", "--report_only")
     assert changed.stderr.count("\n") == 1
-    assert "was run with other settings than the recipe's: epochs was 1, is 2" in changed.stderr
+    assert ": epochs was 1, is 2;" in changed.stderr
 
-    # Elsewhere, what is finished of further pre-training counts still.
+    # Finished further pre-training is still found after the folder was moved.
     moved = root.rename(tmp_path / "moved")
     shutil.rmtree(moved / "runs")
-    (cell,) = (cell for cell in cells if cell.method == "further")
-    assert trial.run_trial(cell, moved)["dev"] == found["further"]["dev"]
+    (trial,) = (trial for trial in trials if trial.method == "further")
+    assert run_trial(trial, moved)["dev"] == found["further"]["dev"]

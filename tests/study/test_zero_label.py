@@ -1,4 +1,4 @@
-"""Cosines of sentence vectors as a baseline without labels."""
+"""The cosine of sentence vectors as a baseline without training."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from bertjax import encode
 from bertjax.config import RunConfig
 from bertjax.pretrained import STARTER, is_sentence_encoder, load_pretrained
 from bertjax.pretrained.tokenizer import load_tokenizer
-from bertjax.study.baselines import add_baselines, read_baselines
+from bertjax.study.baselines import measure_baselines, read_baselines
 from bertjax.study.plan import Trial
-from bertjax.study.report import without_labels
+from bertjax.study.report import zero_label_note
 from bertjax.study.zero_label import best_threshold, cosine, cosine_score
 from bertjax.tasks import get_task
 
@@ -26,7 +26,7 @@ from bertjax.tasks import get_task
         ([0.1, 0.9, 0.4, 0.6], [0, 1, 0, 1], 0.4, 0.6, 1),
         ([0.1, 0.9, 0.4, 0.6], [0, 1, 1, 1], 0.1, 0.4, 1),
         ([0.1, 0.9, 0.4, 0.6], [1, 0, 1, 0], 0.4, 0.6, 0),  # as for RTE, whose class 0 is entailment
-        ([1.0, 1.0, 1.0, 0.2], [0, 1, 1, 0], 0.2, 1.0, 1),  # no threshold parts equal cosines
+        ([1.0, 1.0, 1.0, 0.2], [0, 1, 1, 0], 0.2, 1.0, 1),  # equal cosines cannot be separated
         ([0.3, 0.5], [1, 1], -1.0, 0.3, 1),
     ],
 )
@@ -50,7 +50,7 @@ def test_the_cosine_by_hand():
     np.testing.assert_allclose(found, [1, -1, 0])
 
 
-def test_the_score_is_of_each_text_by_itself(tiny_checkpoint, sst_folder):
+def test_each_text_is_embedded_by_itself(tiny_checkpoint, sst_folder):
     write_sts(sst_folder)
     config = RunConfig(task="sts", data_dir=str(sst_folder), init_from=str(tiny_checkpoint), max_length=16)
     found = cosine_score(get_task("sts"), config)
@@ -85,14 +85,14 @@ def test_a_sentence_encoder_says_so(tiny_checkpoint, tmp_path, pooling, expected
     assert is_sentence_encoder(folder) == expected
 
 
-def test_a_study_measures_it_once_and_reports_it(tiny_checkpoint, sst_folder, tmp_path, monkeypatch):
+def test_a_study_measures_baselines_once_and_reports_them(tiny_checkpoint, sst_folder, tmp_path, monkeypatch):
     write_sts(sst_folder)
     folder = tmp_path / "encoder"
     shutil.copytree(tiny_checkpoint, folder)
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     common = {"data_dir": str(sst_folder), "max_length": 16}
-    cells = [
+    trials = [
         Trial(("sst5",), "fine-tune", 1.0, 0, RunConfig(task="sst5", init_from=str(folder), **common)),
         Trial(("sts",), "fine-tune", 1.0, 0, RunConfig(task="sts", init_from=str(folder), **common)),
         Trial(("sts",), "plain BERT", 1.0, 0, RunConfig(task="sts", init_from=str(tiny_checkpoint), **common)),
@@ -105,19 +105,19 @@ def test_a_study_measures_it_once_and_reports_it(tiny_checkpoint, sst_folder, tm
 
     monkeypatch.setattr("bertjax.study.baselines.run_jobs", each)
     for _ in range(2):
-        assert add_baselines(cells, tmp_path) == []
+        assert measure_baselines(trials, tmp_path) == []
     assert measured == ["sts"]
     lines = [{"fingerprints": {"sts": json.loads((tmp_path / "baselines.json").read_text())["sts"]["fingerprint"]}}]
     found = read_baselines(tmp_path, lines)
-    (line,) = without_labels("sts", found)
+    (line,) = zero_label_note("sts", found)
     assert f"{100 * found['sts']['score']:.2f} on the same 9 rows" in line
-    assert without_labels("sst5", found) == []
+    assert zero_label_note("sst5", found) == []
     assert read_baselines(tmp_path, [{"fingerprints": {"sts": "other data"}}]) == {}
-    # Another checkpoint is measured again, and one that cannot be read costs neither the cells nor the report.
+    # Another checkpoint is measured again; one that cannot be read is reported.
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(folder, elsewhere)
-    moved = dataclasses.replace(cells[1], config=dataclasses.replace(cells[1].config, init_from=str(elsewhere)))
-    lost = dataclasses.replace(cells[1], config=dataclasses.replace(cells[1].config, init_from="/nowhere"))
-    (told,) = add_baselines([moved, lost], tmp_path)
+    moved = dataclasses.replace(trials[1], config=dataclasses.replace(trials[1].config, init_from=str(elsewhere)))
+    lost = dataclasses.replace(trials[1], config=dataclasses.replace(trials[1].config, init_from="/nowhere"))
+    (failure,) = measure_baselines([moved, lost], tmp_path)
     assert measured == ["sts", "sts"]
-    assert told.startswith("/nowhere, before any fine-tuning: ")
+    assert failure.startswith("/nowhere, before any fine-tuning: ")
