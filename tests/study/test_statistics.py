@@ -9,12 +9,12 @@ LABELS = RNG.integers(0, 3, 300)
 
 
 def runs(share, seeds, rng):
-    """Predictions of which about a share is right."""
+    """Predictions with about this share correct."""
     return {seed: np.where(rng.random(300) < share, LABELS, (LABELS + 1) % 3) for seed in seeds}
 
 
 def matthews_correlation(predicted, labels):
-    """From the four counts, as Matthews (1975) has it."""
+    """From the four counts (Matthews, 1975)."""
     (tn, fn), (fp, tp) = ([np.sum((predicted == p) & (labels == y)) for y in (0, 1)] for p in (0, 1))
     return (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
 
@@ -27,7 +27,7 @@ ORACLES = {
 
 
 @pytest.mark.parametrize("score", statistics.SCORES)
-def test_weighted_scores_are_those_of_repeated_examples(score):
+def test_weights_equal_repeated_examples(score):
     if score == "pearson":
         labels = RNG.normal(size=40)
         predicted = np.stack([labels + RNG.normal(size=40), RNG.normal(size=40)])
@@ -43,7 +43,6 @@ def test_weighted_scores_are_those_of_repeated_examples(score):
 
 
 def mean_of(weights, values, labels):
-    """Of an array of differences made up here."""
     return weights @ values.T
 
 
@@ -53,7 +52,7 @@ def compared(values, resamples=500):
     return statistics.paired_difference(dict(enumerate(values)), dict.fromkeys(seeds, none), labels, mean_of, resamples)
 
 
-def test_a_real_difference_is_seen_and_none_is_not():
+def test_a_real_difference_is_found_and_a_null_one_is_not():
     rng = np.random.default_rng(1)
     good, same, bad = (runs(share, range(5), rng) for share in (0.8, 0.8, 0.6))
     found = statistics.paired_difference(good, bad, LABELS, statistics.accuracy)
@@ -69,7 +68,7 @@ def test_a_real_difference_is_seen_and_none_is_not():
     assert none.p > 0.05
 
 
-def test_where_examples_are_alike_it_is_a_paired_t_test():
+def test_with_identical_examples_it_is_a_paired_t_test():
     values = np.random.default_rng(5).normal(0.3, 1, (6, 1)) * np.ones(50)
     found, expected = compared(values), ttest_1samp(values[:, 0], 0)
     assert found.p == pytest.approx(expected.pvalue, rel=1e-6)
@@ -77,10 +76,10 @@ def test_where_examples_are_alike_it_is_a_paired_t_test():
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
-def test_where_seeds_are_alike_it_is_the_examples_standard_error(seeds):
+def test_with_identical_seeds_it_is_the_standard_error_of_the_examples(seeds):
     values = np.random.default_rng(6).normal(0.3, 1, 400) * np.ones((seeds, 1))
     found = compared(values, resamples=10_000)
-    # The bootstrap's variance is over n and not n − 1; 10,000 resamples know its root to 0.7%.
+    # The bootstrap divides by n, not n − 1; 10,000 resamples give the standard error to 0.7%.
     reach = 1.966 * values[0].std() / 20
     assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach), abs=0.03 * reach)
     assert found.p == pytest.approx(ttest_1samp(values[0], 0).pvalue, rel=0.2)
@@ -94,7 +93,7 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-def test_the_interval_is_as_wide_as_the_mean_varies(of_seeds, of_examples, of_both):
+def test_the_width_matches_the_variation_of_the_mean(of_seeds, of_examples, of_both):
     rng, widths = np.random.default_rng(7), []
     for _ in range(100):
         parts = of_seeds * rng.normal(size=(10, 1)), of_examples * rng.normal(size=(1, 100))
@@ -107,48 +106,48 @@ def test_the_interval_is_as_wide_as_the_mean_varies(of_seeds, of_examples, of_bo
 
 @KINDS
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_chance_is_a_finding_once_in_twenty_at_most(seeds, of_seeds, of_examples, of_both):
+def test_the_false_positive_rate_is_5_percent_at_most(seeds, of_seeds, of_examples, of_both):
     rng, found = np.random.default_rng(4), 0
     for _ in range(200):
         parts = of_seeds * rng.normal(size=(seeds, 1)), of_examples * rng.normal(size=(1, 60))
         found += compared(sum(parts) + of_both * rng.normal(size=(seeds, 60))).p < 0.05
-    assert found <= 21  # of a binomial of 0.05: one in a thousand lies above
+    assert found <= 21  # the 99.9% quantile of a binomial of 0.05
 
 
-def test_the_interval_covers_as_often_as_it_says():
-    """200 pairs of runs that are alike but for chance: zero lies within about 95% of the intervals."""
+def test_the_interval_has_its_coverage():
+    """For 200 pairs of equally good runs, about 95% of the intervals contain zero."""
     rng, within = np.random.default_rng(2), 0
     for _ in range(200):
         a, b = (runs(0.7, range(8), rng) for _ in range(2))
         found = statistics.paired_difference(a, b, LABELS, statistics.accuracy, resamples=500)
         within += found.low <= 0 <= found.high
-    assert within >= 184  # of a binomial of 0.95: one in a thousand falls below
+    assert within >= 184  # the 0.1% quantile of a binomial of 0.95
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_few_seeds_that_differ_much_are_no_finding(seeds):
+def test_few_seeds_that_vary_much_are_not_significant(seeds):
     rng, found = np.random.default_rng(4), 0
     for _ in range(200):
         ours, theirs = ({s: runs(rng.uniform(0.5, 0.8), [s], rng)[s] for s in range(seeds)} for _ in range(2))
         found += statistics.paired_difference(ours, theirs, LABELS, statistics.accuracy, resamples=500).p < 0.05
-    assert found <= 21  # of a binomial of 0.05: one in a thousand lies above
+    assert found <= 21  # the 99.9% quantile of a binomial of 0.05
 
 
-def test_three_seeds_that_agree_by_chance_are_no_finding():
-    """At 1%, where Satterthwaite's degrees of freedom alone would find 2.7 times as many."""
+def test_three_seeds_that_agree_by_chance_are_not_significant():
+    """At 1%, where Satterthwaite's degrees of freedom alone would find 2.7 times the nominal rate."""
     rng, found = np.random.default_rng(9), 0
     for _ in range(1500):
         values = rng.normal(size=(3, 1)) + 2.1 * rng.normal(size=(1, 40))
         found += compared(values).p < 0.01
-    assert found <= 27  # of a binomial of 0.01: one in a thousand lies above
+    assert found <= 27  # the 99.9% quantile of a binomial of 0.01
 
 
-def test_the_same_predictions_do_not_differ():
+def test_identical_predictions_have_no_difference():
     ours = runs(0.7, range(3), np.random.default_rng(8))
     assert statistics.paired_difference(ours, ours, LABELS, statistics.accuracy) == (3, 0.0, 0.0, 0.0, 1.0)
 
 
-def test_constant_scores_correlate_with_nothing():
+def test_constant_scores_have_no_correlation():
     labels = RNG.normal(size=40)
     found = statistics.paired_difference(
         {s: np.ones(40) for s in range(3)},
