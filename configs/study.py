@@ -1,28 +1,37 @@
-"""For bertjax.study: does further pre-training help, does SMART, and what do they cost?
+"""The study: does further pre-training help, does SMART, and what do they cost?
 
     python -m bertjax.study --config=configs/study.py --config.data_dir=FOLDER
 
-On gold SST-5, STS and Quora, from a folder of CS224N's files, where quora-train.csv was 14,000 and quora-dev.csv 3,000
-pairs of the course's dev file: with its own training file, far larger, a tenth of Quora is more, and takes longer.
-About nine hours on two CPU cores; a rerun continues. Learning rate and epochs are those that docs/scale.md chose for
-plain fine-tuning on SST-5, with 5% and 1% of the examples, judged on a validation part of train; on it, too, R_s did
-best at radius 0.1. "old anchor" spells out what the preset had before its horizon was chosen
-(docs/study/corrections.md). That `bertjax` is the cheap mode was decided on SST-5's dev part (docs/scale.md). Nothing
-was chosen on STS or Quora. SST-5 has no text of its own beyond single sentences, so its domain's text is CFIMDB's
-reviews; that of STS and Quora, their pairs.
+Data: CS224N's files of SST-5, CFIMDB, STS and Quora. For Quora, quora-train.csv was 14,000 and quora-dev.csv 3,000
+pairs of the course's dev file. The course's own training file is far larger: a tenth of it is more data and takes
+longer. The study takes about nine hours on two CPU cores; the same command resumes it.
+
+How the settings were chosen:
+
+- Learning rate and epochs: for plain fine-tuning on 5% and 1% of SST-5, on a validation part of train (docs/scale.md).
+- "wide": radius 0.1 was best for R_s on the same validation part.
+- The cheap mode as preset `bertjax`: on SST-5's dev set (docs/scale.md).
+- Nothing was chosen on STS or Quora.
+- "old anchor": the decay that the presets had before they got a horizon (docs/study/corrections.md).
+- Further pre-training for SST-5 uses the reviews of CFIMDB, as SST-5 has only single sentences; that for STS and Quora
+  uses their own pairs.
 """
 
 from ml_collections import ConfigDict, config_dict
 
 OLD = {"decay": (0.99, 0.999)}
 NOTES = (
-    "This first study is exploratory, and parts of its first edition were wrong: see [what we got wrong]"
-    "(corrections.md). Learning rate and epochs were tuned for plain fine-tuning on SST-5 alone; on STS the rows R_s, "
-    "D and fine-tune longer were added after looking at dev. fine-tune, D and smart on STS were run again with "
-    "standardised scores; its other rows, and those of several tasks, are not yet.",
-    "The checkpoint, minilm-l6 (all-MiniLM-L6-v2), is a sentence encoder that was trained on a billion pairs, Quora "
-    "duplicates, SNLI and MultiNLI among them. What it scores on STS and Quora before any fine-tuning stands beside "
-    "each table: these two tasks say little about methods of fine-tuning it.",
+    "This first study is small and exploratory, and parts of its first edition were wrong: see [what we got wrong]"
+    "(corrections.md). Learning rate and epochs were tuned for plain fine-tuning on SST-5 alone. On STS, the methods "
+    "R_s, D and fine-tune longer were added after looking at dev. There, only fine-tune, D and smart have been run "
+    "again with standardised scores; the other methods, and all runs on several tasks, have not.",
+    "The checkpoint, minilm-l6 (all-MiniLM-L6-v2), is a sentence encoder trained on a billion pairs, among them Quora "
+    "duplicates, SNLI and MultiNLI. STS and Quora therefore say little about methods of fine-tuning it: below their "
+    "tables is what it scores before any fine-tuning.",
+    "Methods: fine-tune is plain fine-tuning. smart is SMART with the preset bertjax; R_s and D are its two terms "
+    "alone. 'wide' sets a radius of 0.1, 'exact' the preset bertjax_exact, 'old anchor' the anchor decay of the first "
+    "edition. paper, mtdnn_2020, mtdnn_head, sift, r3f and rdrop are presets of published methods. 'further' starts "
+    "from further pre-training. last layer trains the head alone.",
 )
 
 
@@ -30,12 +39,12 @@ def get_config():
     config = ConfigDict()
     config.data_dir = config_dict.placeholder(str)
     config.notes = NOTES
-    # No evaluation after each epoch: dev is looked at once, after the last update.
+    # Dev is evaluated once, after the last update, not after each epoch.
     config.base = {"epochs": 6, "eval_every": 10**6, "checkpoint_every": 50, "on_bad_row": "skip"}
     config.by_task = {"cfimdb": {"epochs": 3, "batch_size": 16, "max_length": 256}}
     config.methods = {
         "fine-tune": {},
-        "fine-tune longer": {"epochs": 11},  # about SMART's time
+        "fine-tune longer": {"epochs": 11},  # takes about as long as SMART
         "smart": {"smart": {"preset": "bertjax"}},
         "smart old anchor": {"smart": {"preset": "bertjax", **OLD}},
         "smart wide": {"smart": {"preset": "bertjax", "radius": 0.1, "horizon": 0.1}},

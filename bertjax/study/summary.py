@@ -1,34 +1,23 @@
-"""What the cells of a study say together: a row a task, training-set size and method."""
+"""Summarises a study's trials: one row for each task, training-set size and method."""
 
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from bertjax.study.results import Line
 from bertjax.study.statistics import SCORES, PairedDifference, holm, paired_difference
 
-Cells = Mapping[int, Mapping[str, Any]]
-"""Of a method, by seed."""
-
-
-Measured = Callable[[Mapping[str, Any]], float | None]
-"""A number of a cell, if it is known."""
-
-
-Where = Callable[[Mapping[str, Any]], str]
-"""A name of what a cell shares with those that its numbers may be compared with."""
-
+LinesBySeed = Mapping[int, Line]
+"""One method's trials on the same tasks and training-set size."""
 
 BASE = "fine-tune"
-"""The method that all others are compared with, at the same tasks and training-set size."""
-
+"""The method that all others are compared with, on the same tasks and training-set size."""
 
 LONGER = "fine-tune longer"
-"""Plain fine-tuning for about as long as SMART takes: where a study has it, all others are compared with it, too."""
-
+"""Plain fine-tuning for about as long as SMART takes. If a study has it, all others are compared with it too."""
 
 MIN_SEEDS = 3
-"""For a test: two say next to nothing of how much seeds differ."""
+"""Shared seeds that a test needs: two say next to nothing about the variation over seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +25,16 @@ class Comparison:
     """A method's score minus another's.
 
     Attributes:
-      difference: paired by seed.
-      p: of it, corrected for as many comparisons as the study makes (Holm); None with fewer than FEWEST_SEEDS.
+      difference: the difference, paired by seed.
+      p: its p-value, corrected for all of the study's comparisons (Holm); None with fewer than MIN_SEEDS.
     """
 
     difference: PairedDifference
     p: float | None = None
 
     @property
-    def is_beyond_noise(self) -> bool:
-        """At 5%."""
+    def is_significant(self) -> bool:
+        """At 5%, after the correction."""
         return self.p is not None and self.p < 0.05
 
 
@@ -54,22 +43,23 @@ class Row:
     """One method on one task.
 
     Attributes:
-      tasks: trained on together, their names joined by "+".
-      task: judged here.
-      share: of the training examples.
-      method: its name.
-      metric: the task's main one.
-      dev_rows: examples of dev that it is measured on.
-      scores: its value on dev after the last update, by seed.
-      minus: comparisons with BASE and with LONGER, by name; without those of a method with itself, of BASE with LONGER,
-        and of methods that share no seed.
-      metrics: means over seeds of all other numbers of dev.
-      time_ratio: of an update to BASE's, of medians over the seeds run on the same machine; None where there is none.
-      run_ratio: of all updates' time, those of further pre-training with them, to BASE's, likewise.
-      flops_ratio: of an update to plain fine-tuning's, XLA's count; None for the last layer alone, and where there is
-        no count.
-      memory_ratio: of the largest step to BASE's, the median over the seeds that both have.
-      warnings: of lineage, for any of the seeds.
+      tasks: names of the tasks trained on together, joined by "+".
+      task: the task evaluated here.
+      share: share of the training examples.
+      method: the method's name.
+      metric: the task's main metric.
+      dev_rows: number of dev examples.
+      scores: the metric on dev after the last update, by seed.
+      minus: comparisons by the other method's name, BASE or LONGER. A method is not compared with itself, nor BASE with
+        LONGER, nor methods without a shared seed.
+      metrics: means over seeds of all other metrics on dev.
+      time_ratio: time of an update relative to BASE's: the median over machines of the ratio of medians over seeds.
+        None if no machine ran both.
+      run_ratio: the same for the time of all updates, including those of further pre-training.
+      flops_ratio: operations of an update relative to plain fine-tuning's, counted by XLA. None if not counted, or if
+        only the last layer was trained.
+      memory_ratio: peak memory of a step relative to BASE's, the median over shared seeds.
+      warnings: about the data or the checkpoint, from any seed.
     """
 
     tasks: str
@@ -89,83 +79,80 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Of the scores."""
+        """Mean score over seeds."""
         return statistics.mean(self.scores.values())
 
     @property
     def deviation(self) -> float | None:
-        """Of the scores over seeds; None for a single one."""
+        """Standard deviation of the score over seeds; None for a single seed."""
         return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
 
     @property
     def group(self) -> tuple[str, str, float]:
-        """What it is compared within."""
+        """Tasks, task and share: rows of one group are compared."""
         return self.tasks, self.task, self.share
 
     def tested(self, other: str = BASE) -> Comparison | None:
-        """The comparison with another method, if it has seeds enough for a test."""
-        found = self.minus.get(other)
-        return None if found is None or found.p is None else found
+        """The comparison with another method; None unless it has enough seeds for a test."""
+        comparison = self.minus.get(other)
+        return None if comparison is None or comparison.p is None else comparison
 
 
-def summarise(lines: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """All rows of a study, groups in the order of their first cell, BASE first within each, then by method's order.
+def summarise(lines: Sequence[Line]) -> list[Row]:
+    """Returns all rows of a study. Groups, and methods after BASE, are in the order of their first line.
 
     Args:
-      lines: as of `study_results.read_lines`.
+      lines: the finished trials, from `bertjax.study.results.read_results`.
     """
-    grouped: dict[tuple[str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    grouped: dict[tuple[str, float], dict[str, dict[int, Line]]] = {}
     for line in lines:
         group = grouped.setdefault((line["tasks"], line["share"]), {})
         group.setdefault(line["method"], {})[line["seed"]] = line
     rows = []
     for (tasks, share), methods in grouped.items():
-        base = methods.get(BASE, {})
-        ordered = [*([BASE] if base else []), *(name for name in methods if name != BASE)]
+        base_first = sorted(methods, key=lambda name: name != BASE)
         for task in tasks.split("+"):
-            rows += [_row(tasks, task, share, name, methods) for name in ordered]
+            rows += [_row(tasks, task, share, name, methods) for name in base_first]
     tested = [
-        (place, other, found.difference.p)
-        for place, row in enumerate(rows)
-        for other, found in row.minus.items()
-        if found.difference.seeds >= MIN_SEEDS
+        (index, other, comparison.difference.p)
+        for index, row in enumerate(rows)
+        for other, comparison in row.minus.items()
+        if comparison.difference.seeds >= MIN_SEEDS
     ]
     corrected = holm([p for _, _, p in tested])
-    for (place, other, _), p in zip(tested, corrected, strict=True):
-        minus = rows[place].minus
-        changed = {**minus, other: dataclasses.replace(minus[other], p=p)}
-        rows[place] = dataclasses.replace(rows[place], minus=changed)
+    for (index, other, _), p in zip(tested, corrected, strict=True):
+        minus = rows[index].minus
+        rows[index] = dataclasses.replace(rows[index], minus={**minus, other: dataclasses.replace(minus[other], p=p)})
     return rows
 
 
-def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str, Cells]) -> Row:
-    cells, base = methods[method], methods.get(BASE, {})
-    dev = {seed: cell["dev"][task] for seed, cell in sorted(cells.items())}
+def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str, LinesBySeed]) -> Row:
+    lines, base_lines = methods[method], methods.get(BASE, {})
+    dev = {seed: line["dev"][task] for seed, line in sorted(lines.items())}
     first = next(iter(dev.values()))
 
-    def minus(name: str) -> PairedDifference | None:
-        if method in (BASE, name):
+    def difference(other: str) -> PairedDifference | None:
+        if method in (BASE, other):
             return None
-        ours, theirs = (
-            {seed: cell["dev"][task]["predicted"] for seed, cell in part.items()}
-            for part in (cells, methods.get(name, {}))
+        predictions, other_predictions = (
+            {seed: line["dev"][task]["predicted"] for seed, line in by_seed.items()}
+            for by_seed in (lines, methods.get(other, {}))
         )
-        return paired_difference(ours, theirs, first["labels"], SCORES[first["metric"]])
+        return paired_difference(predictions, other_predictions, first["labels"], SCORES[first["metric"]])
 
-    numbers = [name for name, value in first.items() if isinstance(value, float) and name not in ("score", "metric")]
-
-    # Of the last layer alone XLA's count is not against all of an update.
-    counted = [
-        count
-        for cell in cells.values()
-        if cell["settings"].get("tune") != "head" and (count := cell["cost"]["flops_ratio"]) is not None
-    ]
-
-    def ratio(of: Measured, where: Where) -> float | None:
-        ours, theirs = (_medians(part, of, where) for part in (cells, base))
-        ratios = [ours[place] / theirs[place] for place in ours.keys() & theirs.keys()]
+    def ratio(measure: Callable[[Line], float | None], comparable: Callable[[Line], str]) -> float | None:
+        medians, base_medians = (_medians(by_seed, measure, comparable) for by_seed in (lines, base_lines))
+        ratios = [medians[key] / base_medians[key] for key in medians.keys() & base_medians.keys()]
         return statistics.median(ratios) if ratios else None
 
+    metrics = [name for name, value in first.items() if isinstance(value, float) and name != "score"]
+    # With the last layer alone, XLA's count is not that of a whole update.
+    flops_ratios = [
+        count
+        for line in lines.values()
+        if line["settings"].get("tune") != "head" and (count := line["cost"]["flops_ratio"]) is not None
+    ]
+    differences = {name: difference(name) for name in (BASE, LONGER)}
     return Row(
         tasks=tasks,
         task=task,
@@ -174,39 +161,41 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         metric=first["metric"],
         dev_rows=len(first["labels"]),
         scores={seed: values["score"] for seed, values in dev.items()},
-        minus={name: Comparison(found) for name in (BASE, LONGER) if (found := minus(name)) is not None},
-        metrics={name: statistics.mean(values[name] for values in dev.values()) for name in numbers},
+        minus={name: Comparison(found) for name, found in differences.items() if found is not None},
+        metrics={name: statistics.mean(values[name] for values in dev.values()) for name in metrics},
         time_ratio=ratio(_update_seconds, _machine),
         run_ratio=ratio(_run_seconds, _machine),
-        flops_ratio=statistics.median(counted) if counted else None,
-        memory_ratio=ratio(lambda cell: cell["cost"].get("peak_bytes"), _seed),
-        warnings=tuple(dict.fromkeys(line for cell in cells.values() for line in cell["warnings"])),
+        flops_ratio=statistics.median(flops_ratios) if flops_ratios else None,
+        memory_ratio=ratio(lambda line: line["cost"].get("peak_bytes"), _seed),
+        warnings=tuple(dict.fromkeys(warning for line in lines.values() for warning in line["warnings"])),
     )
 
 
-def _medians(cells: Cells, of: Measured, where: Where) -> dict[str, float]:
-    """Of what was measured, by where it can be compared."""
-    found: dict[str, list[float]] = {}
-    for cell in cells.values():
-        if value := of(cell):
-            found.setdefault(where(cell), []).append(value)
-    return {place: statistics.median(values) for place, values in found.items()}
+def _medians(
+    lines: LinesBySeed, measure: Callable[[Line], float | None], comparable: Callable[[Line], str]
+) -> dict[str, float]:
+    """Medians of a measure over trials that can be compared, by the name of what these share."""
+    values: dict[str, list[float]] = {}
+    for line in lines.values():
+        if value := measure(line):
+            values.setdefault(comparable(line), []).append(value)
+    return {key: statistics.median(each) for key, each in values.items()}
 
 
-def _seed(cell: Mapping[str, Any]) -> str:
-    # It draws the examples, and so the longest batch, which sets a run's memory.
-    return f"{cell['seed']} {cell['devices']}"
+def _seed(line: Line) -> str:
+    # The seed draws the examples, and so the longest batch, which sets the peak memory.
+    return f"{line['seed']} {line['devices']}"
 
 
-def _machine(cell: Mapping[str, Any]) -> str:
-    return f"{cell['machine']} {cell['devices']}"
+def _machine(line: Line) -> str:
+    return f"{line['machine']} {line['devices']}"
 
 
-def _update_seconds(cell: Mapping[str, Any]) -> float | None:
-    seconds: float | None = cell["timing"]["step_seconds_median"]
+def _update_seconds(line: Line) -> float | None:
+    seconds: float | None = line["timing"]["step_seconds_median"]
     return seconds
 
 
-def _run_seconds(cell: Mapping[str, Any]) -> float | None:
-    seconds, further = _update_seconds(cell), cell["further_seconds"]
-    return None if seconds is None or further is None else cell["steps"] * seconds + further
+def _run_seconds(line: Line) -> float | None:
+    seconds, further = _update_seconds(line), line["further_seconds"]
+    return None if seconds is None or further is None else line["steps"] * seconds + further

@@ -1,4 +1,4 @@
-"""The report of a made-up study, whose answers are known."""
+"""The report of a made-up study with known answers."""
 
 import dataclasses
 import json
@@ -17,13 +17,23 @@ from bertjax.study.charts import (
     THEMES,
     _style,
     _thinned,
+    by_group,
     calibration_chart,
     cost_chart,
-    groups_of,
     headline_rows,
     save_chart,
 )
-from bertjax.study.report import CHARTS, COLUMNS, about, at_equal_time, headline, markdown, settings_of, write_report
+from bertjax.study.report import (
+    CHARTS,
+    COLUMNS,
+    Report,
+    about,
+    equal_time_note,
+    headline,
+    markdown,
+    settings_list,
+    write_report,
+)
 from bertjax.study.summary import BASE, LONGER, summarise
 
 LABELS = np.random.default_rng(0).integers(0, 5, 400)
@@ -31,7 +41,7 @@ SCORES = np.random.default_rng(1).uniform(0, 5, 60)
 
 
 def line(tasks, method, share, seed, right, steps=0.2, peak=100):
-    """A cell of which about a share of the classes is right, and scores correlate by as much."""
+    """A trial with about this share of classes correct, and scores correlated accordingly."""
     rng = np.random.default_rng((seed, round(1000 * right)))
     dev = {}
     for task in tasks.split("+"):
@@ -108,7 +118,7 @@ def test_a_summary_by_hand(rows):
     assert ours.deviation == pytest.approx(np.std(list(by_seed.values()), ddof=1))
     assert base.minus == {}
     assert ours.minus[BASE].difference.mean == pytest.approx(ours.mean - base.mean)
-    assert ours.minus[BASE].is_beyond_noise
+    assert ours.minus[BASE].is_significant
     assert bad.minus[BASE].difference.high < 0
     assert (ours.time_ratio, ours.flops_ratio, ours.memory_ratio) == pytest.approx((2.0, 2.5, 1.5))
     assert (ours.run_ratio, bad.run_ratio) == pytest.approx((2.0, 3.0))  # of 3 updates of 0.2 s, and 1.2 s before
@@ -121,24 +131,24 @@ def test_a_summary_by_hand(rows):
     assert all(found.p >= found.difference.p for found in compared)
 
 
-def test_the_headline_says_what_is_beyond_noise(rows):
+def test_the_headline_lists_significant_differences(rows):
     first, *_ = headline(rows)
     better, worse = first.split("; ")
-    assert re.fullmatch(r"sst5, 10% of train: beyond noise better than fine-tune: smart \(\+2\d\.\d\)", better)
-    assert re.fullmatch(r"beyond noise worse: bad \(-\d+\.\d\)\.", worse)
+    assert re.fullmatch(r"sst5, 10% of train: better: smart \(\+2\d\.\d\)", better)
+    assert re.fullmatch(r"worse: bad \(-\d+\.\d\)\.", worse)
     alike = [x for x in LINES if x["method"] in ("fine-tune", "R_s") and x["tasks"] == "sst5" and x["share"] == 1.0]
     alike += [line("sst5", "R_s", 1.0, seed, 0.5) for seed in range(3)]
-    assert headline(summarise(alike)) == ["sst5, 100% of train: not told apart from fine-tune: R_s."]
+    assert headline(summarise(alike)) == ["sst5, 100% of train: no significant difference: R_s."]
 
 
-def test_the_foremost_methods_recur_or_differ(rows):
+def test_headline_rows_recur_or_differ_significantly(rows):
     once = [row for row in rows if row.group == ("sst5", "sst5", 0.1)]
     assert [row.method for row in headline_rows(once)] == ["smart", "bad"]
-    assert not any(row.tested().is_beyond_noise for row in rows if row.method == "R_s")
+    assert not any(row.tested().is_significant for row in rows if row.method == "R_s")
     assert [row.method for row in headline_rows(rows)] == ["smart", "R_s", "bad"] * 6
 
 
-def test_plain_finetuning_for_as_long_is_a_comparison_of_its_own():
+def test_methods_are_compared_with_longer_fine_tuning_too():
     part = [x for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0]
     rows = summarise([*part, *(line("sst5", "fine-tune longer", 1.0, seed, 0.74) for seed in range(3))])
     found = {row.method: row for row in rows}
@@ -147,16 +157,16 @@ def test_plain_finetuning_for_as_long_is_a_comparison_of_its_own():
     smart, longer = found["smart"], found["fine-tune longer"]
     assert longer.minus[BASE].difference.mean == pytest.approx(longer.mean - found["fine-tune"].mean)
     assert smart.minus[LONGER].difference.mean == pytest.approx(smart.mean - longer.mean)
-    p = [compared.p for row in rows for compared in row.minus.values()]
-    assert len(p) == 7
-    assert smart.minus[BASE].p > 3 * smart.minus[BASE].difference.p  # Holm, for seven, of which few are as sure
-    (told,) = at_equal_time(rows)
-    assert told.startswith(f"Minus fine-tune longer, points: smart {100 * smart.minus[LONGER].difference.mean:+.2f} (")
-    assert told.count("p ") == 3
-    assert at_equal_time(summarise(part)) == []
+    assert sum(len(row.minus) for row in rows) == 7
+    assert smart.minus[BASE].p > 3 * smart.minus[BASE].difference.p  # Holm over seven, most with larger p
+    (note,) = equal_time_note(rows)
+    assert note.startswith("Minus fine-tune longer, points")
+    assert f": smart {100 * smart.minus[LONGER].difference.mean:+.2f} (" in note
+    assert note.count(", p ") == 3
+    assert equal_time_note(summarise(part)) == []
 
 
-def test_what_is_not_known_or_not_alike_is_left_out():
+def test_unknown_times_and_other_devices_are_left_out():
     part = [
         dict(x) for x in LINES if x["tasks"] == "sst5" and x["share"] == 1.0 and x["method"] in ("smart", "fine-tune")
     ]
@@ -170,10 +180,10 @@ def test_what_is_not_known_or_not_alike_is_left_out():
         x["further_seconds"] = None
     row = {row.method: row for row in summarise(part)}["smart"]
     assert (row.flops_ratio, row.run_ratio) == (None, None)
-    assert "cpu, JAX 1.2.3; gpu, JAX 1.2.3" in about(part[::-1], [row])[0]
+    assert "cpu, JAX 1.2.3; gpu, JAX 1.2.3" in about(Report(part[::-1], [row]))["Runs"]
 
 
-def test_operations_are_of_the_runs_that_counted_them():
+def test_operations_come_from_the_runs_that_counted_them():
     base, ours = ([line("sst5", method, 1.0, seed, 0.5) for seed in range(3)] for method in ("fine-tune", "smart"))
     ours[0]["cost"] = {"flops_ratio": None, "peak_bytes": None}
     assert summarise([*base, *ours])[1].flops_ratio == 2.5
@@ -207,22 +217,22 @@ def test_times_are_compared_on_the_same_machine():
     assert (row.time_ratio, row.run_ratio, row.memory_ratio) == (None, None, pytest.approx(1.5))
 
 
-def test_settings_are_told_once():
+def test_shared_settings_are_listed_once():
     lines = [x for x in LINES if x["method"] in ("smart", "fine-tune")]
-    assert settings_of(lines) == [
+    assert settings_list(lines) == [
         "All: epochs=3",
         "fine-tune (sst5 10%, sst5 100%, sst5+sts 10%, sst5+sts 100%): -",
         "smart (sst5 10%, sst5 100%, sst5+sts 10%, sst5+sts 100%): smart.preset=bertjax",
     ]
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out: .*file.* cannot be written \(Not a directory\)"):
         write_report(LINES[:6], tmp_path, tmp_path / "file" / "out")
 
 
-def test_the_report_is_whole(report):
+def test_the_report_is_complete(report):
     text = (report / "README.md").read_text()
     for name in re.findall(r"[\w-]+\.png", text):
         assert (report / name).read_bytes().startswith(b"\x89PNG")
@@ -233,7 +243,7 @@ def test_the_report_is_whole(report):
     page.feed(html)
     assert not page.open
     assert page.counts["svg"] == page.counts["figure"] == len(CHARTS)
-    # Text and lines are in the page's colours, whichever these are.
+    # Text and lines take the colours of the page's theme.
     assert not any(colour in html.partition("<body>")[2] for colour in THEMES["light"])
     assert page.counts["table"] == 6
     assert len(page.ids) == len(set(page.ids)) > 0
@@ -250,9 +260,9 @@ def test_charts_drawn_again_are_the_same(rows, tmp_path):
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 
 
-def test_a_bar_in_a_name_is_no_column(rows):
+def test_a_bar_in_a_name_is_escaped(rows):
     named = [dataclasses.replace(row, method="a|b") for row in rows[:1]]
-    (line,) = [x for x in markdown(LINES, named, []).splitlines() if "a" in x and x.startswith("| a")]
+    (line,) = [x for x in markdown(Report(LINES, named), []).splitlines() if x.startswith("| a")]
     assert line.startswith("| a\\|b | 3 |")
 
 
@@ -260,14 +270,14 @@ def test_notes_baselines_versions_and_relative_smoothness(tmp_path):
     scores = [
         line("sts", method, 0.1, seed, right) for method, right in (("fine-tune", 0.5), ("D", 0.6)) for seed in range(3)
     ]
-    for cell in scores:
-        cell["dev"]["sts"] |= {"relative_smoothness": 0.125, "loss": 0.75}
+    for each in scores:
+        each["dev"]["sts"] |= {"relative_smoothness": 0.125, "loss": 0.75}
     scores[0]["code"] = "0.1.0 abc"
     found = {"init_from": "minilm-l6", "score": 0.8375, "rows": 60, "threshold": None}
     notes = ("Read [this](first.md) & that.",)
     write_report(scores, tmp_path, tmp_path, baselines={"sts": found}, notes=notes)
     text, page = (tmp_path / "README.md").read_text(), (tmp_path / "report.html").read_text()
-    assert text.index(notes[0]) < text.index("6 runs so far")
+    assert text.index(notes[0]) < text.index("6 finished; cpu, JAX 1.2.3;")
     assert 'Read <a href="first.md">this</a> &amp; that.' in page
     assert "bertjax 0.1.0 abc (1), not recorded (5)" in text
     assert "cosine of minilm-l6's mean-pooled sentence vectors: 83.75 on the same 60 rows" in text
@@ -276,12 +286,12 @@ def test_notes_baselines_versions_and_relative_smoothness(tmp_path):
     assert (cells["paired seeds"], cells["loss"], cells["smoothness"]) == ("3", "0.750", "0.125")
 
 
-def test_nothing_finished_is_told(tmp_path):
-    with pytest.raises(UserError, match="--workdir: expected a study with finished cells in .*, found none"):
+def test_a_study_without_finished_trials_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--workdir: expected .*cells.jsonl, found none"):
         write_report([], tmp_path, tmp_path / "out")
 
 
-# Says, in the page's own title, how large each chart is that can be seen, and how many shapes it holds.
+# Puts the size of each visible chart, and its number of shapes, into the page's title.
 MEASURE = """<script>document.title = JSON.stringify([...document.querySelectorAll("svg")]
 .filter(x => x.getClientRects().length).map(x => [x.getBoundingClientRect().width, x.getBoundingClientRect().height,
 x.querySelectorAll("path, use").length]))</script></body>"""
@@ -317,7 +327,7 @@ def test_a_browser_shows_every_chart(report, tmp_path, theme):
     assert 0.01 < inked.mean() < 0.5
 
 
-def test_long_curves_are_of_means_and_short_ones_as_they_are():
+def test_long_curves_are_thinned_and_short_ones_are_not():
     short = [(1.0, 3.0), (2.0, 2.0)]
     assert _thinned(short) == short
     found = _thinned([(float(i), float(i)) for i in range(1, 126)])
@@ -325,25 +335,25 @@ def test_long_curves_are_of_means_and_short_ones_as_they_are():
     assert (found[0], found[-1]) == ((3.0, 2.0), (125.0, 124.5))
 
 
-def test_cost_is_against_paired_differences_and_not_scores(rows):
-    drawn = Figure()
-    cost_chart(rows)[1](drawn)
-    members = next(iter(groups_of(rows).values()))
+def test_the_cost_chart_shows_paired_differences(rows):
+    figure = Figure()
+    cost_chart(rows)[1](figure)
+    members = next(iter(by_group(rows).values()))
     expected = {row.method: 100 * row.minus[BASE].difference.mean for row in members if row.method != BASE} | {BASE: 0}
-    found = {bars.get_label(): bars[0].get_ydata()[0] for bars in drawn.axes[0].containers}
+    found = {bars.get_label(): bars[0].get_ydata()[0] for bars in figure.axes[0].containers}
     assert found == pytest.approx(expected)
 
 
-def test_a_method_looks_the_same_in_every_panel_and_unlike_the_others(rows):
-    drawn, methods = Figure(), {row.method for row in rows}
-    calibration_chart(rows)[1](drawn)
+def test_each_method_has_one_style_in_all_panels(rows):
+    figure, methods = Figure(), {row.method for row in rows}
+    calibration_chart(rows)[1](figure)
     looks = {}
-    for axes in drawn.axes:
+    for axes in figure.axes:
         for line in axes.lines:
             looks.setdefault(line.get_label(), set()).add((line.get_color(), line.get_marker()))
-    assert len(drawn.axes) > 1
+    assert len(figure.axes) > 1
     assert all(len(look) == 1 for look in looks.values())
     assert len(set.union(*looks.values())) == len(looks)
-    (legend,) = drawn.legends
+    (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == set(looks) <= methods
     assert len({tuple(_style(place).items()) for place in range(30)}) == 30
