@@ -63,7 +63,9 @@ class FinetuningData:
                 convert=partial(with_pooled, self._pooled[name]["train"]) if self._pooled else None,
             )
             sizes[name] = len(train)
-        return Mixture(iterators, None if config.pcgrad else task_schedule(sizes, config.sampling, num_steps, config.seed))
+        return Mixture(
+            iterators, None if config.pcgrad else task_schedule(sizes, config.sampling, num_steps, config.seed)
+        )
 
     def evaluate(self, params: Params) -> Scores:
         """Metrics of each task on dev, and with several tasks their mean main metric as "mean"."""
