@@ -1,6 +1,6 @@
 """A pure-functional Flax BERT, fine-tuned with SMART.
 
-Names are imported on first use: `import bertjax.smart` needs neither Flax nor what reads checkpoints.
+Names are imported on first use, so that `import bertjax.smart` imports neither Flax nor any reader of checkpoints.
 """
 
 import importlib
@@ -12,11 +12,9 @@ if TYPE_CHECKING:
     from bertjax.models.config import BertConfig
     from bertjax.pretrained import load_pretrained
 
-
 __all__ = ["Bert", "BertConfig", "encode", "load_pretrained", "smart"]
 
-
-_HOMES = {
+_MODULES = {
     "Bert": "models.bert",
     "BertConfig": "models.config",
     "encode": "models.bert",
@@ -25,12 +23,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name (PEP 562)."""
+    """Imports a public name on first use (PEP 562)."""
     if name == "smart":
         return importlib.import_module("bertjax.smart")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"bertjax.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(f"bertjax.{_MODULES[name]}"), name)
     return value
 
 

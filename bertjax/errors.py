@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and what its message may quote."""
+"""UserError, the exception for mistakes a user can fix, and helpers that keep its message short and printable."""
 
 import difflib
 import os
@@ -7,49 +7,45 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-_MOST = 4000
-
-
-_QUOTE = reprlib.Repr()
-
-
-_QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 80
+_MAX_LINE_LENGTH = 4000
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = _SHORT_REPR.maxlong = 80
 
 
 class UserError(ValueError):
-    """Something a user can put right: bad data, a wrong flag, a checkpoint that does not fit.
+    """A mistake the user can fix: bad data, a wrong flag, a checkpoint that does not fit.
 
-    Its message is one line that says what was expected, what was found, where, and what to do; where data have
-    several problems, a line for each. `train.py` and `eval.py` print it to stderr without a traceback and exit with
-    status 2.
+    The message is one line: where, what was expected, what was found and what to do. Several problems in data are one
+    line each. `train.py` and `eval.py` print the message to stderr without a traceback and exit with status 2.
     """
 
     def __init__(self, *lines: str):
-        # What a line quotes of a stranger's file may hold line ends, commands to the terminal, half a surrogate pair.
-        super().__init__("\n".join(_printable(line if len(line) <= _MOST else line[:_MOST] + "…") for line in lines))
+        # Text quoted from a user's file may contain line ends, terminal escape codes or half a surrogate pair.
+        lines = tuple(line if len(line) <= _MAX_LINE_LENGTH else line[:_MAX_LINE_LENGTH] + "…" for line in lines)
+        super().__init__("\n".join(map(_printable, lines)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # From another process an exception comes pickled, by default as its message, whose line ends would be quoted.
+        # By default an exception is pickled as its whole message, and __init__ would then escape the line ends.
         return type(self), tuple(str(self).split("\n"))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: "; did you mean 'x'?", or nothing if none is near."""
+    """The end of a message about an unknown name: "; did you mean 'x'?", or "" if no known name is similar."""
     matches = difflib.get_close_matches(name[:80], list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def shown(value: Any) -> str:
-    """A value out of a stranger's file, for a message: `repr`, but however deep or long the value, short."""
+    """`repr` for a message, short however long or deeply nested the value."""
     try:
-        return _QUOTE.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+        return _SHORT_REPR.repr(value)
+    except ValueError:  # an integer with more digits than Python converts to text
         return f"a huge {type(value).__name__}"
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, on one short line."""
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # of tensorstore's, which tells much more besides
+    """The message of another library's error, on one short line."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's messages are long
         return os.strerror(int(code[1]))
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "…"

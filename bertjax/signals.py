@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and a scheduler's notice: a run that is asked to stop finishes its update and saves."""
+"""Handling of SIGINT and SIGTERM: a run that receives one finishes its update, saves and stops."""
 
 import contextlib
 import os
@@ -9,37 +9,38 @@ from types import FrameType, TracebackType
 from typing import Any
 
 EXIT_STATUS = 75
-"""Of a process that stopped when asked and saved: EX_TEMPFAIL, "try again"; the same command goes on."""
+"""Exit status of a run that stopped on a signal and can be resumed (EX_TEMPFAIL, "try again")."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped when asked, and its state is saved; calling it again goes on from there."""
+    """The run stopped on a signal, and its state is saved. Running it again resumes it."""
 
 
 class Abandoned(BaseException):
-    """Work inside `Interruption.abandons` is given up; no `except Exception` on the way may keep it."""
+    """A signal arrived inside `Interruption.raise_at_once`. A BaseException, so that no `except Exception` stops it."""
 
 
 class Interruption:
-    """Notes SIGTERM, and the first SIGINT (a notebook's interrupt is one); a second SIGINT acts as if nobody noted it.
+    """A context that records SIGTERM and the first SIGINT, which a notebook's stop button sends too.
 
-    Signals reach Python's main thread alone: in any other, and where a signal is ignored, it does nothing.
+    A second SIGINT raises KeyboardInterrupt as usual. Python delivers signals only to the main thread: in other
+    threads, and for ignored signals, the context does nothing.
 
     Attributes:
-      name: of the signal that came, or None.
+      name: name of the signal received, or None.
     """
 
     def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
         self.name: str | None = None
         self._signals = signals
         self._previous: dict[signal.Signals, Any] = {}
-        self._is_abandoning = False
+        self._raises_at_once = False
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._previous[number] = signal.signal(number, self._note)
+                    self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
@@ -49,21 +50,21 @@ class Interruption:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def abandons(self) -> Iterator[None]:
-        """Within, a signal raises `Abandoned` at once: for work that can be done again."""
-        self._is_abandoning = True
+    def raise_at_once(self) -> Iterator[None]:
+        """Inside this context a signal raises `Abandoned` at once, for work that can be repeated."""
+        self._raises_at_once = True
         try:
             if self.name:
                 raise Abandoned
             yield
         finally:
-            self._is_abandoning = False
+            self._raises_at_once = False
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         if signal.SIGINT in self._previous:
             signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
-        # Not print: the signal may have come in the midst of one.
+        # Not `print`: the signal may have interrupted one.
         os.write(2, f"\n{self.name}: finishing this update, then saving; Ctrl-C quits at once\n".encode())
-        if self._is_abandoning:
+        if self._raises_at_once:
             raise Abandoned

@@ -7,13 +7,13 @@ import sys
 import jax
 import pytest
 
-from bertjax.compilation import keep_compiled
+from bertjax.compilation import enable_compilation_cache
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from bertjax.compilation import keep_compiled
+from bertjax.compilation import enable_compilation_cache
 
-keep_compiled()
+enable_compilation_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
@@ -58,7 +58,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
 
 def test_a_folder_that_the_user_chose_for_jax_stays(folder, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
     assert not folder.exists()
 
@@ -75,8 +75,8 @@ def test_a_folder_that_others_can_write_to_is_not_used(folder, tmp_path, case, m
         folder.chmod(0o777 if case == "writable by others" else 0o700)
         if case == "another's":
             monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
-    keep_compiled()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {folder}")
-    assert "steps are compiled anew" in line
+    assert "compiled steps are not cached" in line

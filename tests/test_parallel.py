@@ -64,13 +64,13 @@ def test_peak_bytes_count_what_is_overwritten_once():
 
 
 def test_an_even_batch_size_is_the_next_multiple():
-    assert [DataParallel(jax.devices()[:4]).up_to_even(size) for size in (1, 4, 6, 8)] == [4, 4, 8, 8]
-    assert DataParallel(jax.devices()[:1]).up_to_even(7) == 7
+    assert [DataParallel(jax.devices()[:4]).round_up_batch_size(size) for size in (1, 4, 6, 8)] == [4, 4, 8, 8]
+    assert DataParallel(jax.devices()[:1]).round_up_batch_size(7) == 7
 
 
 def test_a_step_knows_the_structures_and_shapes_that_it_has_compiled():
     step, w = CompiledByShape(jax.jit(lambda w, batches: w)), np.ones(2, np.float32)
     step.compile(w, {"a": {"x": np.ones((4, 3))}})
-    assert step.knows({"a": {"x": np.zeros((4, 3))}})
-    assert not step.knows({"b": {"x": np.zeros((4, 3))}})
-    assert not step.knows({"a": {"x": np.zeros((4, 2))}})
+    assert step.has_compiled({"a": {"x": np.zeros((4, 3))}})
+    assert not step.has_compiled({"b": {"x": np.zeros((4, 3))}})
+    assert not step.has_compiled({"a": {"x": np.zeros((4, 2))}})

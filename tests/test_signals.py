@@ -31,13 +31,13 @@ def test_an_interrupt_after_a_signal_is_the_usual_one(first):
 
 def test_what_can_be_done_again_is_given_up_at_once():
     with Interruption() as interruption:
-        with pytest.raises(Abandoned), interruption.abandons():
+        with pytest.raises(Abandoned), interruption.raise_at_once():
             try:
                 send(signal.SIGTERM)
             except Exception:
                 pytest.fail("caught on the way")
             pytest.fail("went on")
-        with pytest.raises(Abandoned), interruption.abandons():
+        with pytest.raises(Abandoned), interruption.raise_at_once():
             pytest.fail("begun although asked to stop")
         send(signal.SIGTERM)  # outside, it is noted
 
@@ -57,7 +57,7 @@ def test_outside_the_main_thread_it_does_nothing():
 
     def use():
         try:
-            with Interruption() as interruption, interruption.abandons():
+            with Interruption() as interruption, interruption.raise_at_once():
                 pass
         except BaseException as error:
             failures.append(error)

@@ -26,7 +26,7 @@ def main() -> None:
     from bertjax.data.pipeline import declared_tasks, load_datasets
     from bertjax.data.sentence_pairs import check_documents
 
-    recipe = cli.recipe(CONFIG)
+    recipe = cli.read_recipe(CONFIG)
     splits_by_name: dict[str, Mapping[str, Sequence[Any]]]
     if is_pretraining(recipe):
         corpus = load_corpus(read_config(recipe, PretrainConfig).corpus)

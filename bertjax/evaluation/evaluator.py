@@ -139,7 +139,7 @@ def _evaluate_task(
         return Predictor(step_fn, parallel, model.config.pad_token_id).predict(
             parallel.replicate(params),
             examples,
-            batch_size=parallel.up_to_even(run.config.batch_size),
+            batch_size=parallel.round_up_batch_size(run.config.batch_size),
             bucket_boundaries=task_data.bucket_boundaries,
         )
 

@@ -101,7 +101,7 @@ def predict_lines(workdir: Path, source: str, task: str | None = None, checkpoin
         outputs = predictor.predict(
             params,
             run.tokenize(chunk),
-            batch_size=parallel.up_to_even(run.config.batch_size),
+            batch_size=parallel.round_up_batch_size(run.config.batch_size),
             bucket_boundaries=bucket_boundaries,
         )
         for line, (prediction, probability) in zip(chunk, _predictions(run.task, outputs), strict=True):

@@ -40,7 +40,7 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report (default: the study
 
 def main() -> None:
     """Runs the unfinished trials and writes the report."""
-    study = cli.recipe(CONFIG).to_dict()
+    study = cli.read_recipe(CONFIG).to_dict()
     trials, root = plan_trials(study), user_path(WORKDIR.value or cli.default_workdir()).resolve()
     failures = []
     if not REPORT_ONLY.value:

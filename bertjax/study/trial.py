@@ -57,12 +57,12 @@ def run_trial(trial: Trial, root: Path) -> dict[str, Any]:
 
 def _run_trial(trial: Trial, root: Path) -> dict[str, Any]:
     # Imported here, after the worker is bound to its cores: JAX counts them when it starts.
-    from bertjax.compilation import keep_compiled
+    from bertjax.compilation import enable_compilation_cache
     from bertjax.data.pipeline import declared_tasks, load_datasets
     from bertjax.evaluation.evaluator import evaluate
     from bertjax.training.finetuning import train_and_evaluate
 
-    keep_compiled()
+    enable_compilation_cache()
     code = code_version()  # now: the checkout may change during the run
     config, folder, further_seconds = trial.config, root / trial.folder, 0.0
     if trial.further is not None:

@@ -54,7 +54,7 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
         examples = tokenize(rows, tokenizer, max_length=min(config.max_length, max_positions))
         boundaries = optimal_bucket_boundaries(examples.lengths, max_buckets=MAX_BUCKETS)
         bucket_boundaries = tuple(min(boundary, max_positions) for boundary in boundaries)
-        batch_size = parallel.up_to_even(config.batch_size)
+        batch_size = parallel.round_up_batch_size(config.batch_size)
         return predictor.predict(replicated, examples, batch_size=batch_size, bucket_boundaries=bucket_boundaries)
 
     def cosines_and_labels(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -190,7 +190,7 @@ class _Loop:
         self.stop_if_asked()
         batch = next(self.batches)
         shards = {name: self.parallel.shard(part) for name, part in batch.items()}
-        if not self.run_step.knows(shards):
+        if not self.run_step.has_compiled(shards):
             self.compile(_shapes(batch), shards)
         self.state, replicated = self.run_step(self.state, shards, self.key)
         self.step += 1
@@ -232,7 +232,7 @@ class _Loop:
     def main_scores(self) -> dict[str, float]:
         """Evaluates, logs all metrics, and returns each task's main one; a signal interrupts it at once."""
         try:
-            with self.interruption.abandons():
+            with self.interruption.raise_at_once():
                 found = self.evaluate(self.state.params)
         except Abandoned:
             raise self.interrupted() from None
