@@ -1,4 +1,4 @@
-"""Scores are learnt standardised, and leave the program in the labels' units."""
+"""Scores are learnt standardised and reported in the labels' units."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def test_the_scale_by_hand():
     np.testing.assert_allclose(standardized, np.array([-2, -1, 3]) / (14 / 3) ** 0.5, rtol=1e-6)
 
 
-def test_a_small_spread_about_a_large_mean_is_kept():
+def test_a_small_spread_around_a_large_mean_keeps_its_precision():
     scale = LabelScale.from_labels(np.float32([1990, 1991, 1992, 1993]), "year")
     np.testing.assert_allclose(scale.standardize(np.float32([1990, 1993])), [-1.3416408, 1.3416408], rtol=1e-6)
 
@@ -69,23 +69,23 @@ def test_scales_of_the_same_labels_are_near(other, is_near):
     assert LabelScale(*other).is_near(SCALE) == is_near
 
 
-def test_a_head_of_scores_goes_on_standardised(capsys):
+def test_a_head_of_scores_is_reused_standardised(capsys):
     params = {"head_a": HEAD, "other": 1}
-    found = standardize_heads(params, {"head_a": LabelScale(2.1, 0.6)}, {"a": SCALE})
-    chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD), "other": 1})
+    heads = standardize_heads(params, {"head_a": LabelScale(2.1, 0.6)}, {"a": SCALE})
+    chex.assert_trees_all_equal(heads, {"head_a": SCALE.unfold(HEAD), "other": 1})
     assert capsys.readouterr().err == ""
 
 
-def test_a_head_of_scores_of_another_scale_does_not_go_on(capsys):
+def test_a_head_of_another_scale_is_not_reused(capsys):
     assert standardize_heads({"head_a": HEAD}, {"head_a": LabelScale(50, 25)}, {"a": SCALE}) == {}
-    told = "a: a new head: the checkpoint's is for scores of mean 50, standard deviation 25, here mean 2, "
-    assert capsys.readouterr().err.startswith(told)
+    message = "a: a new head: the checkpoint's is for scores of mean 50, standard deviation 25, here mean 2, "
+    assert capsys.readouterr().err.startswith(message)
 
 
-def test_a_head_of_scores_that_nothing_is_known_of(capsys):
-    found = standardize_heads({"head_a": HEAD}, {}, {"a": SCALE})
-    chex.assert_trees_all_equal(found, {"head_a": SCALE.unfold(HEAD)})
-    assert capsys.readouterr().err.startswith("a: the checkpoint does not say which scores its head is for; taken for")
+def test_a_head_of_unknown_scale_is_reused_if_it_is_near(capsys):
+    heads = standardize_heads({"head_a": HEAD}, {}, {"a": SCALE})
+    chex.assert_trees_all_equal(heads, {"head_a": SCALE.unfold(HEAD)})
+    assert capsys.readouterr().err.startswith("a: the checkpoint does not state the units of its head's scores")
     far = HEAD | {"bias": np.float32([50.0])}
     assert standardize_heads({"head_a": far}, {}, {"a": SCALE}) == {}
     assert capsys.readouterr().err.startswith(
@@ -98,7 +98,7 @@ def test_a_head_of_scores_that_nothing_is_known_of(capsys):
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (math.nan, 1.0), (0.0, math.inf)])
-def test_a_scale_that_is_none_is_refused(mean, std):
+def test_a_bad_scale_is_refused(mean, std):
     with pytest.raises(ValueError, match="expected a finite mean and a std above 0"):
         LabelScale(mean, std)
 
@@ -107,7 +107,7 @@ def test_a_scale_that_is_none_is_refused(mean, std):
 
 
 def write_scores(path, factor, shift=0.0):
-    """Sentences whose score, 0 to 4 times the factor, one word gives away."""
+    """Writes sentences with scores of 0 to 4 times the factor plus the shift; one word of each decides the score."""
     rng, lines = random.Random(0), ["text\tlabel"]
     for i in range(60):
         words = [*rng.choices(FILLER, k=6), rng.choice(WORDS[i % 5].split())]
@@ -135,7 +135,7 @@ def run_on_scores(folder, tiny_checkpoint, factor, shift=0.0, **changes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_checkpoint):
-    """Results and folders of runs on the same labels as 0..1, 0..5, 0..100, and as 10..11."""
+    """Results and folders of runs on the same labels, scaled to 0..1, 0..5, 0..100 and 10..11."""
     root = tmp_path_factory.mktemp("scores")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTJAX_CACHE", str(root / "cache"))
@@ -151,7 +151,7 @@ def predictions(run):
 def test_the_unit_of_the_labels_does_not_matter(runs):
     first, _ = runs["1"]
     base = first["dev"]["data_file"]["final"]
-    assert base["r2"] > 0.2  # it has learnt something, so there is something to compare
+    assert base["r2"] > 0.2  # the model has learnt something
     for name, factor in {"5": 5, "100": 100, "11": 1}.items():
         result, _ = runs[name]
         found = result["dev"]["data_file"]["final"]
@@ -192,7 +192,7 @@ def test_an_exported_score_is_in_the_labels_units(runs, tmp_path):
     _, run = runs["100"]
     (tmp_path / "lines").write_text("the superb film\na dull story\n")
     ours = [float(line.split("\t")[0]) for line in predict_lines(run, str(tmp_path / "lines"))]
-    assert all(5 < score < 95 for score in ours)  # no head of standardised scores gives these
+    assert all(5 < score < 95 for score in ours)  # impossible for standardised scores
     export(run, tmp_path / "out")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -202,7 +202,7 @@ def test_an_exported_score_is_in_the_labels_units(runs, tmp_path):
 
 
 def test_the_scale_is_kept_by_convert_and_export(runs, tmp_path, capsys):
-    """Else a head of 0..100 would be adopted for labels of 0..5."""
+    """Otherwise a head for 0..100 would be reused for labels of 0..5."""
     result, run = runs["100"]
     expected = LabelScale(**result["datasets"]["data_file"]["label_scale"])
     convert(run, tmp_path / "converted")
@@ -232,8 +232,8 @@ def test_a_broken_scale_is_one_line(tiny_checkpoint, tmp_path, name):
             head_label_scales(folder)
 
 
-def test_a_finished_run_of_raw_scores_is_read_as_it_was_trained(runs, tmp_path):
-    """An earlier version wrote no scale: its heads predict in the labels' units already."""
+def test_a_finished_run_on_raw_scores_is_read_unscaled(runs, tmp_path):
+    """An earlier version wrote no scale; its heads already predict in the labels' units."""
     _, run = runs["5"]
     old = tmp_path / "old"
     shutil.copytree(run, old)
@@ -253,8 +253,8 @@ def test_a_finished_run_of_raw_scores_is_read_as_it_was_trained(runs, tmp_path):
     assert summary["metrics"]["data_file"]["loss"] == summary["metrics"]["data_file"]["mse"]
 
 
-def test_a_run_goes_on_from_its_own_scores(runs, tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    """With a learning rate of 0 the run that follows predicts what the first did."""
+def test_a_run_from_another_run_keeps_its_scores(runs, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """With a learning rate of 0 the second run predicts what the first did."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
     first, source = runs["5"]
     later, _ = run_on_scores(tmp_path / "later", source, 1.25, learning_rate=0.0, weight_decay=0.0)
@@ -266,14 +266,14 @@ def test_a_run_goes_on_from_its_own_scores(runs, tiny_checkpoint, tmp_path, monk
     assert "data_file: a new head: the checkpoint's is for scores of mean 2" in capsys.readouterr().err
 
 
-def test_equal_labels_end_a_run_before_it_begins(tiny_checkpoint, tmp_path, monkeypatch):
+def test_equal_labels_are_refused_before_a_run_begins(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="data_file: expected training scores that differ, found 3 in all 4[0-9] rows"):
         run_on_scores(tmp_path / "equal", tiny_checkpoint, 0.0, 3.0, columns={"range": [0.0, 5.0]})
     assert not (tmp_path / "equal" / "run").exists()
 
 
-def test_a_run_begun_with_raw_scores_does_not_go_on(runs, tiny_checkpoint, tmp_path, monkeypatch):
+def test_a_run_begun_with_raw_scores_is_not_resumed(runs, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
     _, run = runs["5"]
     shutil.copytree(run, tmp_path / "old")
