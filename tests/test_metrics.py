@@ -1,3 +1,5 @@
+"""Metrics by hand."""
+
 import math
 
 import numpy as np
@@ -49,7 +51,7 @@ def test_regression_by_hand():
     assert metrics.regression_metrics(np.array([[1.0], [3.0], [2.0]]), labels)["spearman"] == pytest.approx(0.5)
 
 
-def test_a_constant_correlates_with_nothing():
+def test_correlations_with_a_constant_are_0():
     constant, labels = np.ones((3, 1)), np.array([0.0, 1.0, 2.0])
     assert metrics.regression_metrics(constant, labels)["pearson"] == 0
     assert metrics.regression_metrics(labels[:, None], np.ones(3))["spearman"] == 0

@@ -1,3 +1,5 @@
+"""The table of tasks: each is complete, and GLUE's match TFDS."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from bertjax.tasks import TASKS, get_task
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_a_task_is_whole(task):
+def test_a_task_is_complete(task):
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(7, task.num_outputs)).astype(np.float32)
     labels = rng.uniform(0, 4, 7).astype(np.float32) if task.schema.is_score else rng.integers(0, task.num_outputs, 7)
@@ -29,15 +31,15 @@ def test_a_task_is_whole(task):
 
 
 @pytest.mark.parametrize("name", GLUE)
-def test_glue_is_as_tfds_declares_it(name):
+def test_glue_matches_tfds(name):
     declared = tfds.text.Glue.builder_configs[name]
     schema = get_task(name).schema
     assert schema.texts == tuple(declared.text_features)
     assert len(schema.label_names) == len(declared.label_classes or ())
-    if name not in ("cola", "mrpc", "qqp"):  # whose classes TFDS only numbers, or names otherwise
+    if name not in ("cola", "mrpc", "qqp"):  # TFDS does not name their classes, or names them differently
         assert schema.label_names == tuple(declared.label_classes or ())
 
 
-def test_an_unknown_task_names_the_nearest():
+def test_an_unknown_task_gets_a_suggestion():
     with pytest.raises(UserError, match="--config.task: expected one of .*, found 'sst'; did you mean 'sst5'"):
         get_task("sst")

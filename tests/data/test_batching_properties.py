@@ -1,4 +1,4 @@
-"""What holds of the batches of every split: each example once an epoch, in full, and resumption at any point."""
+"""Properties of the batches of any split: each example once an epoch, unchanged, and resumption at any point."""
 
 import json
 
@@ -17,7 +17,7 @@ PAD = -1
 
 
 def make_examples(lengths):
-    """Example i has tokens 1000 i, 1000 i + 1, ..., its later half of type 1, and label i + 1."""
+    """Example i has tokens 1000 i, 1000 i + 1, ..., its second half of type 1, and label i + 1."""
     return TokenizedExamples(
         ids=[str(i) for i in range(len(lengths))],
         input_ids=[1000 * i + np.arange(n, dtype=np.int32) for i, n in enumerate(lengths)],
@@ -41,7 +41,7 @@ def check(batch, examples, batch_size, bucket_boundaries):
         assert batch["token_type_ids"][row].tolist() == [*types, *[0] * padding]
         assert batch["attention_mask"][row].tolist() == [True] * len(ids) + [False] * padding
         assert batch["label"][row] == index + 1
-    assert length == min(edge for edge in bucket_boundaries if edge >= longest)
+    assert length == min(boundary for boundary in bucket_boundaries if boundary >= longest)
     for row in range(real, batch_size):
         assert (batch["input_ids"][row] == PAD).all()
         assert batch["attention_mask"][row].sum() == 1
@@ -52,11 +52,11 @@ def indices(batches):
     return [int(i) for batch in batches for i in batch["index"][batch["valid"]]]
 
 
-def assert_equal(found, expected):
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.keys() == theirs.keys()
-        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+def assert_equal(batches, expected):
+    assert len(batches) == len(expected)
+    for one, other in zip(batches, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @given(
@@ -74,7 +74,7 @@ def test_training(lengths, batch_size, max_buckets, multiple, seed, epochs, cut)
     bucket_boundaries = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, multiple=multiple)
     assert len(bucket_boundaries) <= max_buckets
     assert bucket_boundaries[-1] - multiple < max(lengths) <= bucket_boundaries[-1]
-    assert all(edge % multiple == 0 for edge in bucket_boundaries)
+    assert all(boundary % multiple == 0 for boundary in bucket_boundaries)
     options = {
         "batch_size": batch_size,
         "bucket_boundaries": bucket_boundaries,
@@ -111,7 +111,7 @@ def test_evaluation(lengths, batch_size, max_buckets):
 
 
 class Numbers:
-    """Stands in for a task's batches, of which the mixture needs no more than this."""
+    """An iterator over 1, 2, ... in place of a task's batches."""
 
     def __init__(self):
         self._place = 0
@@ -150,7 +150,7 @@ def test_a_mixture(sizes, sampling, num_steps, seed, data):
         seen = [batches[name] for batches in whole if name in batches]
         assert seen == [*range(1, len(seen) + 1)]
         assert order is not None or len(seen) == num_steps
-    # There and back again.
+    # Any sequence of positions, forwards and backwards.
     for place in data.draw(st.lists(st.integers(0, num_steps - 1), min_size=1, max_size=4)):
         later.set_state(states[place])
         assert [next(later) for _ in whole[place:]] == whole[place:]

@@ -15,12 +15,12 @@ def examples(count):
     return TokenizedExamples([str(i) for i in range(count)], ids, ids, np.arange(count, dtype=np.int32))
 
 
-def mixture(order, steps=12):
+def mixture(schedule, steps=12):
     iterators = {
         name: train_batches(examples(count), batch_size=4, bucket_boundaries=(8,), seed=0, epochs=steps)
         for name, count in (("a", 7), ("b", 20))
     }
-    return Mixture(iterators, order)
+    return Mixture(iterators, schedule)
 
 
 def test_round_robin():
@@ -39,7 +39,7 @@ def test_shares(sampling, power):
         assert drawn.count(name) / 20_000 == pytest.approx(share, abs=5 * (share * (1 - share) / 20_000) ** 0.5)
 
 
-def test_annealed_sampling_goes_from_sizes_towards_equal_shares():
+def test_annealed_sampling_moves_towards_equal_shares():
     drawn = task_schedule(SIZES, "annealed", 40_000, 0)
     for part, power in ((drawn[:2000], 0.98), (drawn[-2000:], 0.22)):
         weights = {name: size**power for name, size in SIZES.items()}
@@ -53,20 +53,19 @@ def test_the_seed_decides_the_draws():
 
 
 @pytest.mark.parametrize("stream", [7, (7, 0), (7, 1), (7, 2)], ids=str)
-def test_no_other_stream_of_the_seed_decides_the_turns(stream):
-    """The share of the examples and the order of the batches come from sequences like these."""
-    theirs = np.random.default_rng(stream).random(100) < 0.5
+def test_the_schedule_has_its_own_random_stream(stream):
+    """The subset of examples and the order of batches come from streams like these."""
+    other = np.random.default_rng(stream).random(100) < 0.5
     drawn = task_schedule({"a": 1, "b": 1}, "proportional", 100, 7)
-    assert [name == "a" for name in drawn] != theirs.tolist()
+    assert [name == "a" for name in drawn] != other.tolist()
 
 
-def test_each_task_goes_its_own_way():
-    order = ["a", "b", "b", "a", "a"]
-    found = list(mixture(order))
-    assert [list(batches) for batches in found] == [["a"], ["b"], ["b"], ["a"], ["a"]]
+def test_each_task_has_its_own_stream():
+    mixed = list(mixture(["a", "b", "b", "a", "a"]))
+    assert [list(batches) for batches in mixed] == [["a"], ["b"], ["b"], ["a"], ["a"]]
     alone = iter(train_batches(examples(20), batch_size=4, bucket_boundaries=(8,), seed=0, epochs=12))
     for place in (1, 2):
-        np.testing.assert_array_equal(found[place]["b"]["index"], next(alone)["index"])
+        np.testing.assert_array_equal(mixed[place]["b"]["index"], next(alone)["index"])
 
 
 def test_all_together():
@@ -74,15 +73,15 @@ def test_all_together():
     assert list(next(batches)) == ["a", "b"]
 
 
-@pytest.mark.parametrize("order", [["a", "b", "b", "a", "a", "b"], None], ids=["turns", "together"])
-def test_a_state_resumes_with_the_very_next_batch(order):
-    whole, cut = mixture(order), mixture(order)
+@pytest.mark.parametrize("schedule", [["a", "b", "b", "a", "a", "b"], None], ids=["one", "all"])
+def test_a_state_resumes_with_the_next_batch(schedule):
+    whole, cut = mixture(schedule), mixture(schedule)
     for _ in range(3):
         next(whole), next(cut)
-    resumed = mixture(order)
+    resumed = mixture(schedule)
     resumed.set_state(cut.get_state())
     for _ in range(3):
-        ours, theirs = next(resumed), next(whole)
-        assert list(ours) == list(theirs)
-        for name in ours:
-            np.testing.assert_array_equal(ours[name]["index"], theirs[name]["index"])
+        batches, expected = next(resumed), next(whole)
+        assert list(batches) == list(expected)
+        for name in batches:
+            np.testing.assert_array_equal(batches[name]["index"], expected[name]["index"])
