@@ -23,7 +23,7 @@ from bertjax.errors import UserError, reason
 from bertjax.parallel import is_first_host
 
 
-class State(Protocol):
+class CheckpointedState(Protocol):
     """A training state, such as a `flax.struct.PyTreeNode`: a pytree with parameters apart from the rest."""
 
     @property
@@ -34,7 +34,7 @@ class State(Protocol):
         """A copy with some attributes changed."""
 
 
-StateT = TypeVar("StateT", bound=State)
+StateT = TypeVar("StateT", bound=CheckpointedState)
 
 
 class Checkpoints:
@@ -70,7 +70,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        state: State,
+        state: CheckpointedState,
         progress: Mapping[str, Any],
         metrics: dict[str, float] | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class Checkpoints:
         if is_first_host():
             shutil.rmtree(self._interrupted_folder, ignore_errors=True)
 
-    def save_interrupted(self, step: int, state: State, progress: Mapping[str, Any]) -> None:
+    def save_interrupted(self, step: int, state: CheckpointedState, progress: Mapping[str, Any]) -> None:
         """Saves a state between two checkpoints. For arguments and errors see `save`."""
         with contextlib.closing(_open_manager(self._interrupted_folder, (), create=True)) as manager:
             _save(manager, self._interrupted_folder, step, state, progress, None)
@@ -171,7 +171,7 @@ def _save(
     manager: ocp.CheckpointManager,
     folder: Path,
     step: int,
-    state: State,
+    state: CheckpointedState,
     progress: Mapping[str, Any],
     metrics: dict[str, float] | None,
 ) -> None:
