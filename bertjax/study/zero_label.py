@@ -52,8 +52,9 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     def embed(split: str, column: str) -> np.ndarray:
         rows = ({"id": row["id"], "text": row[column], "label": row["label"]} for row in dataset.splits[split])
         examples = tokenize(rows, tokenizer, max_length=min(config.max_length, max_positions))
-        boundaries = optimal_bucket_boundaries(examples.lengths, max_buckets=MAX_BUCKETS)
-        bucket_boundaries = tuple(min(boundary, max_positions) for boundary in boundaries)
+        bucket_boundaries = optimal_bucket_boundaries(
+            examples.lengths, max_buckets=MAX_BUCKETS, max_length=max_positions
+        )
         batch_size = parallel.round_up_batch_size(config.batch_size)
         return predictor.predict(replicated, examples, batch_size=batch_size, bucket_boundaries=bucket_boundaries)
 
