@@ -1,4 +1,4 @@
-"""What is compiled is kept in a folder of one's own, and in no other."""
+"""The compilation cache is used across processes, and only in a folder that nobody else can write to."""
 
 import os
 import subprocess
@@ -24,18 +24,20 @@ print(any(name.endswith("compilation_cache/cache_hits") for name in hits))
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where compiled steps go, while JAX has none of its own."""
+    """The cache folder, with JAX's own cache folder unset."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path))
-    own = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")}
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    previous = {
+        name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
+    }
+    min_seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_compilation_cache_dir", None)
     yield tmp_path / "compiled"
-    for name, value in own.items():
+    for name, value in previous.items():
         jax.config.update(name, value)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", min_seconds)
 
 
-def test_a_second_process_compiles_nothing(tmp_path):
+def test_a_second_process_reads_the_cache_and_incomplete_entries_are_replaced(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"BERTJAX_CACHE": str(tmp_path)}
 
@@ -46,17 +48,17 @@ def test_a_second_process_compiles_nothing(tmp_path):
 
     assert (hits(), hits()) == ("False", "True")
     assert (tmp_path / "compiled").stat().st_mode & 0o777 == 0o700
-    # Cut off after an entry was begun, and after it was written but for the time of its use.
+    # A process killed while it wrote an entry, or before it wrote the time of last use.
     for entry in (tmp_path / "compiled").glob("*-cache"):
         entry.write_bytes(entry.read_bytes()[:100])
         entry.with_name(entry.name.removesuffix("-cache") + "-atime").write_bytes(b"")
     assert (hits(), hits()) == ("False", "True")
-    for used in (tmp_path / "compiled").glob("*-atime"):
-        used.unlink()
+    for last_use in (tmp_path / "compiled").glob("*-atime"):
+        last_use.unlink()
     assert (hits(), hits()) == ("False", "True")
 
 
-def test_a_folder_that_the_user_chose_for_jax_stays(folder, tmp_path):
+def test_jax_s_own_cache_folder_takes_precedence(folder, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
     enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
@@ -64,7 +66,7 @@ def test_a_folder_that_the_user_chose_for_jax_stays(folder, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["writable by others", "a link", "a file", "another's"])
-def test_a_folder_that_others_can_write_to_is_not_used(folder, tmp_path, case, monkeypatch, capsys):
+def test_an_unsafe_folder_is_not_used(folder, tmp_path, case, monkeypatch, capsys):
     if case == "a link":
         (tmp_path / "elsewhere").mkdir()
         folder.symlink_to(tmp_path / "elsewhere")

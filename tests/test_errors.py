@@ -13,12 +13,12 @@ from bertjax.errors import UserError, did_you_mean, reason, shown
         ("x" * 5000, "x" * 4000 + "…"),
     ],
 )
-def test_a_message_is_one_line_that_can_be_printed(text, printed):
+def test_a_message_is_one_printable_line(text, printed):
     assert str(UserError(text)) == printed
     printed.encode()
 
 
-def test_values_are_shown_short_however_deep_or_long():
+def test_deep_and_long_values_are_shown_short():
     deep: list = []
     for _ in range(10_000):
         deep = [deep]
@@ -29,14 +29,14 @@ def test_values_are_shown_short_however_deep_or_long():
     assert shown(10**5000) == "a huge int"
 
 
-def test_reasons_of_others_are_one_short_line():
+def test_the_reason_of_another_library_s_error_is_one_short_line():
     assert reason(ValueError("two\n  lines")) == "two lines"
     assert reason(TimeoutError()) == "TimeoutError"
     assert reason(ValueError("INTERNAL: [os_error_code='28'] [source locations='…']")) == "No space left on device"
     assert len(reason(ValueError("x" * 10**6))) == 201
 
 
-def test_the_nearest_of_known_names():
+def test_did_you_mean_suggests_the_most_similar_name():
     assert did_you_mean("epoch", ["epochs", "seed"]) == "; did you mean 'epochs'?"
     assert did_you_mean("x" * 10**7, ["epochs", "x" * 80]) == f"; did you mean '{'x' * 80}'?"
     assert did_you_mean("zzz", ["epochs"]) == ""

@@ -1,4 +1,4 @@
-"""Importing the package costs no more than what is used of it."""
+"""The package imports its public names on first use."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import bertjax
 ROOT = Path(__file__).parents[1]
 
 
-def test_public_names_are_there():
+def test_public_names_can_be_imported():
     for name in bertjax.__all__:
         assert getattr(bertjax, name).__name__.endswith(name)
     assert {*bertjax.__all__} <= {*dir(bertjax)}
@@ -22,7 +22,7 @@ def test_an_unknown_name_is_an_attribute_error():
         bertjax.decode  # noqa: B018
 
 
-def test_smart_alone_imports_neither_flax_nor_what_reads_checkpoints():
+def test_importing_smart_imports_neither_flax_nor_readers_of_checkpoints():
     code = """
 import sys
 import bertjax.smart

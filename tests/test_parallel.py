@@ -8,14 +8,14 @@ from bertjax.errors import UserError
 from bertjax.parallel import CompiledByShape, DataParallel, peak_bytes
 
 
-def test_one_device_leaves_trees_as_they_are():
+def test_conversions_for_one_device_are_the_identity():
     parallel, tree = DataParallel(jax.devices()[:1]), {"a": np.arange(4)}
     for convert in (parallel.replicate, parallel.unreplicate, parallel.shard):
         assert convert(tree) is tree
     np.testing.assert_array_equal(parallel.gather(jnp.arange(4)), np.arange(4))
 
 
-def test_several_devices_share_a_batch_in_order():
+def test_several_devices_split_a_batch_in_order():
     parallel = DataParallel(jax.devices()[:4])
     x = np.arange(24.0, dtype=np.float32).reshape(8, 3)
     doubled = parallel.map_eval(lambda scale, batch: scale * batch["x"])
@@ -23,7 +23,7 @@ def test_several_devices_share_a_batch_in_order():
     np.testing.assert_array_equal(found, 2 * x)
 
 
-def test_replicas_lie_one_on_each_device_and_come_back():
+def test_replicate_puts_one_copy_on_each_device_and_unreplicate_returns_it():
     parallel, tree = DataParallel(jax.devices()[:4]), {"a": jnp.arange(3.0), "b": jnp.int32(7)}
     replicated = parallel.replicate(tree)
     assert {shard.device for shard in replicated["a"].addressable_shards} == set(parallel.devices)
@@ -43,7 +43,7 @@ def test_an_uneven_batch_is_refused():
         parallel.check_batch_size(16, 3)
 
 
-def test_a_step_is_compiled_once_a_shape():
+def test_a_step_is_compiled_once_for_each_shape():
     step = CompiledByShape(jax.jit(lambda w, batch: batch["input_ids"] @ w))
     for length in (2, 3, 2, 3, 3):
         found = step(np.ones((length, 1), np.float32), {"input_ids": np.ones((4, length), np.float32)})
@@ -57,18 +57,18 @@ def test_flops_are_counted_by_xla():
     assert step.flops(w, batch) == pytest.approx(2 * 16 * 64 * 32, rel=0.01)
 
 
-def test_peak_bytes_count_what_is_overwritten_once():
+def test_peak_bytes_count_donated_buffers_once():
     step = CompiledByShape(jax.jit(lambda w, batch: w + batch, donate_argnums=0))
     found = peak_bytes(step.compile(np.ones(4000, np.float32), np.ones(4000, np.float32)))
-    assert found == pytest.approx(2 * 4 * 4000, rel=0.01)  # the sum takes the place of what is donated
+    assert found == pytest.approx(2 * 4 * 4000, rel=0.01)  # the sum reuses the donated buffer
 
 
-def test_an_even_batch_size_is_the_next_multiple():
+def test_batch_sizes_are_rounded_up_to_a_multiple():
     assert [DataParallel(jax.devices()[:4]).round_up_batch_size(size) for size in (1, 4, 6, 8)] == [4, 4, 8, 8]
     assert DataParallel(jax.devices()[:1]).round_up_batch_size(7) == 7
 
 
-def test_a_step_knows_the_structures_and_shapes_that_it_has_compiled():
+def test_a_step_has_compiled_only_the_structures_and_shapes_it_has_seen():
     step, w = CompiledByShape(jax.jit(lambda w, batches: w)), np.ones(2, np.float32)
     step.compile(w, {"a": {"x": np.ones((4, 3))}})
     assert step.has_compiled({"a": {"x": np.zeros((4, 3))}})

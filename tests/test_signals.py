@@ -12,7 +12,7 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_the_handlers_come_back(number):
+def test_a_signal_is_recorded_and_handlers_are_restored(number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:
         assert interruption.name is None
@@ -22,24 +22,24 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number):
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_after_a_signal_is_the_usual_one(first):
+def test_an_interrupt_after_a_signal_raises_as_usual(first):
     with Interruption(), pytest.raises(KeyboardInterrupt):
         send(first)
         send(signal.SIGTERM)  # a scheduler may send it more than once
         send(signal.SIGINT)
 
 
-def test_what_can_be_done_again_is_given_up_at_once():
+def test_repeatable_work_is_abandoned_at_once():
     with Interruption() as interruption:
         with pytest.raises(Abandoned), interruption.raise_at_once():
             try:
                 send(signal.SIGTERM)
             except Exception:
-                pytest.fail("caught on the way")
-            pytest.fail("went on")
+                pytest.fail("caught by except Exception")
+            pytest.fail("continued after the signal")
         with pytest.raises(Abandoned), interruption.raise_at_once():
-            pytest.fail("begun although asked to stop")
-        send(signal.SIGTERM)  # outside, it is noted
+            pytest.fail("started after the signal")
+        send(signal.SIGTERM)  # outside the context, it is recorded
 
 
 def test_an_ignored_signal_stays_ignored():
@@ -52,7 +52,7 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGINT, previous)
 
 
-def test_outside_the_main_thread_it_does_nothing():
+def test_other_threads_than_the_main_one_do_nothing():
     failures = []
 
     def use():
@@ -68,7 +68,7 @@ def test_outside_the_main_thread_it_does_nothing():
     assert not failures
 
 
-def test_signals_that_are_not_ours_are_left():
+def test_other_signals_keep_their_handlers():
     before = signal.getsignal(signal.SIGTERM)
     with Interruption(()):
         assert signal.getsignal(signal.SIGTERM) is before
