@@ -17,12 +17,9 @@ from bertjax.tasks import Schema
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
 
-
 VERSION = "2.0.0"
 
-
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-
 
 # MultiNLI has a second dev and test set, the mismatched ones, with text of other genres.
 _MNLI_SPLITS = {"train": "train", "dev": "validation_matched", "test": "test_matched"}

@@ -53,7 +53,6 @@ _CONTAMINATED_BY = {
     "rated_editorials": ({"editorials"}, "holds its sentences, dev and test included, without their ratings"),
 }
 
-
 _SEEN_BY_STARTERS = ("quora", "qqp", "mnli")
 
 

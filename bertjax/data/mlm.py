@@ -21,7 +21,6 @@ from bertjax.data.sentence_pairs import Pair, TokenDocument, check_documents, pl
 
 EVAL_SEED, EVAL_EPOCHS = 0, 4
 
-
 # A step is compiled for each bucket, so each must save a share of the tokens.
 _MAX_BUCKETS, _MIN_SAVED = 4, 0.05
 

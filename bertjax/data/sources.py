@@ -15,7 +15,6 @@ from bertjax.tasks import Schema
 
 Splits = dict[str, list[tsv.Row]]
 
-
 SPLITS = ("train", "dev", "test")
 
 
@@ -188,7 +187,6 @@ class OwnFile:
 
 
 _RATED = "mean ratings by 20 people, from −4 to 4"
-
 
 SOURCES: Mapping[str, Source] = {
     "rated_sst": Ratings(
