@@ -20,7 +20,7 @@ ROWS = {
     "R_s": dataclasses.replace(EXACT, bregman_weight=0.0),
     "D": dataclasses.replace(EXACT, weight=0.0),
     "smart exact": EXACT,
-    "smart output": dataclasses.replace(EXACT, start="output", num_steps=0),
+    "smart output": smart.preset("bertjax_exact", start="output", num_steps=0),
     "smart cheap": CHEAP,
     "smart cheap every=2": dataclasses.replace(CHEAP, every=2),
     "paper": smart.preset("paper"),

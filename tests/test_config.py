@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bertjax import smart
 from bertjax.config import PretrainConfig, RunConfig, default_config, is_pretraining, read_config
+from bertjax.config.smart import SmartConfig
 from bertjax.errors import UserError
-from bertjax.smart_config import SmartConfig
 from bertjax.study.plan import plan_trials
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -46,8 +47,8 @@ def test_the_paper_variant_is_the_papers():
     assert config.learning_rate in (1e-5, 2e-5, 3e-5, 5e-5)
     assert config.warmup == 0.1
     settings = config.smart.settings()
-    assert settings.adversary == "projected_gradient_ascent"
-    assert (settings.radius, settings.noise, settings.step_size, settings.bregman_weight) == (1e-5, 1e-5, 1e-3, 1.0)
+    ascent = smart.ProjectedGradientAscent(radius=1e-5, noise=1e-5, step_size=1e-3)
+    assert (settings.adversary, settings.bregman_weight) == (ascent, 1.0)
 
 
 def test_an_unknown_variant_is_refused():
@@ -73,7 +74,7 @@ def test_the_digest_tells_configs_apart():
 
 def test_settings_change_the_preset_and_nothing_else():
     settings = SmartConfig(preset="bertjax", radius=0.5).settings()
-    assert (settings.radius, settings.weight, settings.bregman_weight) == (0.5, 1.0, 1.0)
+    assert (settings.adversary.radius, settings.weight, settings.bregman_weight) == (0.5, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -103,22 +104,22 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
         (
             {"smart": {"preset": "bertjax", "start": "noise"}},
-            "--config.smart.num_steps must be at least 1 for power_iteration from noise, found 0",
+            "--config.smart.num_steps must be at least 1 when the start is noise, found 0",
         ),
         (
             {"task": "sst5", "tasks": ["sts", "quora"]},
-            "--config.task: without effect beside --config.tasks, which this recipe sets; leave it out, or take a "
-            "recipe of one task",
+            "--config.task: no effect beside --config.tasks, which this recipe sets; leave it out, or use a recipe for "
+            "one task",
         ),
         (
             {"task": "sst5", "data_file": "a.tsv"},
-            "--config.task: without effect beside --config.data_file, which this recipe sets; leave it out, or take a "
-            "recipe of one task",
+            "--config.task: no effect beside --config.data_file, which this recipe sets; leave it out, or use a recipe "
+            "for one task",
         ),
         ({"tune": "heads"}, "--config.tune: expected all or head, found 'heads'"),
         (
             {"tune": "head", "smart": {"preset": "bertjax"}},
-            "--config.tune: head freezes the encoder, which SMART's perturbation has to go through; "
+            "--config.tune: head freezes the encoder, which SMART's perturbation must pass through; "
             "expected --config.smart.preset=none with it",
         ),
         (
@@ -150,11 +151,11 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"dev_file": "a.tsv"}, "--config.dev_file: expected --config.data_file beside it"),
         (
             {"columns": {"classes": ["a", "a"]}},
-            "--config.columns.classes: expected at least two names, no two alike, found ('a', 'a')",
+            "--config.columns.classes: expected at least two different names, found ('a', 'a')",
         ),
         (
             {"columns": {"range": [5, 0]}},
-            "--config.columns.range: expected a score's least and greatest value, found (5.0, 0.0)",
+            "--config.columns.range: expected a score's minimum and maximum, found (5.0, 0.0)",
         ),
         ({"smart": {"decay": [0.9, "x"]}}, "--config.smart.decay: expected float, found 'x'"),
     ],
@@ -170,30 +171,30 @@ def test_bad_values_are_refused_in_one_line(values, message):
     [
         (
             {"preset": "r3f", "norm": "linf"},
-            ["norm has no effect: R_s's adversary (random_perturbation) does not read it"],
+            ["norm has no effect: R_s's adversary, RandomPerturbation, does not read it"],
         ),
         (
             {"preset": "r3f", "num_steps": 5},
-            ["num_steps has no effect: R_s's adversary (random_perturbation) does not read it"],
+            ["num_steps has no effect: R_s's adversary, RandomPerturbation, does not read it"],
         ),
         (
             {"preset": "paper", "start": "output"},
-            ["start has no effect: R_s's adversary (projected_gradient_ascent) does not read it"],
+            ["start has no effect: R_s's adversary, ProjectedGradientAscent, does not read it"],
         ),
         (
             {"preset": "sift", "radius": 0.5},
-            ["radius has no effect: R_s's adversary (projected_gradient_ascent, unprojected) does not read it"],
+            ["radius has no effect: R_s's adversary, ProjectedGradientAscent, does not read it"],
         ),
-        ({"preset": "rdrop", "radius": 0.5}, ["radius has no effect: R_s's adversary (none) does not read it"]),
+        ({"preset": "rdrop", "radius": 0.5}, ["radius has no effect: R_s has no adversary"]),
         (
             {"preset": "rdrop", "matched_dropout": True},
-            ["matched_dropout has no effect: R_s is then 0, as nothing tells its two passes apart"],
+            ["matched_dropout has no effect: R_s is then 0, as its two passes are equal"],
         ),
         ({"preset": "bertjax", "weight": 0.0, "every": 2}, ["every has no effect: R_s has weight 0"]),
         ({"preset": "vat", "horizon": 0.1}, ["horizon has no effect: the Bregman term's weight is 0"]),
         (
             {"preset": "bertjax", "horizon": 0.1, "decay": [0.9, 0.99]},
-            ["decay has no effect: --config.smart.horizon takes its place"],
+            ["decay has no effect: --config.smart.horizon replaces it"],
         ),
         (
             {"preset": "none", "radius": 0.1, "horizon": 0.1},

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bertjax.config import Config, PretrainConfig, RunConfig, is_pretraining, read_config
+from bertjax.config import PretrainConfig, RunConfig, TrainerConfig, is_pretraining, read_config
 from bertjax.errors import UserError
 from bertjax.files.atomic import write_json
 from bertjax.files.json_files import read_json
@@ -32,7 +32,7 @@ def read_run_config(workdir: Path) -> RunConfig | PretrainConfig:
         raise UserError(f"{path}: {error}; {remedy}") from None
 
 
-def check_workdir(workdir: Path, config: Config) -> dict[str, Any] | None:
+def check_workdir(workdir: Path, config: TrainerConfig) -> dict[str, Any] | None:
     """Checks that a run with this config can start or resume in a folder, or is finished; changes nothing.
 
     Returns:
@@ -48,7 +48,7 @@ def check_workdir(workdir: Path, config: Config) -> dict[str, Any] | None:
     return result
 
 
-def _finished_result(workdir: Path, config: Config) -> dict[str, Any] | None:
+def _finished_result(workdir: Path, config: TrainerConfig) -> dict[str, Any] | None:
     """Like `check_workdir`, for a folder that exists and may be read-only."""
     if not workdir.is_dir():
         raise UserError(f"--workdir: expected a folder, found a file at {workdir}")
@@ -81,7 +81,7 @@ def _check_writable(workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_workdir(workdir: Path, config: Config) -> Iterator[None]:
+def open_workdir(workdir: Path, config: TrainerConfig) -> Iterator[None]:
     """Creates a run's folder if needed, writes its config, and holds its lock; on several hosts, only the first does.
 
     Raises:

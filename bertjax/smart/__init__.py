@@ -1,14 +1,22 @@
-"""SMART (Jiang et al., ACL 2020) for any JAX model: adversaries, divergences, the two regularisers, and optax
-transformations of them.
+"""SMART (Jiang et al., ACL 2020) for any JAX model: adversaries, divergences, both terms, and optax transformations.
 
-Needs jax and optax alone; models come in as callables of one example.
+Imports jax and optax alone; models are callables of one example.
 """
 
 from bertjax.smart.adversaries import power_iteration, projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence, jensen_shannon, kl, squared_error, symmetric_kl
 from bertjax.smart.ema import init_anchor, update_anchor
 from bertjax.smart.presets import PRESETS, preset
-from bertjax.smart.settings import SmartSettings, anchor_decay, at_update, start_share, value_at
+from bertjax.smart.settings import (
+    PowerIteration,
+    ProjectedGradientAscent,
+    RandomPerturbation,
+    SmartSettings,
+    anchor_decay,
+    at_update,
+    start_share,
+    value_at,
+)
 from bertjax.smart.terms import Model, Terms, smart_terms
 from bertjax.smart.transforms import SmartState, add_bregman_proximal, add_smoothness, anchor, smart
 
@@ -16,6 +24,9 @@ __all__ = [
     "PRESETS",
     "Divergence",
     "Model",
+    "PowerIteration",
+    "ProjectedGradientAscent",
+    "RandomPerturbation",
     "SmartSettings",
     "SmartState",
     "Terms",

@@ -28,42 +28,41 @@ def power_iteration(
     relative: bool = True,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    r"""Finds the worst perturbation to second order, by power iteration on Jᵀ H J.
+    r"""Finds the perturbation that changes the output most, to second order, by power iteration on Jᵀ H J.
 
     Near δ = 0 the divergence is ½ δᵀ (Jᵀ H J) δ, with J the Jacobian of the logits in the embedding and H
     the divergence's Hessian at the clean logits. Each step takes
 
       d ← unit(Jᵀ H J d)  for ℓ2,   d ← sign(Jᵀ H J d)  for ℓ∞,
 
-    by one product with the linearised forward pass and one with its transpose, so no finite difference
-    enters and bfloat16 is as good as float32. δᵀ (Jᵀ H J) δ never falls from step to step, in either norm.
-    Where the product vanishes the direction stays as it is.
+    with one product with the linearised forward pass and one with its transpose. Without finite differences, bfloat16
+    is as good as float32. δᵀ (Jᵀ H J) δ never decreases, in either norm. If the product is 0, d is kept.
 
-    Jᵀ H J has rank C − 1 at most (1 for a score), and its eigenvectors are Jᵀ u with u in output space. So a start
-    in output space costs one backward pass and no step after it has to: for two classes, or one score, it is exact.
+    Jᵀ H J has rank C − 1 at most (1 for a score), and its eigenvectors are Jᵀ u with u in output space. A start in
+    output space costs one backward pass, and for two classes, or one score, it is exact without any step.
 
     Args:
       logits_fn: [S, D] to [C].
       embedding: [S, D].
-      key: PRNG key of the starting noise, or of the sign where the start is "output".
-      divergence: whose growth is sought.
-      radius: for `relative`, the RMS of δ (ℓ2) or its largest element (ℓ∞) as a share of the embedding's RMS
-        over real tokens; else the bound on δ's norm itself.
-      num_steps: power steps; each costs about two forward passes, after one to linearise. With 0 the start
-        itself is scaled to the ball's surface, its sign taken for ℓ∞.
+      key: Key of the starting noise, or of the sign if the start is "output".
+      divergence: The divergence to maximise.
+      radius: If `relative`, the RMS of δ (ℓ2) or its largest element (ℓ∞) as a share of the embedding's RMS over real
+        tokens; else the bound on δ's norm.
+      num_steps: Power steps. Each costs about two forward passes, after one to linearise. With 0 the start itself is
+        scaled to the ball's surface, and for ℓ∞ replaced by its sign.
       norm: "l2" or "linf", over the whole example.
-      start: "noise"; "output", Jᵀ u with u from `divergence.top`; or an array [S, D], as the gradient of the
-        task's loss, which lies in Jᵀ's range too.
-      kernel: [D, C] of the linear head, if there is one: it makes the start "output" better.
-      relative: how `radius` is meant.
-      mask: [S], bool or 0/1, true on real tokens; padding is not perturbed and counts in no norm.
+      start: "noise"; "output", Jᵀ u with u from `divergence.top`; or an array [S, D], such as the gradient of the
+        task's loss, which also lies in the range of Jᵀ.
+      kernel: Kernel [D, C] of the linear head, if there is one; it improves the start "output".
+      relative: Whether `radius` is relative.
+      mask: [S], bool or 0/1, true on real tokens. Padding is not perturbed and does not count in norms.
 
     Returns:
-      δ: [S, D], of the embedding's dtype promoted to at least float32, on the ball's surface; 0 where the start is 0,
-      as "output" is of a constant model.
+      δ: [S, D], in the embedding's dtype but at least float32, on the ball's surface; 0 if the start is 0, as "output"
+      is for a constant model.
 
     Raises:
-      ValueError: `num_steps` below 0, an unknown norm or start, or a start of another shape.
+      ValueError: `num_steps` is below 0, the norm or start is unknown, or the start has another shape.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -79,14 +78,14 @@ def power_iteration(
       >>> deltas = jax.jit(jax.vmap(perturb))(embeddings, masks, keys)
       >>> deltas.shape
       (4, 3, 2)
-      >>> print(jnp.abs(deltas[0]).round(3))  # RMS 0.5, all of it where w tells the classes apart
+      >>> print(jnp.abs(deltas[0]).round(3))  # RMS 0.5, along the axis that w reads
       [[0.707 0.   ]
        [0.707 0.   ]
        [0.707 0.   ]]
 
     References:
-      Miyato et al., Virtual Adversarial Training, TPAMI 2018, section 3.3, whose finite difference is here
-      an exact product; Jiang et al., SMART, ACL 2020, equation 2.
+      Miyato et al., Virtual Adversarial Training, TPAMI 2018, section 3.3, with an exact product in place of its
+      finite difference; Jiang et al., SMART, ACL 2020, equation 2.
     """
     norms.check_norm(norm)
     if num_steps < 0:
@@ -94,7 +93,7 @@ def power_iteration(
     embedding = jax.lax.stop_gradient(embedding)
     keep = norms.real_tokens(embedding, mask)
 
-    def direct(x: jax.Array) -> jax.Array:
+    def to_direction(x: jax.Array) -> jax.Array:
         return norms.unit(x, "l2") if norm == "l2" else jnp.sign(x)
 
     if num_steps or (isinstance(start, str) and start == "output"):
@@ -117,15 +116,15 @@ def power_iteration(
     else:
         raise ValueError(f"start must be one of {', '.join(STARTS)} or an array, found {start!r}")
 
-    direction = direct(first)
+    direction = to_direction(first)
     for _ in range(num_steps):
         product = vjp(divergence.hvp(logits, jvp(direction.astype(embedding.dtype))))
-        direction = jnp.where(jnp.any(product != 0), direct(product), direction)
+        direction = jnp.where(jnp.any(product != 0), to_direction(product), direction)
     return jax.lax.stop_gradient(_bound(radius, norm, relative, embedding, keep) * direction)
 
 
 def _bound(radius: float | jax.Array, norm: str, relative: bool, embedding: jax.Array, keep: jax.Array) -> jax.Array:
-    """The bound on the norm that `radius` stands for."""
+    """The bound on δ's norm."""
     bound = jnp.asarray(radius, keep.dtype)
     if not relative:
         return bound
@@ -154,34 +153,34 @@ def projected_gradient_ascent(
     reference: jax.Array | None = None,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    r"""Finds a perturbation as SMART's Algorithm 1 does.
+    r"""Finds a perturbation by SMART's Algorithm 1.
 
       x̃ ← x + ν,  ν ~ N(0, σ²);   then   x̃ ← Π_{‖x̃ − x‖ ≤ ε}(x̃ + η g / ‖g‖),  g = ∇ₓ̃ l(f(x̃), f(x)).
 
-    The defaults are the paper's. The other values of `per`, `projection` and `normalize_gradient` are what
-    public code does instead; the presets name them.
+    The defaults are the paper's. Public code uses other values of `per`, `projection` and `normalize_gradient`; see the
+    presets.
 
     Args:
       logits_fn: [S, D] to [C].
       embedding: [S, D].
-      key: PRNG key of the starting noise.
+      key: Key of the starting noise.
       divergence: l.
-      radius: ε, in the embedding's own unit; unused where `projection` is "none".
-      step_size: η, in the embedding's own unit where gradients are normalised.
-      noise: σ, in the embedding's own unit.
-      num_steps: ascent steps, at least 1; each costs a forward and an input-only backward pass.
+      radius: ε, in the embedding's unit; unused if `projection` is "none".
+      step_size: η, in the embedding's unit if gradients are normalised.
+      noise: σ, in the embedding's unit.
+      num_steps: Ascent steps, at least 1; each costs a forward and an input-only backward pass.
       norm: "linf" (the paper's) or "l2".
-      per: what a norm covers, "example" or "token".
-      projection: "ball", "sphere" (always to norm ε, whatever the length) or "none".
-      normalize_gradient: whether g is divided by its norm.
-      reference: f(x), [C]; computed where None, at the price of one forward pass.
-      mask: [S], bool or 0/1, true on real tokens; padding is not perturbed and counts in no norm.
+      per: Scope of a norm: "example" or "token".
+      projection: "ball", "sphere" (scaled to norm ε in any case) or "none".
+      normalize_gradient: Whether g is divided by its norm.
+      reference: f(x), [C]; if None it is computed, with one forward pass.
+      mask: [S], bool or 0/1, true on real tokens. Padding is not perturbed and does not count in norms.
 
     Returns:
-      δ: [S, D], of the embedding's dtype promoted to at least float32.
+      δ: [S, D], in the embedding's dtype but at least float32.
 
     Raises:
-      ValueError: `num_steps` below 1, or an unknown norm, scope or projection.
+      ValueError: `num_steps` is below 1, or the norm, scope or projection is unknown.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -197,9 +196,8 @@ def projected_gradient_ascent(
        [0.1 0.1]]
 
     References:
-      Jiang et al., SMART, ACL 2020, Algorithm 1. At its ε = σ = 1e-5 the divergence is next to nothing in float32,
-      and in bfloat16 rounding decides the gradient's sign and much of its direction; `power_iteration` has neither
-      weakness.
+      Jiang et al., SMART, ACL 2020, Algorithm 1. At its ε = σ = 1e-5 the divergence is almost 0 in float32, and in
+      bfloat16 rounding determines the gradient's sign and much of its direction. `power_iteration` has neither problem.
     """
     norms.check_norm(norm, per)
     if num_steps < 1:
@@ -208,16 +206,16 @@ def projected_gradient_ascent(
         raise ValueError(f"projection must be one of {', '.join(PROJECTIONS)}, found {projection!r}")
     embedding = jax.lax.stop_gradient(embedding)
     keep = norms.real_tokens(embedding, mask)
-    clean = logits_fn(embedding) if reference is None else jax.lax.stop_gradient(reference)
+    clean_logits = logits_fn(embedding) if reference is None else jax.lax.stop_gradient(reference)
     radius, step_size = jnp.asarray(radius, keep.dtype), jnp.asarray(step_size, keep.dtype)
 
-    def growth(delta: jax.Array) -> jax.Array:
-        moved = (embedding.astype(delta.dtype) + delta).astype(embedding.dtype)
-        return divergence.value(logits_fn(moved), clean)
+    def objective(delta: jax.Array) -> jax.Array:
+        perturbed = (embedding.astype(delta.dtype) + delta).astype(embedding.dtype)
+        return divergence.value(logits_fn(perturbed), clean_logits)
 
     delta = keep * jnp.asarray(noise, keep.dtype) * jax.random.normal(key, embedding.shape, keep.dtype)
     for _ in range(num_steps):
-        gradient = keep * jax.grad(growth)(delta)
+        gradient = keep * jax.grad(objective)(delta)
         if normalize_gradient:
             gradient = norms.unit(gradient, norm, per)
         delta = delta + step_size * gradient
@@ -236,20 +234,20 @@ def random_perturbation(
     distribution: str = "normal",
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    r"""Draws noise and seeks nothing, as R3F does: z ~ N(0, ε²) or z ~ U(−ε, ε), at no pass through the model.
+    r"""Draws noise as R3F does, without a pass through the model: z ~ N(0, ε²) or z ~ U(−ε, ε).
 
     Args:
       embedding: [S, D].
-      key: PRNG key.
-      radius: ε, in the embedding's own unit: a standard deviation, or a bound on each element.
+      key: Key of the noise.
+      radius: ε, in the embedding's unit: a standard deviation, or a bound on each element.
       distribution: "normal" or "uniform".
-      mask: [S], bool or 0/1, true on real tokens; padding is not perturbed.
+      mask: [S], bool or 0/1, true on real tokens. Padding is not perturbed.
 
     Returns:
-      δ: [S, D], of the embedding's dtype promoted to at least float32.
+      δ: [S, D], in the embedding's dtype but at least float32.
 
     Raises:
-      ValueError: an unknown distribution.
+      ValueError: The distribution is unknown.
 
     Examples:
       >>> import jax, jax.numpy as jnp

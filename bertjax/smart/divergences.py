@@ -1,4 +1,4 @@
-"""Divergences between two outputs of a model, each with its second derivative where the two agree."""
+"""Divergences between two outputs of a model, with their Hessians where the outputs are equal."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +16,9 @@ class Divergence(NamedTuple):
     """How far one output of a model is from another.
 
     Attributes:
-      value: (outputs [..., C], reference outputs [..., C]) to [...], of the outputs' dtype but at least
-        float32; zero, with zero gradient, where they agree.
-      hvp: (outputs [..., C], vector [..., C]) to [..., C]: the vector times H, the Hessian of
+      value: (outputs [..., C], reference outputs [..., C]) to [...], in the outputs' dtype but at least float32. It
+        is 0 with zero gradient where the two are equal.
+      hvp: (outputs [..., C], vector [..., C]) to [..., C]: H times the vector, with H the Hessian of
         `value(·, outputs)` at `outputs`.
     """
 
@@ -26,18 +26,18 @@ class Divergence(NamedTuple):
     hvp: Callable[[jax.Array, jax.Array], jax.Array]
 
     def top(self, outputs: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
-        """The output-space vector u whose pull-back Jᵀ u is nearest to the top eigenvector of Jᵀ H J.
+        """The output-space vector u for which Jᵀ u approximates the top eigenvector of Jᵀ H J.
 
-        That eigenvector is Jᵀ u, with u the top eigenvector of H J Jᵀ; what lies before the head is not
-        known here, and J Jᵀ is taken as Wᵀ W, or as the identity without a kernel. Found by a fixed, small
-        number of products, exact after one of them where H has rank one: two classes, or one score.
+        That eigenvector is Jᵀ u, with u the top eigenvector of H J Jᵀ. J Jᵀ is approximated by Wᵀ W of the head, or by
+        the identity without a kernel. A fixed number of power steps finds u; if H has rank one (two classes, or one
+        score), the first is exact.
 
         Args:
-          outputs: [C], where H is taken.
-          kernel: W [D, C], the linear head's.
+          outputs: [C], where H is computed.
+          kernel: W [D, C], the linear head's kernel.
 
         Returns:
-          [C], its largest element 1 or −1; the sign means nothing.
+          [C], with largest element 1 or −1; the sign is arbitrary.
         """
         dtype = at_least_float32(outputs.dtype)
         start = jax.nn.one_hot(jnp.argmax(outputs), outputs.shape[-1], dtype=dtype)
@@ -46,7 +46,7 @@ class Divergence(NamedTuple):
             v = u if kernel is None else (u @ kernel.T.astype(dtype)) @ kernel.astype(dtype)
             v = self.hvp(outputs, v)
             largest = jnp.max(jnp.abs(v))
-            # Where one class has all the probability H vanishes: then any direction will do.
+            # If one class has all the probability, H is 0, and any direction is as good.
             return jnp.where(largest > 0, v / jnp.where(largest > 0, largest, 1), u)
 
         return jax.lax.fori_loop(0, TOP_PRODUCTS, product, start)
@@ -75,14 +75,14 @@ def _symmetric_kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
 
 
 symmetric_kl = Divergence(_symmetric_kl_value, partial(_fisher_product, 2.0))
-r"""KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q) of the softmax of two logit vectors, in nats: SMART's.
+r"""KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q) of the softmax of two logit vectors, in nats, as in SMART.
 
-Its Hessian in the logits is twice the Fisher information, 2 (diag p − p pᵀ). ValueError for a single logit.
+Its Hessian in the logits is twice the Fisher information, 2 (diag p − p pᵀ). Raises ValueError for a single logit.
 """
 
 
 def _relative_entropy(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
-    """Σ q (log q − log p) as Σ q (e^d − 1 − d), d = log p − log q: no term rounds below zero, however near they are."""
+    """Σ q (log q − log p) as Σ q (e^d − 1 − d), d = log p − log q: no term rounds below zero."""
     q, d = jnp.exp(log_q), log_p - log_q
     is_small = jnp.abs(d) < 0.02
     t = jnp.where(is_small, d, 0)
@@ -95,9 +95,9 @@ def _kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
 
 
 kl = Divergence(_kl_value, partial(_fisher_product, 1.0))
-r"""KL(q‖p) = Σ q (log q − log p), q of the reference (the clean pass), in nats: that of VAT (Miyato et al., 2018).
+r"""KL(q‖p) = Σ q (log q − log p), q of the reference (the clean pass), in nats, as in VAT (Miyato et al., 2018).
 
-Its Hessian in the logits is the Fisher information. ValueError for a single logit.
+Its Hessian in the logits is the Fisher information. Raises ValueError for a single logit.
 """
 
 
@@ -108,9 +108,9 @@ def _jensen_shannon_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
 
 
 jensen_shannon = Divergence(_jensen_shannon_value, partial(_fisher_product, 0.25))
-r"""½ KL(p‖m) + ½ KL(q‖m), m = (p + q) / 2, in nats: symmetric, and never above log 2.
+r"""½ KL(p‖m) + ½ KL(q‖m), m = (p + q) / 2, in nats; symmetric, and at most log 2.
 
-Its Hessian in the logits is a quarter of the Fisher information. ValueError for a single logit.
+Its Hessian in the logits is a quarter of the Fisher information. Raises ValueError for a single logit.
 """
 
 
@@ -124,4 +124,4 @@ def _squared_error_hvp(scores: jax.Array, vector: jax.Array) -> jax.Array:
 
 
 squared_error = Divergence(_squared_error_value, _squared_error_hvp)
-"""Σ (p − q)² of two score vectors, SMART's for regression; its Hessian is 2."""
+"""Σ (p − q)² of two score vectors, as SMART uses for regression; its Hessian is 2."""

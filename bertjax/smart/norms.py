@@ -1,4 +1,4 @@
-"""Norms of one example's perturbation [S, D], of the whole example or of each token, blind to padding."""
+"""Norms of one example's perturbation [S, D], over the whole example or per token."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ NORMS = ("l2", "linf")
 
 
 SCOPES = {"example": (-2, -1), "token": (-1,)}
-"""What one norm covers, and the axes of [S, D] that belong to it."""
+"""Axes of [S, D] that a norm covers."""
 
 
 def check_norm(norm: str, per: str = "example") -> None:
@@ -19,7 +19,7 @@ def check_norm(norm: str, per: str = "example") -> None:
 
 
 def real_tokens(embedding: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """[S, 1], 1 on real tokens, in the dtype of perturbations: the embedding's, but at least float32."""
+    """[S, 1], 1 on real tokens and 0 on padding, in the embedding's dtype but at least float32."""
     dtype = at_least_float32(embedding.dtype)
     if mask is None:
         return jnp.ones((embedding.shape[0], 1), dtype)
@@ -27,19 +27,19 @@ def real_tokens(embedding: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
-    """Half precisions are widened, float64 is kept; strict promotion has no rule for the pair."""
+    """float32 for half precisions, else the dtype itself; strict promotion has no such rule."""
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def unit(x: jax.Array, norm: str, per: str = "example") -> jax.Array:
     """[S, D] divided by its norm; zeros stay zeros."""
-    # By the largest element first, for l2 too: the squares of tiny gradients underflow.
+    # By the largest element first, also for l2: squares of tiny gradients underflow.
     x = _divide(x, jnp.max(jnp.abs(x), axis=SCOPES[per], keepdims=True))
     return x if norm == "linf" else _divide(x, _l2(x, per))
 
 
 def project(x: jax.Array, radius: jax.Array, norm: str, per: str = "example") -> jax.Array:
-    """The point of the ball of that radius nearest to x, [S, D]."""
+    """The point of the ball that is nearest to x, [S, D]."""
     if norm == "linf":
         return jnp.clip(x, -radius, radius)
     size = _l2(x, per)

@@ -1,4 +1,4 @@
-"""Settings of SMART, and presets of them by name."""
+"""Settings of SMART: the weights of its terms, the adversary, and the anchor."""
 
 import dataclasses
 import math
@@ -12,22 +12,113 @@ import numpy as np
 from bertjax.smart import adversaries, norms
 
 Schedule = Callable[[jax.Array], jax.Array]
-
-
 Scalar = float | jax.Array | Schedule
-"""A number, or a schedule of it in optax's manner: from the updates so far, int32 [], to float32 []."""
-
-
-ADVERSARIES = ("power_iteration", "projected_gradient_ascent", "random_perturbation", "none")
-
-
-SCHEDULED = ("weight", "radius", "step_size", "noise", "bregman_weight")
-
-
-STARTS = (*adversaries.STARTS, "task_gradient")
-
-
+"""A number, or an optax schedule of it: from the number of updates so far, int32 [], to float32 []."""
 Result = TypeVar("Result")
+
+
+def check_number(name: str, value: Scalar, *, maximum: float | None = None) -> None:
+    """ValueError for a plain number out of range, or a value that is no number; schedules and traced values pass."""
+    if not isinstance(value, int | float):
+        # An array or a list of two numbers would broadcast over the parameters silently.
+        if callable(value) or (isinstance(value, jax.Array | np.ndarray | np.number) and value.ndim == 0):
+            return
+        raise ValueError(f"{name} must be a number or a schedule, found {value!r}")
+    # Written so that NaN is refused as well.
+    if maximum is not None and not 0 <= value <= maximum:
+        raise ValueError(f"{name} must be a number in [0, {maximum}], found {value}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, found {value}")
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, found {value!r}")
+
+
+def _check_minimum(name: str, value: int, minimum: int, when: str = "") -> None:
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}{when}, found {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerIteration:
+    """`power_iteration` as the adversary.
+
+    Attributes:
+      radius: Radius relative to the RMS of the embedding.
+      norm: "l2" or "linf".
+      start: "noise", "output", or "task_gradient": the gradient, in the embedding, of the task's loss and the Bregman
+        term together, which the main backward pass computes anyway.
+      num_steps: Power steps; 0 is allowed unless the start is noise.
+    """
+
+    radius: Scalar = 0.02
+    norm: str = "l2"
+    start: str = "noise"
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("radius", self.radius)
+        _check_choice("norm", self.norm, norms.NORMS)
+        _check_choice("start", self.start, (*adversaries.STARTS, "task_gradient"))
+        # Noise that no step turns hardly changes the output: R_s would be almost 0, at full cost.
+        is_noise = self.start == "noise"
+        _check_minimum("num_steps", self.num_steps, int(is_noise), " when the start is noise" if is_noise else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedGradientAscent:
+    """`projected_gradient_ascent` as the adversary; `radius`, `step_size` and `noise` are in the embedding's unit.
+
+    Attributes:
+      step_size: η.
+      noise: σ.
+      radius: ε; None where `projection` is "none".
+      norm: "l2" or "linf".
+      per: Scope of a norm: "example" or "token".
+      projection: "ball", "sphere" or "none".
+      normalize_gradient: Whether the gradient is divided by its norm.
+      num_steps: Ascent steps, at least 1.
+    """
+
+    step_size: Scalar
+    noise: Scalar
+    radius: Scalar | None = None
+    norm: str = "linf"
+    per: str = "example"
+    projection: str = "ball"
+    normalize_gradient: bool = True
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("step_size", self.step_size)
+        check_number("noise", self.noise)
+        _check_choice("projection", self.projection, adversaries.PROJECTIONS)
+        if (self.radius is None) != (self.projection == "none"):
+            raise ValueError(f"radius must be given if and only if projection is not 'none', found {self.radius!r}")
+        if self.radius is not None:
+            check_number("radius", self.radius)
+        _check_choice("norm", self.norm, norms.NORMS)
+        _check_choice("per", self.per, tuple(norms.SCOPES))
+        _check_minimum("num_steps", self.num_steps, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomPerturbation:
+    """`random_perturbation`, with normal noise, in place of an adversary.
+
+    Attributes:
+      radius: Standard deviation of the noise, in the embedding's unit.
+    """
+
+    radius: Scalar
+
+    def __post_init__(self) -> None:
+        check_number("radius", self.radius)
+
+
+Adversary = PowerIteration | ProjectedGradientAscent | RandomPerturbation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,44 +126,23 @@ class SmartSettings:
     """How SMART enters the objective L(θ) + λ R_s(θ) + μ D(θ, θ̃).
 
     Attributes:
-      weight: λ of the smoothness term; a plain 0 leaves it out.
-      adversary: "power_iteration", "projected_gradient_ascent", "random_perturbation" or "none" (δ = 0, so
-        that only unmatched dropout tells the two passes apart).
-      radius: of the perturbation: relative to the embedding's RMS for the power iteration, absolute (the
-        paper's ε) for the others.
-      norm: "l2" or "linf".
-      start: of the power iteration: "noise", "output" or "task_gradient": the gradient, in the embedding, of
-        the task's loss and the Bregman term together, which the main backward pass holds already.
-      num_steps: the adversary's steps; the power iteration, but from noise, may do with 0.
-      step_size: the ascent's η.
-      noise: the ascent's σ.
-      per: what a norm of the ascent covers, "example" or "token".
-      projection: the ascent's, "ball", "sphere" or "none".
-      normalize_gradient: whether the ascent divides its gradient by the norm.
-      clean_gradient: whether R_s is differentiated through its clean branch too; without, that branch is a
-        target, and a backward pass is saved with "task_gradient".
-      every: k: R_s enters at every k-th update, k times as heavy (lazy regularisation).
-      bregman_weight: μ of the Bregman proximal point term; a plain 0 leaves it, and the anchor θ̃, out.
-      decay: β of the anchor's moving average: over the first tenth of the updates and after it, or a
-        number, or a schedule.
-      horizon: 1/(1 − β) as a share of all updates, in place of `decay`; None for `decay`.
-      matched_dropout: whether the clean, perturbed and anchor passes of a step share their dropout masks.
+      weight: λ of the smoothness term; a plain 0 leaves the term out.
+      adversary: What finds the perturbation δ; None for δ = 0, and then R_s compares two dropout masks.
+      clean_gradient: Whether R_s is also differentiated through its clean pass. If not, that pass is a fixed target,
+        which saves a backward pass with the start "task_gradient".
+      every: k: R_s enters every k-th update, with k times its weight (lazy regularisation).
+      bregman_weight: μ of the Bregman proximal point term; a plain 0 leaves out the term and the anchor θ̃.
+      decay: β of the anchor: a number, a schedule, or a pair of numbers for the first tenth of the updates and for the
+        rest.
+      horizon: 1/(1 − β) as a share of all updates. It replaces `decay` unless None.
+      matched_dropout: Whether the clean, perturbed and anchor passes of a step share their dropout masks.
 
     Raises:
-      ValueError: a value out of its range; the message names it.
+      ValueError: A value is out of range; the message names it.
     """
 
     weight: Scalar = 0.0
-    adversary: str = "power_iteration"
-    radius: Scalar = 0.02
-    norm: str = "l2"
-    start: str = "noise"
-    num_steps: int = 1
-    step_size: Scalar = 0.0
-    noise: Scalar = 0.0
-    per: str = "example"
-    projection: str = "ball"
-    normalize_gradient: bool = True
+    adversary: Adversary | None = PowerIteration()
     clean_gradient: bool = True
     every: int = 1
     bregman_weight: Scalar = 0.0
@@ -81,73 +151,45 @@ class SmartSettings:
     matched_dropout: bool = True
 
     def __post_init__(self) -> None:
-        for name in SCHEDULED:
-            check_number(name, getattr(self, name))
-        for name, known in {
-            "adversary": ADVERSARIES,
-            "norm": norms.NORMS,
-            "start": STARTS,
-            "per": tuple(norms.SCOPES),
-            "projection": adversaries.PROJECTIONS,
-        }.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
-        # Noise that nothing turns hardly moves the output: R_s would be next to nothing, at full cost.
-        what, fewest = self.adversary, 1
-        if what == "power_iteration":
-            what, fewest = (f"{what} from noise", 1) if self.start == "noise" else (what, 0)
-        if self.num_steps < fewest:
-            raise ValueError(f"num_steps must be at least {fewest} for {what}, found {self.num_steps}")
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, found {self.every}")
+        check_number("weight", self.weight)
+        check_number("bregman_weight", self.bregman_weight)
+        if not isinstance(self.adversary, Adversary | None):
+            raise ValueError(f"adversary must be None or a record such as PowerIteration(), found {self.adversary!r}")
+        _check_minimum("every", self.every, 1)
         if isinstance(self.decay, tuple | list):
             if isinstance(self.decay, list) or len(self.decay) != 2:
                 raise ValueError(
-                    "decay must be a number, a schedule, or a tuple of two numbers, for the first tenth of the "
-                    f"updates and after, found {self.decay}"
+                    "decay must be a number, a schedule, or a tuple of two numbers, for the first tenth of the updates "
+                    f"and for the rest, found {self.decay}"
                 )
             for beta in self.decay:
-                check_number("decay", beta, most=1)
+                check_number("decay", beta, maximum=1)
         else:
-            check_number("decay", self.decay, most=1)
+            check_number("decay", self.decay, maximum=1)
         if self.horizon is not None and not 0 < self.horizon < math.inf:
             raise ValueError(f"horizon must be a finite share of the updates above 0, found {self.horizon}")
 
     @property
     def has_smoothness(self) -> bool:
-        """False where λ is known to be 0 when the step is traced."""
+        """False if λ is known to be 0 when the step is traced."""
         return not is_zero(self.weight)
 
     @property
     def has_bregman(self) -> bool:
-        """False where μ is known to be 0 when the step is traced."""
+        """False if μ is known to be 0 when the step is traced."""
         return not is_zero(self.bregman_weight)
-
-    def number(self, name: str) -> float | jax.Array:
-        """A setting that may be a schedule, where it must be a number; ValueError where it is a schedule."""
-        value = getattr(self, name)
-        if callable(value):
-            raise ValueError(f"{name} is a schedule here, and must be a number: smart.at_update evaluates it")
-        return value
-
-
-def check_number(name: str, value: Scalar, *, most: float | None = None) -> None:
-    """ValueError for a plain number out of range, or what is no number; schedules and traced values pass."""
-    if not isinstance(value, int | float):
-        # An array of two, of a list, would be broadcast over parameters without a word.
-        if callable(value) or (isinstance(value, jax.Array | np.ndarray | np.number) and value.ndim == 0):
-            return
-        raise ValueError(f"{name} must be a number or a schedule, found {value!r}")
-    # Written so that NaN is refused too.
-    if most is not None and not 0 <= value <= most:
-        raise ValueError(f"{name} must be a number in [0, {most}], found {value}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number of at least 0, found {value}")
 
 
 def is_zero(value: Scalar) -> bool:
-    """True for a plain 0, known when tracing; not for a traced or scheduled one."""
+    """True for a plain 0, known at trace time; False for a traced or scheduled one."""
     return isinstance(value, int | float) and value == 0
+
+
+def as_number(name: str, value: Scalar) -> float | jax.Array:
+    """The value, which must be a number at this point; ValueError for a schedule."""
+    if callable(value):
+        raise ValueError(f"{name} is a schedule, and must be a number here: smart.at_update evaluates schedules")
+    return value
 
 
 def value_at(value: Scalar, count: jax.Array) -> float | jax.Array:
@@ -160,35 +202,35 @@ def value_at(value: Scalar, count: jax.Array) -> float | jax.Array:
 
 
 def at_update(settings: SmartSettings, count: jax.Array, compute: Callable[[SmartSettings], Result]) -> Result:
-    """`compute` with the settings of one update: schedules evaluated, and R_s there at every k-th update alone.
+    """Calls `compute` with the settings of one update: schedules evaluated, and R_s left out unless `every` is due.
 
     Args:
-      settings: of the run.
-      count: updates so far, int32 [].
-      compute: its results must have the same shapes with λ = 0 as with λ > 0.
+      settings: Settings of the run.
+      count: Updates so far, int32 [].
+      compute: Its results must have the same shapes for λ = 0 as for λ > 0.
     """
-    values: dict[str, Any] = {name: value_at(getattr(settings, name), count) for name in SCHEDULED}
-    now = dataclasses.replace(settings, **values)
+    now: SmartSettings = _evaluated(settings, ("weight", "bregman_weight"), count)
+    now = dataclasses.replace(now, adversary=_evaluated(settings.adversary, ("radius", "step_size", "noise"), count))
     if settings.every == 1 or not settings.has_smoothness:
         return compute(now)
-    weighty = dataclasses.replace(now, weight=now.number("weight") * settings.every)
-    without = dataclasses.replace(now, weight=0.0)
-    return jax.lax.cond(count % settings.every == 0, lambda: compute(weighty), lambda: compute(without))
+    due = dataclasses.replace(now, weight=as_number("weight", now.weight) * settings.every)
+    not_due = dataclasses.replace(now, weight=0.0)
+    return jax.lax.cond(count % settings.every == 0, lambda: compute(due), lambda: compute(not_due))
 
 
 def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scalar:
-    """β, as a number or a schedule.
+    """β as a number or a schedule.
 
     Args:
-      settings: SMART's.
-      num_steps: updates of the whole run.
+      settings: SMART's settings.
+      num_steps: Updates of the whole run.
 
     Returns:
-      A number, or a schedule of the updates that have been made when the anchor moves: the first of a pair
-      holds while they are at most num_steps / 10, as in the paper's Algorithm 1.
+      A number, or a schedule of the number of updates made when the anchor moves. Of a pair, the first number holds up
+      to num_steps / 10 updates, as in the paper's Algorithm 1.
 
     Raises:
-      ValueError: β follows from the length of the run, and `num_steps` is None.
+      ValueError: β depends on the length of the run, and `num_steps` is None.
     """
     decay = settings.decay
     if settings.horizon is None and not isinstance(decay, tuple):
@@ -203,18 +245,28 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
 
 
 def start_share(settings: SmartSettings, num_steps: int) -> np.ndarray:
-    """Weight of the start in the anchor: the product of β over the updates.
+    """Weight of the initial parameters in the anchor: the product of β over the updates.
 
-    Near 1 the anchor is the untrained model, and D holds the outputs near those of an untrained head.
+    Near 1 the anchor is the untrained model, and D keeps the outputs near those of an untrained head.
 
     Args:
-      settings: SMART's.
-      num_steps: updates of the whole run.
+      settings: SMART's settings.
+      num_steps: Updates of the whole run.
 
     Returns:
-      float64 [num_steps + 1], after 0, 1, ... updates of the parameters, each followed by one of the anchor.
+      float64 [num_steps + 1]: the weight after 0, 1, ... updates of the parameters, each followed by one of the anchor.
     """
     decay = anchor_decay(settings, num_steps)
     counts = jnp.arange(1, num_steps + 1)
     decays = jax.vmap(lambda count: jnp.asarray(value_at(decay, count), jnp.float32))(counts)
     return np.concatenate([[1.0], np.cumprod(np.asarray(decays, np.float64))])
+
+
+def _evaluated(record: Any, names: tuple[str, ...], count: jax.Array) -> Any:
+    """A record with its schedules replaced by their values."""
+    schedules = {name: getattr(record, name) for name in names if callable(getattr(record, name, None))}
+    return (
+        dataclasses.replace(record, **{name: value_at(x, count) for name, x in schedules.items()})
+        if schedules
+        else record
+    )

@@ -1,4 +1,4 @@
-"""SMART's two regularisers over a batch, from one clean pass: under the fused step and the transforms alike."""
+"""SMART's two terms of a batch, R_s and D, computed from one clean pass."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,22 +6,29 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bertjax.smart.adversaries import power_iteration, projected_gradient_ascent, random_perturbation
 from bertjax.smart.divergences import Divergence
-from bertjax.smart.ema import Params, like_params
+from bertjax.smart.ema import Params
 from bertjax.smart.norms import at_least_float32
-from bertjax.smart.settings import SmartSettings
+from bertjax.smart.settings import (
+    Adversary,
+    PowerIteration,
+    ProjectedGradientAscent,
+    RandomPerturbation,
+    SmartSettings,
+    as_number,
+)
 
 
 class Model(NamedTuple):
-    """A model of one example, cut at the embeddings.
+    """A model of one example, split at the embeddings.
 
     Attributes:
       embed: (params, example) to [S, D].
       logits: (params, embedding [S, D], example, dropout key) to [C].
-      kernel: params to the linear head's kernel [D', C], or None where there is none to be had; the start
-        "output" is the better for it.
+      kernel: params to the kernel [D', C] of the linear head, or None; it improves the start "output".
     """
 
     embed: Callable[[Params, Any], jax.Array]
@@ -30,13 +37,13 @@ class Model(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What `smart_terms` gives, differentiable in the parameters; only once where it starts at "task_gradient".
+    """What `smart_terms` returns; with the start "task_gradient" it can be differentiated in the parameters only once.
 
     Attributes:
-      logits: [B, C], of the clean pass, in the model's dtype.
-      loss: of the task on the clean pass, in `loss_fn`'s dtype, [B]; 0 without one.
-      smoothness: R_s, float32 at least, [B]; 0 where λ is a plain 0.
-      bregman: D, alike; 0 where μ is a plain 0.
+      logits: Logits of the clean pass, [B, C], in the model's dtype.
+      loss: The task's loss on the clean pass, [B], in the dtype of `loss_fn`; 0 without one.
+      smoothness: R_s, at least float32, [B]; 0 if λ is a plain 0.
+      bregman: D, at least float32, [B]; 0 if μ is a plain 0.
     """
 
     logits: jax.Array
@@ -45,12 +52,15 @@ class Terms(NamedTuple):
     bregman: jax.Array
 
     def objective(self, settings: SmartSettings) -> jax.Array:
-        """L + λ R_s + μ D of each example, float32 at least, [B]."""
+        """L + λ R_s + μ D of each example, at least float32, [B]."""
         total = self.loss.astype(at_least_float32(self.loss.dtype))
         if settings.has_bregman:
-            total = total + jnp.asarray(settings.number("bregman_weight"), total.dtype) * self.bregman
+            total = (
+                total + jnp.asarray(as_number("bregman_weight", settings.bregman_weight), total.dtype) * self.bregman
+            )
         if settings.has_smoothness:
-            total = total + jnp.asarray(settings.number("weight"), total.dtype) * self.smoothness
+            weight = as_number("weight", settings.weight)
+            total = total + jnp.asarray(weight, total.dtype) * self.smoothness
         return total
 
 
@@ -68,84 +78,87 @@ def smart_terms(
     loss_fn: Callable[[jax.Array, Any], jax.Array] | None = None,
     weights: jax.Array | None = None,
 ) -> Terms:
-    """The clean output and both of SMART's terms of each example of a batch.
+    """The clean logits, loss and both of SMART's terms for each example of a batch.
 
-    One clean pass serves the loss, the adversary and both terms: the repeated forward is spelt out, and XLA
-    merges it, as it stands in straight-line code.
+    One clean pass serves the loss, the adversary and both terms. The code repeats it; XLA merges the copies, because
+    they are straight-line code.
 
     Args:
-      model: the model, of one example; it is vmapped here.
+      model: Model of one example; it is vmapped here.
       params: θ.
-      anchor: θ̃, a constant; may be None where `settings.bregman_weight` is 0.
-      batch: what `model` takes of each example, in leaves [B, ...].
-      dropout_keys: keys [B] of the clean pass, and with matched dropout of the others.
-      noise_keys: keys [B]: where the adversary starts.
+      anchor: θ̃, a constant; may be None if `settings.bregman_weight` is 0.
+      batch: Examples as `model` takes them, in leaves [B, ...].
+      dropout_keys: Keys [B] of the clean pass, and with matched dropout of all passes.
+      noise_keys: Keys [B] of the adversary's start.
       mask: [B, S], true on real tokens.
-      divergence: between outputs.
-      settings: weights and the adversary, at this update; a weight of plain 0 saves that term's passes.
-      loss_fn: the task's loss of one example, (logits [C], example) to []; needed where the adversary
-        starts at "task_gradient".
-      weights: [B], what each example counts in the caller's objective: with it the start "task_gradient" is the
-        caller's own backward pass, which XLA then computes once. It changes no result but where it is 0: that
-        example is not perturbed.
+      divergence: Divergence between outputs.
+      settings: Weights and adversary at this update. A weight of plain 0 saves that term's passes.
+      loss_fn: The task's loss of one example, (logits [C], example) to []; required by the start "task_gradient".
+      weights: Per-example loss weights [B] of the caller's objective. With them the start "task_gradient" repeats the
+        caller's own backward pass, which XLA then computes once. They change no result, except that an example of
+        weight 0 is not perturbed.
 
     Raises:
-      ValueError: a start at the task's gradient without `loss_fn`, a Bregman term without `anchor`.
+      ValueError: The start is the task's gradient and there is no `loss_fn`, or a Bregman term has no `anchor`.
 
     References:
       Jiang et al., SMART, ACL 2020, equations 2 and 3.
     """
     if settings.has_bregman and anchor is None:
         raise ValueError("anchor must be given where bregman_weight is not 0: see smart.init_anchor")
-    starts_at_gradient = settings.adversary == "power_iteration" and settings.start == "task_gradient"
+    adversary = settings.adversary
+    starts_at_gradient = isinstance(adversary, PowerIteration) and adversary.start == "task_gradient"
     if settings.has_smoothness and starts_at_gradient and loss_fn is None:
         raise ValueError("loss_fn must be given where start is 'task_gradient'")
     embed = jax.vmap(model.embed, (None, 0))
     forward = jax.vmap(model.logits, (None, 0, 0, 0))
-    moved_keys = anchor_keys = dropout_keys
+    perturbed_keys = anchor_keys = dropout_keys
     if not settings.matched_dropout:
-        moved_keys, anchor_keys = (jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, i) for i in range(2))
-    anchored = None
+        perturbed_keys, anchor_keys = (jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, i) for i in range(2))
+    anchor_logits = None
     if settings.has_bregman:
-        anchor = jax.lax.stop_gradient(like_params(anchor, params))
-        anchored = forward(anchor, embed(anchor, batch), batch, anchor_keys)
+        anchor = jax.lax.stop_gradient(optax.tree.cast_like(anchor, params))
+        anchor_logits = forward(anchor, embed(anchor, batch), batch, anchor_keys)
 
     embeddings = embed(params, batch)
     logits = forward(params, embeddings, batch, dropout_keys)
 
-    def clean(logits: jax.Array) -> Terms:
+    def clean_terms(logits: jax.Array) -> Terms:
         zero = jnp.zeros(logits.shape[:1], at_least_float32(logits.dtype))
         loss = zero if loss_fn is None else jax.vmap(loss_fn)(logits, batch)
-        bregman = zero if anchored is None else divergence.value(logits, anchored)
+        bregman = zero if anchor_logits is None else divergence.value(logits, anchor_logits)
         return Terms(logits, loss, zero, bregman)
 
     if not settings.has_smoothness:
-        return clean(logits)
+        return clean_terms(logits)
 
-    frozen, here, there = jax.lax.stop_gradient((params, embeddings, logits))
+    constants, clean_embeddings, clean_logits = jax.lax.stop_gradient((params, embeddings, logits))
     gradient = None
-    terms_of: Callable[[jax.Array], Terms] = clean
+    terms_at: Callable[[jax.Array], Terms] = clean_terms
     if starts_at_gradient:
-        terms_of = _linearized(clean, there)
+        terms_at = _linearized(clean_terms, clean_logits)
         weights = jnp.ones(mask.shape[:1], at_least_float32(logits.dtype)) if weights is None else weights
-        slope = jax.grad(lambda z: jnp.sum(weights * terms_of(z).objective(settings)))(there)
-        (gradient,) = jax.vjp(lambda x: forward(frozen, x, batch, dropout_keys), here)[1](slope)
-    terms = terms_of(logits)
-    seek = partial(_perturbation, model, frozen, divergence=divergence, settings=settings)
-    delta = jax.vmap(seek)(here, there, gradient, batch, dropout_keys, moved_keys, noise_keys, mask)
-    moved = (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
-    reference = logits if settings.clean_gradient else there
-    return terms._replace(smoothness=divergence.value(forward(params, moved, batch, moved_keys), reference))
+        slope = jax.grad(lambda z: jnp.sum(weights * terms_at(z).objective(settings)))(clean_logits)
+        (gradient,) = jax.vjp(lambda x: forward(constants, x, batch, dropout_keys), clean_embeddings)[1](slope)
+    terms = terms_at(logits)
+    perturbation = partial(_perturbation, model, constants, divergence=divergence, adversary=adversary)
+    delta = jax.vmap(perturbation)(
+        clean_embeddings, clean_logits, gradient, batch, dropout_keys, perturbed_keys, noise_keys, mask
+    )
+    perturbed = (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
+    reference = logits if settings.clean_gradient else clean_logits
+    perturbed_logits = forward(params, perturbed, batch, perturbed_keys)
+    return terms._replace(smoothness=divergence.value(perturbed_logits, reference))
 
 
-def _linearized(clean: Callable[[jax.Array], Terms], at: jax.Array) -> Callable[[jax.Array], Terms]:
-    """`clean` with its values and first derivatives at the logits `at` [B, C], the derivatives taken once.
+def _linearized(clean_terms: Callable[[jax.Array], Terms], at: jax.Array) -> Callable[[jax.Array], Terms]:
+    """`clean_terms` linearised at the logits `at` [B, C], with its derivatives computed once.
 
-    Backward passes through it begin with the same arrays, so that XLA can merge them. Of two derivations of one
-    log-softmax it does not see that they are the same.
+    Backward passes through it start from the same arrays, so that XLA can merge them. XLA does not recognise two
+    derivations of one log-softmax as equal.
     """
-    terms = clean(at)
-    slopes = [jax.grad(lambda z, name=name: jnp.sum(getattr(clean(z), name)))(at) for name in ("loss", "bregman")]
+    terms = clean_terms(at)
+    slopes = [jax.grad(lambda z, name=name: jnp.sum(getattr(clean_terms(z), name)))(at) for name in ("loss", "bregman")]
 
     def around(logits: jax.Array) -> Terms:
         loss, bregman = (
@@ -161,52 +174,54 @@ def _perturbation(
     model: Model,
     params: Params,
     embedding: jax.Array,
-    logits: jax.Array,
+    clean_logits: jax.Array,
     gradient: jax.Array | None,
     example: Any,
     dropout_key: jax.Array,
-    moved_key: jax.Array,
+    perturbed_key: jax.Array,
     noise_key: jax.Array,
     mask: jax.Array,
     *,
     divergence: Divergence,
-    settings: SmartSettings,
+    adversary: Adversary | None,
 ) -> jax.Array:
     """δ of one example."""
-    if settings.adversary == "none":
-        return jnp.zeros(embedding.shape, at_least_float32(embedding.dtype))
-    if settings.adversary == "random_perturbation":
-        return random_perturbation(embedding, noise_key, radius=settings.number("radius"), mask=mask)
-    if settings.adversary == "projected_gradient_ascent":
-        return projected_gradient_ascent(
-            lambda x: model.logits(params, x, example, moved_key),
-            embedding,
-            noise_key,
-            divergence=divergence,
-            radius=settings.number("radius"),
-            step_size=settings.number("step_size"),
-            noise=settings.number("noise"),
-            num_steps=settings.num_steps,
-            norm=settings.norm,
-            per=settings.per,
-            projection=settings.projection,
-            normalize_gradient=settings.normalize_gradient,
-            reference=logits,
-            mask=mask,
-        )
-    start: str | jax.Array = settings.start
-    if gradient is not None:
-        # To second order either sign does; a loss that only ever rises along δ would lose half of them.
-        start = jax.random.rademacher(noise_key, (), gradient.dtype) * gradient
-    return power_iteration(
-        lambda x: model.logits(params, x, example, dropout_key),
-        embedding,
-        noise_key,
-        divergence=divergence,
-        radius=settings.number("radius"),
-        num_steps=settings.num_steps,
-        norm=settings.norm,
-        start=start,
-        kernel=None if model.kernel is None else model.kernel(params),
-        mask=mask,
-    )
+    match adversary:
+        case None:
+            return jnp.zeros(embedding.shape, at_least_float32(embedding.dtype))
+        case RandomPerturbation():
+            return random_perturbation(embedding, noise_key, radius=as_number("radius", adversary.radius), mask=mask)
+        case ProjectedGradientAscent():
+            return projected_gradient_ascent(
+                lambda x: model.logits(params, x, example, perturbed_key),
+                embedding,
+                noise_key,
+                divergence=divergence,
+                radius=0.0 if adversary.radius is None else as_number("radius", adversary.radius),
+                step_size=as_number("step_size", adversary.step_size),
+                noise=as_number("noise", adversary.noise),
+                num_steps=adversary.num_steps,
+                norm=adversary.norm,
+                per=adversary.per,
+                projection=adversary.projection,
+                normalize_gradient=adversary.normalize_gradient,
+                reference=clean_logits,
+                mask=mask,
+            )
+        case PowerIteration():
+            start: str | jax.Array = adversary.start
+            if gradient is not None:
+                # To second order both signs are equal. The sign is drawn, as the loss rises along the gradient itself.
+                start = jax.random.rademacher(noise_key, (), gradient.dtype) * gradient
+            return power_iteration(
+                lambda x: model.logits(params, x, example, dropout_key),
+                embedding,
+                noise_key,
+                divergence=divergence,
+                radius=as_number("radius", adversary.radius),
+                num_steps=adversary.num_steps,
+                norm=adversary.norm,
+                start=start,
+                kernel=None if model.kernel is None else model.kernel(params),
+                mask=mask,
+            )

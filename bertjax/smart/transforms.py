@@ -1,4 +1,4 @@
-"""SMART as optax transformations: each adds the gradient of its term to the updates that pass through it."""
+"""SMART as optax transformations: each adds the gradient of its term to the updates."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,9 +7,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bertjax.smart.ema import Params, init_anchor, like_params, update_anchor
+from bertjax.smart.ema import Params, init_anchor, update_anchor
 from bertjax.smart.presets import preset
-from bertjax.smart.settings import Scalar, SmartSettings, anchor_decay, at_update, check_number, is_zero, value_at
+from bertjax.smart.settings import (
+    Adversary,
+    PowerIteration,
+    Scalar,
+    SmartSettings,
+    anchor_decay,
+    at_update,
+    check_number,
+    is_zero,
+    value_at,
+)
 from bertjax.smart.terms import Terms
 
 
@@ -17,8 +27,8 @@ class SmartState(NamedTuple):
     """State of all three transformations.
 
     Attributes:
-      count: calls so far, int32 [].
-      anchor: θ̃, of dtype float32 at least, or None without a Bregman term.
+      count: Calls of `update` so far, int32 [].
+      anchor: θ̃, at least float32; None without a Bregman term.
     """
 
     count: jax.Array  # type: ignore[assignment]  # optax's name for it
@@ -32,31 +42,29 @@ def add_bregman_proximal(
     sync_period: int = 1,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the gradient of a Bregman proximal point term, μ D(θ, θ̃), against a moving average θ̃ of θ.
+    r"""Adds the gradient of the Bregman proximal point term μ D(θ, θ̃), where θ̃ is a moving average of θ.
 
-    On entering a step, before the gradient,
+    Each call first moves the anchor, then adds the gradient:
 
       θ̃ ← β θ̃ + (1 − β) θ,   g ← g + μ ∇_θ D(θ, θ̃),   D = mean of l(f(x; θ), f(x; θ̃)),
 
-    which reproduces "step, then move the anchor". Put it before clipping and the optimizer, outside
-    `optax.masked`, and hand `update` a `divergence_fn` over the step's batch.
+    which is equivalent to moving the anchor after each step. Chain it before clipping and the optimizer, outside
+    `optax.masked`, and pass `update` a `divergence_fn` over the step's batch.
 
     Args:
-      weight: μ, a number or a schedule of the calls of `update`; a plain 0 leaves the gradient alone, and keeps no
-        anchor.
-      decay: β, a number or a schedule of the anchor's own updates.
-      sync_period: S, updates of θ to one of θ̃, as in the paper's Algorithm 1. With gradient accumulation over k
-        calls, `optax.chain(add_bregman_proximal(..., sync_period=k), optax.MultiSteps(tx, k))`, it is k.
-      axis_name: of `pmap` or `shard_map`: D's gradient is averaged over the axis, to be chained after the
-        gradients themselves were averaged. With None everything is local: chain it on local gradients, and
-        average after (`shard_map` with check_vma=False).
+      weight: μ, a number or a schedule over calls of `update`. With a plain 0 the transformation is the identity.
+      decay: β, a number or a schedule over updates of the anchor.
+      sync_period: S, the number of calls per update of the anchor, as in the paper's Algorithm 1. With gradient
+        accumulation over k calls it is k: `optax.chain(add_bregman_proximal(..., sync_period=k),
+        optax.MultiSteps(tx, k))`.
+      axis_name: Axis of `pmap` or `shard_map` over which the term's gradient is averaged; the gradients passed in must
+        be averaged already. With None the term is local: average after it (`shard_map` with check_vma=False).
 
     Returns:
-      A GradientTransformationExtraArgs; its `update` takes `divergence_fn`, from (params, anchor) to D,
-      float [].
+      A GradientTransformationExtraArgs whose `update` takes `divergence_fn`, from (params, anchor) to D, float [].
 
     Raises:
-      ValueError: a number out of range; by `update`, without `params` or `divergence_fn`.
+      ValueError: A number is out of range; in `update`, `params` or `divergence_fn` is missing.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -70,14 +78,14 @@ def add_bregman_proximal(
       >>> for _ in range(2):
       ...     updates, opt_state = tx.update(gradient, opt_state, params, divergence_fn=divergence_fn)
       ...     params = optax.apply_updates(params, updates)
-      >>> print(params["w"].round(3))  # the second step is pulled back by 0.1 · 2 · 0.9 · 0.1
+      >>> print(params["w"].round(3))  # D pulls the second step back by 0.1 · 2 · 0.9 · 0.1
       [0.818 1.   ]
 
     References:
       Jiang et al., SMART, ACL 2020, equation 3 and Algorithm 1.
     """
     check_number("weight", weight)
-    check_number("decay", decay, most=1)
+    check_number("decay", decay, maximum=1)
     _check_period(sync_period)
     if is_zero(weight):
         return _nothing()
@@ -97,8 +105,8 @@ def add_bregman_proximal(
         params = _require("add_bregman_proximal", "params", params)
         divergence = _require("add_bregman_proximal", "divergence_fn", divergence_fn)
         anchor = _synced(state, params, decay, sync_period)
-        run = like_params(anchor, params)
-        gradient = _local_gradient(lambda p: divergence(p, run), params, axis_name)
+        typed_anchor = optax.tree.cast_like(anchor, params)
+        gradient = _local_gradient(lambda p: divergence(p, typed_anchor), params, axis_name)
         factor = value_at(weight, state.count)
         return _add(updates, gradient, factor, axis_name), SmartState(state.count + 1, anchor)
 
@@ -106,38 +114,50 @@ def add_bregman_proximal(
 
 
 def add_smoothness(
-    weight: Scalar = 1.0, *, axis_name: str | None = None, **settings: Any
+    weight: Scalar = 1.0,
+    adversary: Adversary | None = PowerIteration(),  # noqa: B008 (a frozen dataclass)
+    *,
+    clean_gradient: bool = True,
+    every: int = 1,
+    matched_dropout: bool = True,
+    axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the gradient of the smoothness term, λ R_s(θ): `smart` without its Bregman half.
+    r"""Adds the gradient of the smoothness term λ R_s(θ); `smart` without its Bregman term.
 
       g ← g + λ ∇_θ R_s(θ),   R_s = mean over examples of max over ‖δ‖ ≤ ε of l(f(x + δ; θ), f(x; θ)).
 
     Args:
-      weight: λ, a number or a schedule.
-      axis_name: as for `smart`.
-      **settings: of `SmartSettings`: radius, adversary, start, every, ...; none of the Bregman term's.
+      weight: λ, a number or a schedule over calls of `update`.
+      adversary: See `SmartSettings`, as for the next three.
+      clean_gradient: Whether R_s is also differentiated through its clean pass.
+      every: k: R_s enters every k-th update, with k times its weight.
+      matched_dropout: Whether all passes share their dropout masks.
+      axis_name: See `smart`.
 
     Returns:
-      A GradientTransformationExtraArgs; its `update` takes `terms_fn`, as `smart`'s does, with None for the
-      anchor.
+      A GradientTransformationExtraArgs whose `update` takes `terms_fn`, as for `smart`, with None for the anchor.
 
     Raises:
-      ValueError: as `smart`, and for a setting of the Bregman term.
+      ValueError: See `smart`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
       >>> from bertjax import smart
-      >>> tx = optax.chain(smart.add_smoothness(weight=2.0, radius=0.1), optax.sgd(0.1))
+      >>> tx = optax.chain(smart.add_smoothness(2.0, smart.PowerIteration(radius=0.1)), optax.sgd(0.1))
       >>> tx.init({"w": jnp.ones(2)})[0].anchor is None
       True
 
     References:
       Jiang et al., SMART, ACL 2020, equation 2.
     """
-    for name in ("bregman_weight", "decay", "horizon"):
-        if name in settings:
-            raise ValueError(f"{name} is of the Bregman term, which add_smoothness leaves out; use smart")
-    return smart(SmartSettings(weight=weight, **settings), axis_name=axis_name)
+    settings = SmartSettings(
+        weight=weight,
+        adversary=adversary,
+        clean_gradient=clean_gradient,
+        every=every,
+        matched_dropout=matched_dropout,
+    )
+    return smart(settings, axis_name=axis_name)
 
 
 def smart(
@@ -151,26 +171,24 @@ def smart(
 
       θ̃ ← β θ̃ + (1 − β) θ,   g ← g + ∇_θ (λ R_s(θ) + μ D(θ, θ̃)).
 
-    Inside one `jax.jit`, XLA merges the clean pass with that of the gradient that came in. Put it before clipping
-    and the optimizer, outside `optax.masked`, and hand `update` a `terms_fn` over the step's batch, which calls
+    Inside one `jax.jit`, XLA merges the clean pass with that of the gradient passed in. Chain it before clipping and
+    the optimizer, outside `optax.masked`, and pass `update` a `terms_fn` over the step's batch that calls
     `smart_terms`.
 
     Args:
-      settings: a `SmartSettings`, or a preset's name. "bertjax" wants a `terms_fn` with a `loss_fn`, whose gradient it
-        takes a second time here: the one that came in does not reach down to the embeddings.
-      num_steps: the anchor's own updates in the whole run, where its decay is given by shares of it: one to S updates
-        of θ. Other schedules count calls of `update`.
-      sync_period: S, as for `add_bregman_proximal`.
-      axis_name: of `pmap` or `shard_map`: the terms' gradient is averaged over the axis, to be chained after
-        the gradients themselves were averaged. With None everything is local: chain it on local gradients,
-        and average after (`shard_map` with check_vma=False).
+      settings: A `SmartSettings`, or a preset's name. "bertjax" needs a `terms_fn` with a `loss_fn`, and computes that
+        loss's gradient again: the gradient passed in is not one of the embeddings.
+      num_steps: Total number of anchor updates; required when the decay depends on the run's length.
+      sync_period: See `add_bregman_proximal`.
+      axis_name: Axis of `pmap` or `shard_map` over which the terms' gradient is averaged; the gradients passed in must
+        be averaged already. With None the terms are local: average after them (`shard_map` with check_vma=False).
 
     Returns:
-      A GradientTransformationExtraArgs; its `update` takes `terms_fn`, from (params, anchor, settings of
-      this update) to `Terms`, whose leaves are averaged: [B], or [] where that is done.
+      A GradientTransformationExtraArgs whose `update` takes `terms_fn`, from (params, anchor, settings of this update)
+      to `Terms`, which are averaged: leaves [B], or [] if averaged already.
 
     Raises:
-      ValueError: a preset that does not exist, `num_steps` missing; by `update`, without `params` or `terms_fn`.
+      ValueError: An unknown preset, or `num_steps` is missing; in `update`, `params` or `terms_fn` is missing.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -233,13 +251,12 @@ def smart(
 
 
 def anchor(opt_state: optax.OptState) -> Params:
-    """The anchor θ̃ within an optimizer's state, however deep in chains and wrappers; for evaluation or export.
+    """The anchor θ̃ in an optimizer's state, inside any chains and wrappers; for evaluation or export.
 
-    It is as of the last step's entry: θ's last update is not in it. A copy, of dtype float32 at least: donating the
-    state leaves it whole.
+    It does not contain θ's last update, which enters at the next call. It is a copy, so that the state can be donated.
 
     Raises:
-      ValueError: no anchor in the state, or several.
+      ValueError: The state holds no anchor, or several.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -255,30 +272,30 @@ def anchor(opt_state: optax.OptState) -> Params:
     nodes = jax.tree.leaves(opt_state, is_leaf=is_ours)
     found = [node.anchor for node in nodes if is_ours(node) and node.anchor is not None]
     if len(found) != 1:
-        raise ValueError(f"opt_state must hold one anchor, of add_bregman_proximal or smart; found {len(found)}")
+        raise ValueError(f"opt_state must hold one anchor, from add_bregman_proximal or smart, found {len(found)}")
     return init_anchor(found[0])
 
 
 def _nothing() -> optax.GradientTransformationExtraArgs:
-    """The identity: it takes every extra argument, and computes nothing."""
+    """The identity, which accepts every extra argument."""
     return optax.with_extra_args_support(optax.identity())
 
 
 def _require(name: str, argument: str, value: Any) -> Any:
-    """The argument of `update`; ValueError where it is missing."""
+    """An argument of `update`; ValueError if it is missing."""
     if value is None:
         raise ValueError(f"{name} needs {argument}: call update(updates, state, params, {argument}=...)")
     return value
 
 
 def _check_period(sync_period: Any) -> None:
-    # `optax.inject_hyperparams` makes arrays of the numbers that it is given.
+    # `optax.inject_hyperparams` turns numbers into arrays.
     if isinstance(sync_period, int) and sync_period < 1:
         raise ValueError(f"sync_period must be at least 1, found {sync_period}")
 
 
 def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int | jax.Array) -> Params:
-    """The anchor moved, at every S-th call."""
+    """The anchor, moved at every S-th call."""
 
     def moved() -> Params:
         return update_anchor(state.anchor, params, value_at(decay, state.count // sync_period))
@@ -290,8 +307,7 @@ def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int |
 
 def _local_gradient(objective: Callable[[Params], jax.Array], params: Params, axis_name: str | None) -> Params:
     if axis_name is not None:
-        # A choice by the device's own number, so that they vary over the axis: of parameters that it knows to be the
-        # same everywhere, `shard_map` would sum the gradient over the axis by itself.
+        # Makes the parameters vary over the axis: `shard_map` sums the gradient of replicated parameters by itself.
         here = jax.lax.axis_index(axis_name) >= 0
         params = jax.tree.map(lambda x: jnp.where(here, x, x), params)
     return jax.grad(objective)(params)

@@ -104,6 +104,8 @@ class Trial:
         """What its settings mean in this version: SMART's values, whatever the preset, and how scores are learnt."""
         settings = self.config.smart.settings()
         smart = dataclasses.asdict(settings) if settings.has_smoothness or settings.has_bregman else {}
+        if settings.adversary is not None:
+            smart["adversary"] = {"name": type(settings.adversary).__name__, **vars(settings.adversary)}
         if not settings.has_bregman:
             smart = {name: value for name, value in smart.items() if name not in ("decay", "horizon")}
         if not settings.has_smoothness:

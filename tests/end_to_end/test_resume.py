@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bertjax.config import PretrainConfig, RunConfig
+from bertjax.config.smart import SmartConfig
 from bertjax.signals import Interrupted
-from bertjax.smart_config import SmartConfig
 from bertjax.training import finetuning, train_loop
 from bertjax.training.pretraining import pretrain
 from tools.soak import final_state

@@ -141,6 +141,7 @@ def cross_entropy(z, example):
 )
 def test_ten_updates_are_the_papers(optimizer, scale):
     settings = smart.preset("paper", weight=WEIGHT, bregman_weight=BREGMAN_WEIGHT, **scale)
+    ascent = settings.adversary
     with x64(True), jax.numpy_dtype_promotion("standard"):
         params, xs, labels = jax.tree.map(jnp.asarray, make_problem())
         inner = optax.sgd(0.5) if optimizer == "sgd" else optax.adam(0.01, eps=1e-6)
@@ -174,14 +175,14 @@ def test_ten_updates_are_the_papers(optimizer, scale):
                 example["x"],
                 noise_key,
                 divergence=smart.symmetric_kl,
-                radius=settings.radius,
-                step_size=settings.step_size,
-                noise=settings.noise,
+                radius=ascent.radius,
+                step_size=ascent.step_size,
+                noise=ascent.noise,
                 mask=example["real"],
             )
 
         seek = jax.jit(jax.vmap(perturb, (None, 0, 0, 0)))
-        expected = oracle(optimizer, settings.radius, settings.step_size, settings.noise, settings.decay)
+        expected = oracle(optimizer, ascent.radius, ascent.step_size, ascent.noise, settings.decay)
         for step, (deltas, after) in enumerate(expected):
             batch = {"x": xs[step], "label": labels[step], "real": jnp.asarray(REAL)}
             chex.assert_trees_all_close(

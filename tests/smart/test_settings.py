@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from bertjax import smart
+from bertjax.smart.settings import as_number
 
 JITTED_OR_NOT = pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["plain", "jit"])
 
@@ -17,13 +18,10 @@ JITTED_OR_NOT = pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["pl
         ({"weight": -1.0}, "weight must be .*at least 0, found -1.0"),
         ({"radius": -0.1}, "radius must be .*at least 0, found -0.1"),
         ({"radius": float("nan")}, "radius"),
-        ({"step_size": -1.0}, "step_size"),
-        ({"noise": -1.0}, "noise"),
         ({"bregman_weight": float("inf")}, "bregman_weight"),
         ({"norm": "l1"}, "norm must be one of l2, linf, found 'l1'"),
-        ({"num_steps": -1}, "num_steps must be at least 0 for power_iteration, found -1"),
-        ({"start": "noise"}, "num_steps must be at least 1 for power_iteration from noise, found 0"),
-        ({"adversary": "projected_gradient_ascent", "num_steps": 0}, "num_steps must be at least 1 for projected"),
+        ({"num_steps": -1}, "num_steps must be at least 0, found -1"),
+        ({"start": "noise"}, "num_steps must be at least 1 when the start is noise, found 0"),
         ({"decay": (0.9,)}, "decay must be .* a tuple of two numbers"),
         ({"decay": (0.9, 1.5)}, r"decay must be a number in \[0, 1\], found 1.5"),
         ({"decay": 1.5}, r"decay must be a number in \[0, 1\], found 1.5"),
@@ -32,15 +30,34 @@ JITTED_OR_NOT = pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["pl
         ({"radius": np.ones(2)}, "radius must be a number or a schedule"),
         ({"horizon": 0.0}, "horizon must be .*above 0, found 0.0"),
         ({"every": 0}, "every must be at least 1, found 0"),
-        ({"adversary": "guess"}, "adversary must be one of"),
+        ({"adversary": "guess"}, "adversary must be None or a record .*, found 'guess'"),
+        ({"step_size": 1.0}, "step_size: expected a field of SmartSettings or of bertjax's adversary"),
         ({"start": "zero"}, "start must be one of noise, output, task_gradient, found 'zero'"),
-        ({"per": "batch"}, "per must be one of example, token"),
-        ({"projection": "cube"}, "projection must be one of ball, sphere, none"),
     ],
 )
 def test_settings_refuse(changes, message):
     with pytest.raises(ValueError, match=message):
         smart.preset("bertjax", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step_size": -1.0}, "step_size"),
+        ({"noise": -1.0}, "noise"),
+        ({"radius": -1.0}, "radius must be .*at least 0, found -1.0"),
+        ({"radius": None}, "radius must be given if and only if projection is not 'none', found None"),
+        ({"projection": "none"}, "radius must be given if and only if projection is not 'none', found 1e-05"),
+        ({"num_steps": 0}, "num_steps must be at least 1, found 0"),
+        ({"norm": "l1"}, "norm must be one of l2, linf, found 'l1'"),
+        ({"per": "batch"}, "per must be one of example, token"),
+        ({"projection": "cube"}, "projection must be one of ball, sphere, none"),
+        ({"start": "output"}, "start: expected a field of SmartSettings or of paper's adversary"),
+    ],
+)
+def test_ascent_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        smart.preset("paper", **changes)
 
 
 @pytest.mark.parametrize("name", sorted(smart.PRESETS.keys() - {"none"}))
@@ -66,9 +83,11 @@ def test_an_unknown_preset_is_refused():
 
 def test_the_paper_preset_is_the_papers():
     paper = smart.preset("paper")
-    assert (paper.radius, paper.noise, paper.step_size, paper.num_steps) == (1e-5, 1e-5, 1e-3, 1)
-    assert (paper.norm, paper.bregman_weight, paper.decay) == ("linf", 1.0, (0.99, 0.999))
-    assert (paper.adversary, paper.per, paper.projection) == ("projected_gradient_ascent", "example", "ball")
+    ascent = paper.adversary
+    assert isinstance(ascent, smart.ProjectedGradientAscent)
+    assert (ascent.radius, ascent.noise, ascent.step_size, ascent.num_steps) == (1e-5, 1e-5, 1e-3, 1)
+    assert (ascent.norm, ascent.per, ascent.projection) == ("linf", "example", "ball")
+    assert (paper.bregman_weight, paper.decay) == (1.0, (0.99, 0.999))
 
 
 @pytest.mark.parametrize(
@@ -82,12 +101,14 @@ def test_the_paper_preset_is_the_papers():
         ("mtdnn_head", {"normalize_gradient": False, "norm": "linf", "num_steps": 1, "matched_dropout": False}),
         ("sift", {"step_size": 1e-4, "noise": 1e-2, "norm": "linf", "per": "token", "projection": "none"}),
         ("vat", {"start": "noise", "num_steps": 1, "norm": "l2", "clean_gradient": False, "bregman_weight": 0.0}),
-        ("r3f", {"radius": 1e-5, "adversary": "random_perturbation", "matched_dropout": False}),
-        ("rdrop", {"adversary": "none", "matched_dropout": False, "bregman_weight": 0.0}),
+        ("r3f", {"adversary": smart.RandomPerturbation(radius=1e-5), "matched_dropout": False}),
+        ("rdrop", {"adversary": None, "matched_dropout": False, "bregman_weight": 0.0}),
     ],
 )
 def test_presets_have_the_numbers_of_their_sources(name, numbers):
-    assert {key: getattr(smart.preset(name), key) for key in numbers} == numbers
+    settings = smart.preset(name)
+    found = vars(settings) | (vars(settings.adversary) if settings.adversary else {})
+    assert {key: found[key] for key in numbers} == numbers
 
 
 # The anchor's decay
@@ -153,14 +174,18 @@ def test_what_the_start_weighs_in_the_anchor(changes, decays):
 
 
 def numbers(settings):
-    return {name: jnp.float32(settings.number(name)) for name in ("weight", "radius", "bregman_weight")}
+    return {
+        "weight": jnp.float32(settings.weight),
+        "radius": jnp.float32(settings.adversary.radius),
+        "bregman_weight": jnp.float32(settings.bregman_weight),
+    }
 
 
 @JITTED_OR_NOT
 def test_schedules_are_evaluated_at_the_update(wrap):
     settings = smart.SmartSettings(
         weight=optax.linear_schedule(0.0, 1.0, 10),
-        radius=lambda count: 0.1 * count,
+        adversary=smart.PowerIteration(radius=lambda count: 0.1 * count),
         bregman_weight=optax.piecewise_constant_schedule(3.0, {2: 0.5}),
     )
     at = wrap(lambda count: smart.at_update(settings, count, numbers))
@@ -170,9 +195,8 @@ def test_schedules_are_evaluated_at_the_update(wrap):
 
 
 def test_a_schedule_is_no_number():
-    settings = smart.SmartSettings(radius=lambda count: 0.1 * count)
     with pytest.raises(ValueError, match="radius is a schedule"):
-        settings.number("radius")
+        as_number("radius", lambda count: 0.1 * count)
 
 
 def test_a_scheduled_weight_counts_as_not_zero():
@@ -185,7 +209,9 @@ def test_a_scheduled_weight_counts_as_not_zero():
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_every_k_gives_k_times_the_weight_at_every_kth_update_and_none_between(wrap, scheduled):
     weight = (lambda count: 2.0 + 0.0 * count) if scheduled else 2.0
-    settings = smart.SmartSettings(weight=weight, every=3, bregman_weight=5.0, radius=0.1)
+    settings = smart.SmartSettings(
+        weight=weight, adversary=smart.PowerIteration(radius=0.1), every=3, bregman_weight=5.0
+    )
     at = wrap(lambda count: smart.at_update(settings, count, numbers))
     found = [at(jnp.int32(count)) for count in range(7)]
     np.testing.assert_allclose([x["weight"] for x in found], [6, 0, 0, 6, 0, 0, 6])

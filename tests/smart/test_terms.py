@@ -26,7 +26,7 @@ from bertjax import smart
 # Both terms
 
 
-BOTH = smart.SmartSettings(weight=1.0, radius=0.3, bregman_weight=1.0)
+BOTH = smart.SmartSettings(weight=1.0, adversary=smart.PowerIteration(radius=0.3), bregman_weight=1.0)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -116,7 +116,12 @@ def test_the_anchor_is_a_constant():
 
 def test_terms_vanish_at_radius_zero_and_at_the_anchor():
     params, _, x = make_problem()
-    at_zero = terms(params, params, x, smart.SmartSettings(weight=1.0, radius=0.0, bregman_weight=1.0))
+    at_zero = terms(
+        params,
+        params,
+        x,
+        smart.SmartSettings(weight=1.0, adversary=smart.PowerIteration(radius=0.0), bregman_weight=1.0),
+    )
     assert float(at_zero.smoothness) == 0
     assert float(at_zero.bregman) == 0
 
@@ -131,7 +136,11 @@ def test_a_weight_of_zero_saves_the_passes():
         assert len(calls) == expected
 
 
-@pytest.mark.parametrize("adversary", ["power_iteration", "projected_gradient_ascent"])
+@pytest.mark.parametrize(
+    "adversary",
+    [smart.PowerIteration(), smart.ProjectedGradientAscent(step_size=0.1, noise=0.1, radius=0.02, norm="l2")],
+    ids=["power", "ascent"],
+)
 @pytest.mark.parametrize("matched", [True, False])
 def test_matched_dropout_shares_keys_and_unmatched_does_not(matched, adversary):
     params, anchor, _ = make_problem()
@@ -150,16 +159,14 @@ def test_matched_dropout_shares_keys_and_unmatched_does_not(matched, adversary):
         *keys,
         mask=batch["mask"],
         divergence=smart.symmetric_kl,
-        settings=smart.SmartSettings(
-            weight=1.0, bregman_weight=1.0, matched_dropout=matched, adversary=adversary, step_size=0.1, noise=0.1
-        ),
+        settings=smart.SmartSettings(weight=1.0, bregman_weight=1.0, matched_dropout=matched, adversary=adversary),
     )
     jax.effects_barrier()
     if not matched:
         # The ascent climbs on the moved pass; the power iteration is of the clean one.
         clean = {tuple(np.asarray(data)) for data in jax.random.key_data(keys[0])}
         times = sum(key in clean for key in seen)
-        assert times == 2 if adversary == "projected_gradient_ascent" else times > 2
+        assert times == 2 if isinstance(adversary, smart.ProjectedGradientAscent) else times > 2
     assert len(seen) >= 2 * 3  # the adversary's linearised pass belongs to the clean one
     assert len(set(seen)) == 2 * (1 if matched else 3)
 
@@ -223,7 +230,9 @@ def test_the_loss_is_of_the_clean_pass():
 def test_a_start_at_the_tasks_gradient_goes_along_it():
     # The gradient of z₀² in each real token is 2 z₀ w₀; with no steps δ is that, scaled to the sphere.
     params, anchor, x = make_problem()
-    settings = smart.SmartSettings(weight=1.0, radius=0.3, start="task_gradient", num_steps=0)
+    settings = smart.SmartSettings(
+        weight=1.0, adversary=smart.PowerIteration(radius=0.3, start="task_gradient", num_steps=0)
+    )
     found = terms(params, anchor, x, settings, loss_fn=squared_first)
     column = np.where(MASK[:, None], params["w"][:, 0], 0)
     worst = 0.3 * np.linalg.norm(x[MASK]) * column / np.linalg.norm(column)
@@ -235,7 +244,9 @@ def test_a_start_at_the_tasks_gradient_goes_along_it():
 def test_the_sign_along_the_tasks_gradient_is_drawn():
     # To second order R_s does not know it; of one sign alone, δ would always raise the loss, or always lower it.
     params, anchor, x = make_problem()
-    settings = smart.SmartSettings(weight=1.0, radius=0.3, start="task_gradient", num_steps=0)
+    settings = smart.SmartSettings(
+        weight=1.0, adversary=smart.PowerIteration(radius=0.3, start="task_gradient", num_steps=0)
+    )
     column = np.where(MASK[:, None], params["w"][:, 0], 0) * np.sign(logits_of(x, params["w"])[0])
     worst = 0.3 * np.linalg.norm(x[MASK]) * column / np.linalg.norm(column)
     clean = logits_of(x, params["w"])
@@ -249,7 +260,7 @@ def test_the_sign_along_the_tasks_gradient_is_drawn():
 def test_a_start_at_the_tasks_gradient_needs_a_loss():
     params, anchor, x = make_problem()
     with pytest.raises(ValueError, match="loss_fn must be given where start is 'task_gradient'"):
-        terms(params, anchor, x, smart.SmartSettings(weight=1.0, start="task_gradient"))
+        terms(params, anchor, x, smart.SmartSettings(weight=1.0, adversary=smart.PowerIteration(start="task_gradient")))
 
 
 def test_the_bregman_term_needs_an_anchor():
@@ -260,7 +271,7 @@ def test_the_bregman_term_needs_an_anchor():
 
 def test_without_the_clean_gradient_the_clean_branch_is_a_target():
     params, anchor, x = make_problem()
-    settings = smart.SmartSettings(weight=1.0, radius=0.3)
+    settings = smart.SmartSettings(weight=1.0, adversary=smart.PowerIteration(radius=0.3))
     delta = np.asarray(perturb(x, params["w"], radius=0.3, key=jax.random.split(jax.random.key(0))[1]), np.float64)
     clean = logits_of(x, params["w"])
 

@@ -11,11 +11,11 @@ from helpers import Seen, write_sts
 
 from bertjax import smart
 from bertjax.config import RunConfig
+from bertjax.config.smart import SmartConfig
 from bertjax.errors import UserError
 from bertjax.evaluation.evaluator import evaluate
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.signals import Interrupted
-from bertjax.smart_config import SmartConfig
 from bertjax.training import finetuning, finetuning_data
 
 
@@ -163,7 +163,7 @@ def test_keys_reach_what_they_are_for(config, sst_folder, tmp_path, monkeypatch,
         found.update(sampling=sampling, seed=seed)
         return ["sts"] * num_steps
 
-    monkeypatch.setattr(finetuning_data, "task_schedule", turns)
+    monkeypatch.setattr(finetuning_data, "task_schedule", task_schedule)
     config = change(
         config,
         task=RunConfig.task,
