@@ -229,7 +229,7 @@ def test_checkpoints_none_of_which_can_be_read_stay_as_they_are(whole, tmp_path)
     for path in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
         manifests[path] = path.read_bytes()
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="checkpoints/9: this checkpoint cannot be read, nor any other .*; use the versions"):
+    with pytest.raises(UserError, match="checkpoints/9: this checkpoint cannot be read, nor any other"):
         run(tmp_path)
     assert steps(tmp_path) == ["8", "9"]
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
@@ -244,7 +244,7 @@ def test_checkpoints_all_of_whose_metrics_are_broken_stay_as_they_are(tmp_path):
     for path in (tmp_path / "checkpoints").glob("*/metrics/metrics"):
         path.write_text('{"sco')
     log = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(UserError, match="checkpoints/[89]: this checkpoint cannot be read, nor any other .*; use the versions"):
+    with pytest.raises(UserError, match="checkpoints/[89]: this checkpoint cannot be read, nor any other"):
         run(tmp_path)
     assert steps(tmp_path) == ["8", "9"]
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
