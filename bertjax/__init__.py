@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from bertjax.pretrained import load_pretrained
 
 __all__ = ["Bert", "BertConfig", "encode", "load_pretrained", "smart"]
-
 _MODULES = {
     "Bert": "models.bert",
     "BertConfig": "models.config",

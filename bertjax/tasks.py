@@ -108,11 +108,8 @@ def score_loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 _ONE_TEXT, _PAIR = ("sentence",), ("sentence1", "sentence2")
-
 _POLARITY, _DUPLICATE, _PARAPHRASE = ("negative", "positive"), ("different", "duplicate"), ("different", "equivalent")
-
 _ENTAILMENT = ("entailment", "not_entailment")
-
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (

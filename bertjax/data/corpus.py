@@ -20,9 +20,7 @@ from bertjax.files.paths import user_path
 
 Document = tuple[str, ...]
 """The sentences of a document, in order."""
-
 EDITORIALS = "editorials"
-
 _TEXT_COLUMNS = ("article", "paragraph")
 
 # The end of a sentence with its closing quotes and brackets, then a space, then the start of the next one.

@@ -16,9 +16,7 @@ from bertjax.files.paths import cache_dir
 from bertjax.tasks import Schema
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
-
 VERSION = "2.0.0"
-
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 # MultiNLI has a second dev and test set, the mismatched ones, with text of other genres.

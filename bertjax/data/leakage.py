@@ -52,7 +52,6 @@ _CONTAMINATED_BY = {
     "rated_sst": ({"sst5", "sst2"}, "has the same sentences in other splits"),
     "rated_editorials": ({"editorials"}, "holds its sentences, dev and test included, without their ratings"),
 }
-
 _SEEN_BY_STARTERS = ("quora", "qqp", "mnli")
 
 

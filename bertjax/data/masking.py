@@ -11,7 +11,6 @@ from bertjax.pretrained.tokenizer import special_token_ids
 
 MASK_RATE = 0.15
 """Share of a text's tokens that are chosen for prediction."""
-
 REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1
 """Shares of the chosen tokens that become [MASK] or a random token; the others stay as they are."""
 

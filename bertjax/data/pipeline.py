@@ -25,7 +25,6 @@ from bertjax.tasks import Task, classification_task, get_task, regression_task, 
 
 MAX_BUCKETS = 8
 """Maximum number of batch shapes of a task: each costs a compilation, and each further one saves less padding."""
-
 OWN_TASK = "data_file"
 """Name of the task that --config.data_file declares."""
 

@@ -8,7 +8,6 @@ from bertjax.errors import UserError
 
 MAX_SHOWN = 50
 """Maximum number of problems shown for one file; the others are counted."""
-
 _SKIP = "pass --config.on_bad_row=skip"
 
 

@@ -11,10 +11,8 @@ from bertjax.errors import UserError
 
 SHORT_CHUNK_RATE = 0.1
 """Share of chunks that get a random target length instead of the full one."""
-
 IS_NEXT, NOT_NEXT = 0, 1
 """Labels of pairs, in Hugging Face's order."""
-
 TokenDocument = list[np.ndarray]
 """A document's sentences as int32 [L], without special tokens."""
 

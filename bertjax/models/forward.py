@@ -11,8 +11,6 @@ from bertjax.models.bert import Bert
 from bertjax.tasks import Task
 
 Params = Any
-
-
 Batch = Mapping[str, jax.Array]
 """input_ids, token_type_ids int32 [B, S]; attention_mask bool [B, S]; label [B]; index int32 [B], an example's
 place in its split; valid bool [B], false on rows that only fill up the batch. Where the encoder is frozen, "pooled"

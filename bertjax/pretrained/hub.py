@@ -36,7 +36,6 @@ PINS: Mapping[str, Commit] = {
     ),
 }
 """The commits of names that recipes use."""
-
 _SMALL_FILES = ["config.json", "bert_config.json", "vocab.txt", "tokenizer*", "lineage.json"]
 
 # The second only if the first does not exist: no model is fetched twice.
@@ -44,7 +43,6 @@ _WEIGHTS = {
     "model.safetensors": ["*.safetensors", "*.safetensors.index.json"],
     "pytorch_model.bin": ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"],
 }
-
 _GIT_HASH = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

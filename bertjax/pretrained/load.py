@@ -36,7 +36,6 @@ PARAMS_FOLDER = "params"
 
 # Buffers, and heads that no task here can use.
 _IGNORED = re.compile(r"(classifier|qa_outputs|cls\.squad)\..*|embeddings\.(position_ids|token_type_ids)")
-
 _TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",

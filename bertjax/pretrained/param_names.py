@@ -12,13 +12,11 @@ ParamPath = tuple[str, ...]
 FlatParams = dict[ParamPath, np.ndarray]
 """Our parameter tree, flattened, on the host."""
 TensorShape = tuple[int, ...]
-
 CLASSIFIER_NAMES: dict[ParamPath, str] = {
     ("classifier", "kernel"): "classifier.weight",
     ("classifier", "bias"): "classifier.bias",
 }
 """Of a sequence classification head."""
-
 PRETRAINING_HEAD_PREFIXES = {"mlm": "cls.predictions.", "head_nsp": "cls.seq_relationship."}
 """How Hugging Face's names of each pre-training head begin."""
 

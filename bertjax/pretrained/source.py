@@ -12,7 +12,6 @@ from bertjax.pretrained.encoder_files import read_small_json
 from bertjax.runs.run_result import RESULT_FILE
 
 STARTER = "minilm-l6"
-
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 

@@ -14,7 +14,6 @@ from bertjax.files.json_files import check_shape
 from bertjax.parallel import is_first_host
 
 LOG_FILE = "metrics.jsonl"
-
 _RECORD_SHAPE = {"step": int, "epoch": float, "split": str, "values": {str: float}, "timing": {str: float}}
 
 

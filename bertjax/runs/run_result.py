@@ -11,7 +11,6 @@ from bertjax.label_scale import LabelScale
 RESULT_FILE = "result.json"
 LINEAGE_SHAPE = [{str: str}]
 LABEL_SCALE_SHAPE = {"mean": float, "std": float}
-
 _REMEDY = "run again in another --workdir"
 _RESULT_SHAPE = {
     # Pre-training runs have no label_names.

@@ -15,7 +15,6 @@ from bertjax.runs.lock import LOCK_FILE, lock_folder
 from bertjax.runs.run_result import RESULT_FILE, read_result
 
 CONFIG_FILE = "config.json"
-
 _PATH_KEYS = ("data_dir", "data_file", "dev_file", "init_from")
 
 

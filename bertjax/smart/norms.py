@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 
 NORMS = ("l2", "linf")
-
-
 SCOPES = {"example": (-2, -1), "token": (-1,)}
 """Axes of [S, D] that a norm covers."""
 

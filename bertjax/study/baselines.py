@@ -16,10 +16,8 @@ from bertjax.study.results import Line
 from bertjax.tasks import Task
 
 BASELINES_FILE = "baselines.json"
-
 Baselines = Mapping[str, Mapping[str, Any]]
 """By task, the result of `bertjax.study.zero_label.cosine_score`."""
-
 _REMEDY = "remove it, and the study measures it again"
 _SHAPE = {str: {"init_from": str, "fingerprint": str, "metric": str, "score": float, "rows": int}}
 

@@ -16,13 +16,10 @@ from bertjax.study.summary import BASE, Row
 
 THEMES = {"light": ("#1f2328", "#8c959f"), "dark": ("#e6edf3", "#6e7681")}
 """Colours of text and of lines. Charts have no background of their own."""
-
 CSS_COLOURS = ("--text", "--line")
 """The CSS variables that replace these colours in SVG."""
-
 Chart = tuple[tuple[float, float], Callable[[Figure], None]]
 """Width and height in inches, and the function that draws it."""
-
 Style = dict[str, Any]
 """A method's colour, marker and line style."""
 

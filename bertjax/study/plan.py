@@ -18,7 +18,6 @@ from bertjax.tasks import TASKS
 
 FURTHER = "further"
 """`init_from` of a method that starts from the study's own further pre-training on the task's domain."""
-
 _KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "blocks", "notes")
 _BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
 _TRIAL_SETTINGS = ("data_dir", "task", "tasks", "train_share", "seed")  # set by blocks and data_dir, not by methods

@@ -15,7 +15,6 @@ from bertjax.errors import UserError
 from bertjax.signals import Interrupted, Interruption
 
 _POLL_SECONDS = 0.5
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 

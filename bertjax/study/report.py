@@ -44,7 +44,6 @@ CHARTS = {
     "calibration": "Calibration error against local smoothness, means over seeds",
 }
 """Each chart's caption, which is also its alternative text."""
-
 COLUMNS = (
     "method",
     "seeds",
@@ -61,7 +60,6 @@ COLUMNS = (
     "operations",
     "memory",
 )
-
 _SETTINGS_TITLE = "Settings that differ from the defaults"
 
 

@@ -11,7 +11,6 @@ from bertjax.runs.workdir import config_differences
 from bertjax.study.plan import Trial, TrialKey
 
 RESULTS_FILE = "cells.jsonl"  # earlier studies have it: the name stays
-
 Line = Mapping[str, Any]
 """The results of one trial; `bertjax.study.trial.run_trial` lists the keys."""
 

@@ -8,7 +8,6 @@ from scipy import stats
 
 RESAMPLES = 10_000
 _CHUNK = 500  # resamples in memory at once
-
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Maps example weights [R, N], whose rows sum to 1, predictions [K, N] of K seeds and labels [N] to scores [R, K]."""
 

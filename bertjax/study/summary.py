@@ -9,13 +9,10 @@ from bertjax.study.statistics import SCORES, PairedDifference, holm, paired_diff
 
 LinesBySeed = Mapping[int, Line]
 """One method's trials on the same tasks and training-set size."""
-
 BASE = "fine-tune"
 """The method that all others are compared with, on the same tasks and training-set size."""
-
 LONGER = "fine-tune longer"
 """Plain fine-tuning for about as long as SMART takes. If a study has it, all others are compared with it too."""
-
 MIN_SEEDS = 3
 """Shared seeds that a test needs: two say next to nothing about the variation over seeds."""
 

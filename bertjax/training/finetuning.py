@@ -21,12 +21,12 @@ from bertjax.label_scale import LabelScale
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import (
-    matching_heads,
+    copy_encoder_files,
     head_class_names,
     head_label_scales,
-    copy_encoder_files,
-    read_lineage,
     load_pretrained,
+    matching_heads,
+    read_lineage,
     standardize_heads,
     with_heads,
 )

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import optax
 
 Params = Any
-
-
 _ORDERS = 0x9C6
 """Of the stream of orders, among those of a seed."""
 

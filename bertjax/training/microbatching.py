@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 
 Rows = TypeVar("Rows")
-
-
 Sums = TypeVar("Sums")
 
 

@@ -11,8 +11,6 @@ import numpy as np
 from bertjax.errors import UserError
 
 SKIPPED = "skipped"
-
-
 State = TypeVar("State")
 
 

@@ -22,7 +22,7 @@ from bertjax.files.paths import user_path
 from bertjax.models.bert import Bert
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
-from bertjax.pretrained import copy_encoder_files, read_lineage, load_pretrained, read_model_config, resolve_checkpoint
+from bertjax.pretrained import copy_encoder_files, load_pretrained, read_lineage, read_model_config, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
 from bertjax.runs.workdir import open_workdir
 from bertjax.training import init_checkpoint
@@ -40,8 +40,6 @@ from bertjax.training.throughput import Meter
 from bertjax.training.train_loop import Outcome, Plan, Scores, num_updates, train_loop
 
 MAIN_METRIC = "mlm_accuracy"
-
-
 LABELS = "the text's own: the words that were masked, and whether the second text followed the first"
 
 

@@ -17,11 +17,7 @@ from bertjax.training.nonfinite import update_if_finite
 from bertjax.training.state import TrainState, trainable
 
 MLM, NSP = "mlm", "head_nsp"
-
-
 HEADS = {"nsp": 2}
-
-
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 

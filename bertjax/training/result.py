@@ -15,8 +15,6 @@ from bertjax.training.throughput import Meter
 from bertjax.training.train_loop import Outcome
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
-
-
 Kind = TypeVar("Kind", RunConfig, PretrainConfig)
 
 

@@ -30,8 +30,6 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-
-
 _MAX_PICKLE_BYTES = 2**20
 """BERT-large's has 60,000."""
 
