@@ -1,1 +1,1 @@
-"""Measurements behind the documentation's tables: `python -m benchmarks.NAME`."""
+"""Benchmarks that produce the documentation's tables and pictures: `python -m benchmarks.NAME`."""

@@ -1,4 +1,4 @@
-"""Whether an accelerator computes what a CPU computes: logits, SMART's direction, jit and pmap, fifty updates."""
+"""Checks that an accelerator computes what a CPU computes: logits, SMART's direction, jit and pmap, fifty updates."""
 
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from bertjax.models.forward import as_smart_model, forward
 
 BATCH = 8
 LOGIT_LIMITS = {"float32": 1e-4, "bfloat16": 0.1}
-"""bfloat16's own rounding moves BERT-base's logits by 0.03 of the largest, and each device rounds in its own way."""
+"""Rounding in bfloat16 changes BERT-base's logits by 0.03 of the largest, differently on each device."""
 MIN_COSINE = 0.98
 MAX_DIFFERENCE = 1e-5
 UPDATES = 50
@@ -33,26 +33,26 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def padded_batch(config: BertConfig, length: int) -> dict[str, np.ndarray]:
-    """A small batch whose examples end at different places."""
+    """A small batch of examples of different lengths."""
     batch = make_batch(BATCH, length, config.vocab_size)
     ends = np.linspace(length // 2, length, BATCH, dtype=int)
     return batch | {"attention_mask": np.arange(length) < ends[:, None]}
 
 
 def logits(config: BertConfig, params: Any, length: int, dtype: str) -> dict[str, Any]:
-    """The accelerator's logits against the CPU's, of the same dtype."""
+    """Compares the accelerator's logits with the CPU's, in the same dtype."""
     apply = jax.jit(partial(forward, Bert(config, HEADS, dtype=jnp.dtype(dtype)), TASK))
-    found = []
+    results = []
     with jax.default_matmul_precision("highest"):
         for device in (jax.devices("cpu")[0], jax.devices()[0]):
-            found.append(np.asarray(apply(*jax.device_put((params, padded_batch(config, length)), device))))
-    cpu, here = found
-    difference = float(np.abs(here - cpu).max() / np.abs(cpu).max())
+            results.append(np.asarray(apply(*jax.device_put((params, padded_batch(config, length)), device))))
+    cpu, accelerator = results
+    difference = float(np.abs(accelerator - cpu).max() / np.abs(cpu).max())
     return _at_most("largest difference over largest logit", difference, LOGIT_LIMITS[dtype])
 
 
 def direction(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
-    """The power iteration's direction in bfloat16 against float32, example by example."""
+    """Compares the power iteration's direction in bfloat16 with float32, for each example."""
     batch = padded_batch(config, length)
     keys = jax.random.split(jax.random.key(0), BATCH)
 
@@ -87,33 +87,33 @@ def direction(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
 
 
 def jit_against_pmap(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
-    """Parameters after five updates with SMART and dropout, in float32."""
-    batch, found = padded_batch(config, length), {}
+    """Compares the parameters after five updates with SMART and dropout, in float32."""
+    batch, trained = padded_batch(config, length), {}
     with jax.default_matmul_precision("highest"):
         for form in ("jit", "pmap"):
             update = Update(config, params, batch, "smart cheap", form, jnp.float32)
             for _ in range(5):
                 update()
-            found[form] = update.params
+            trained[form] = update.params
 
     def largest(a: Any, b: Any) -> float:
         return max(float(np.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
-    moved = largest(found["jit"], params)
-    check = _at_most("largest difference of parameters", largest(found["jit"], found["pmap"]), MAX_DIFFERENCE)
-    # What has not moved agrees too.
-    return check | {"passed": check["passed"] and moved > 10 * MAX_DIFFERENCE, "moved": float(f"{moved:.3g}")}
+    change = largest(trained["jit"], params)
+    check = _at_most("largest difference of parameters", largest(trained["jit"], trained["pmap"]), MAX_DIFFERENCE)
+    # Parameters that have not changed would agree too.
+    return check | {"passed": check["passed"] and change > 10 * MAX_DIFFERENCE, "moved": float(f"{change:.3g}")}
 
 
 def stays_finite(update: Update) -> dict[str, Any]:
-    """Fifty updates of SMART: each finite, and compiled once."""
+    """Checks that fifty updates of SMART are finite and compile once."""
     first = jax.device_get(update())
     compiled = _compilations
     means = jax.device_get([first, *(update() for _ in range(UPDATES - 1))])
     recompiled = _compilations - compiled + len(update.step.compiled) - 1
     finite = sum(bool(np.isfinite(list(x.values())).all()) and not x["skipped"].any() for x in means)
     return {
-        # Were its event renamed, no compilation would ever be counted.
+        # `compiled` is 0 if a version of JAX renames the event, and then nothing is counted.
         "passed": finite == UPDATES and recompiled == 0 and compiled > 0,
         "measure": "finite updates",
         "value": finite,

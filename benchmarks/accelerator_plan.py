@@ -1,4 +1,4 @@
-"""The accelerator benchmark's rows, the most important first, and what each is expected to take."""
+"""Rows of the accelerator benchmark, the most important first, each with the seconds it is expected to take."""
 
 import argparse
 import dataclasses
@@ -26,23 +26,23 @@ from benchmarks.common import TASK, circumstances, make_batch
 from benchmarks.timed_rows import Results, Row, run_rows
 
 FORWARDS = {"plain": 3, "smart cheap": 7, "smart exact": 9, "paper": 9}
-"""Forward-equivalents of an update; compilation takes about as many times a forward pass's."""
+"""Forward-equivalents of an update. Compile time is about proportional to them."""
 SETUP_SECONDS = {"jax": 2.0, "pytorch": 20.0}
-"""Expected for parameters, optimizer state and small programs; for importing PyTorch and starting its compiler."""
+"""Expected: JAX sets up parameters, optimizer state and small programs; PyTorch is imported and starts its compiler."""
 COMPILE_SECONDS = {"jax": 0.4, "pytorch": 0.5}
-"""Expected for one layer of one forward-equivalent: XLA on a GPU, and torch.compile."""
+"""Expected for one layer and one forward-equivalent, by XLA on a GPU and by torch.compile."""
 EXPECTED_UTILISATION = 0.2
 ASSUMED_RATE = 1e12
-"""Operations a second, should the matrix product have failed."""
+"""Operations per second, if the matrix product has failed."""
 SST5_BATCHES = {8: 3, 16: 14, 24: 17, 32: 16, 40: 9, 48: 5, 56: 2, 80: 1}
-"""Batches of 128 of gold SST-5's 8,544 training sentences by their length (`data.batches.plan_epoch`)."""
+"""Batches of 128 of gold SST-5's 8,544 training sentences by their length (`data.batching.plan_epoch`)."""
 SST5_BATCH, SST5_EXAMPLES = 128, 8544
 SST5_LENGTHS = (8, 32, 80)
-"""Measured; what lies between is interpolated."""
+"""Lengths measured; the others are interpolated."""
 
 
 def run(options: argparse.Namespace, results: Results, deadline: float) -> None:
-    """Measures what fits before the deadline, and prints it."""
+    """Measures and prints the rows that fit before the deadline, then the goals."""
     plan, about = Plan(options), circumstances()
     results.header |= about | {"peer_versions": peers.versions()}
     results.summarize = lambda: {"goals": plan.goals()}
@@ -57,16 +57,16 @@ def run(options: argparse.Namespace, results: Results, deadline: float) -> None:
         value = "" if goal["met"] is None else f"{goal['value']}, "
         print(f"goal: {goal['goal']}: {value}{verdict}")
     missed = [entry["row"] for entry in results.sections.get("checks", ()) if not entry["passed"]]
-    for what, names in (("checks missed", missed), ("rows failed", results.failed), ("left out", results.left_out)):
-        print(f"{what}: {'; '.join(names) or 'none'}")
+    for title, names in (("checks missed", missed), ("rows failed", results.failed), ("left out", results.left_out)):
+        print(f"{title}: {'; '.join(names) or 'none'}")
 
 
 class Plan:
-    """The rows of one run, and what they share.
+    """The rows of one run, and the state they share.
 
     Attributes:
-      main: the model that most rows are of: the first on the command line.
-      small: the one for checks that need no large model: the last.
+      main: the model of most rows: the first on the command line.
+      small: the model of checks that need no large model: the last on the command line.
     """
 
     def __init__(self, options: argparse.Namespace):
@@ -76,7 +76,7 @@ class Plan:
         self._rate: float | None = None
         self._params: dict[str, Any] = {}
         self._kept: dict[tuple[str, str], Update] = {}
-        self._seconds: dict[tuple[str, str, str], float] = {}  # of an update, by model, name and form
+        self._seconds: dict[tuple[str, str, str], float] = {}  # per update, by model, name and form
 
     def rows(self) -> Iterator[Row]:
         """All rows, in order."""
@@ -138,7 +138,7 @@ class Plan:
     def _prediction(
         self, model: str, forwards: int, *, batch: int | None = None, by: str = "jax", updates: int = 3
     ) -> Callable[[], float]:
-        """Seconds to compile so many forward-equivalents, run them `updates` times and then for a measurement."""
+        """Predicts the seconds to compile an update, run it `updates` times and then measure it."""
         config = CONFIGS[model]
         flops = forwards * model_flops(config, batch or self.options.batch, self.options.length)
 
@@ -151,23 +151,23 @@ class Plan:
         return predict
 
     def params(self, model: str) -> Any:
-        """Random ones on the host, made once."""
+        """Random parameters on the host, created once."""
         if model not in self._params:
             self._params[model] = random_params(CONFIGS[model])
         return self._params[model]
 
     def batch(self, model: str) -> dict[str, np.ndarray]:
-        """Of the command line's size."""
+        """A batch of the size given on the command line."""
         return make_batch(self.options.batch, self.options.length, CONFIGS[model].vocab_size)
 
     def matmul(self) -> dict[str, Any]:
-        """The rate against which utilisation is given."""
+        """Measures the rate that utilisation is relative to."""
         size = self.options.matmul or (512 if jax.default_backend() == "cpu" else 8192)
         self._rate = matmul_rate(size, self.options.rounds)
         return {"size": size, "tflops": round(self._rate / 1e12, 3)}
 
     def fifty_updates(self) -> dict[str, Any]:
-        """A check whose compiled update is kept for its own row."""
+        """Checks fifty updates, and keeps the compiled update for its own row."""
         update = Update(CONFIGS[self.small], self.params(self.small), self.batch(self.small), "smart cheap", "jit")
         self._kept[self.small, "smart cheap"] = update
         return checks.stays_finite(update)
@@ -181,7 +181,7 @@ class Plan:
         return self._timed(model, name, form, seconds) | {key: x for key, x in more.items() if x is not None}
 
     def peer_update(self, model: str, name: str) -> dict[str, Any]:
-        """The same by PyTorch: torch.compile, SDPA, autocast, fused AdamW; `paper` is SMART by that preset."""
+        """Time and memory in PyTorch: torch.compile, SDPA, autocast, fused AdamW; "paper" is SMART by that preset."""
         peers.check_device(jax.default_backend())
         peers.release()
         step = peers.pytorch_step(CONFIGS[model], TASK.num_outputs, accelerated=True, paper=name == "paper")
@@ -191,7 +191,7 @@ class Plan:
         return self._timed(model, name, "PyTorch", seconds) | more
 
     def _timed(self, model: str, name: str, form: str, seconds: float) -> dict[str, Any]:
-        """An update's entry, and a note of its time for ratios and goals."""
+        """The entry of an update; records its time for ratios and goals."""
         self._seconds[model, name, form] = seconds
         examples = round(self.options.batch / seconds, 1)
         entry = {"step_seconds": round(seconds, 6), "examples_per_second": examples}
@@ -202,12 +202,12 @@ class Plan:
         return entry
 
     def _utilisation(self, model: str, seconds: float) -> float:
-        """A plain update's own matrix products, over what the dense product does in its time."""
+        """The rate of a plain update's matrix products, relative to the dense product's."""
         flops = FORWARDS["plain"] * model_flops(CONFIGS[model], self.options.batch, self.options.length)
         return flops / seconds / (self._rate or float("nan"))
 
     def epoch(self, model: str, name: str) -> dict[str, Any]:
-        """An epoch of SST-5 in batches of like length, from updates at three lengths."""
+        """Estimates an epoch of SST-5 in batches of similar length from updates at three lengths."""
         measured = []
         for length in SST5_LENGTHS:
             batch = make_batch(SST5_BATCH, length, CONFIGS[model].vocab_size)
@@ -222,7 +222,7 @@ class Plan:
         }
 
     def goals(self) -> list[dict[str, Any]]:
-        """What the project aims at on the main model; a value is None while it is not measured."""
+        """The project's goals for the main model; a value is None until it is measured."""
         plain = self._seconds.get((self.main, "plain", "jit"))
 
         def over_plain(name: str, form: str = "jit") -> float | None:
@@ -231,14 +231,14 @@ class Plan:
 
         utilisation = self._utilisation(self.main, plain) if plain and self._rate else None
         tokens = self.options.batch * self.options.length
-        found = (
+        values = (
             ("plain, examples/s over PyTorch's", "at least", 1.2, over_plain("plain", "PyTorch")),
             (f"plain, utilisation at {tokens} tokens", "at least", 0.4, utilisation),
             ("smart exact, time over plain's", "at most", 2.4, over_plain("smart exact")),
             ("smart cheap, time over plain's", "at most", 1.8, over_plain("smart cheap")),
         )
         goals = []
-        for what, side, limit, value in found:
+        for what, side, limit, value in values:
             met = None if value is None else value >= limit if side == "at least" else value <= limit
             value = None if value is None else round(value, 3)
             goals.append({"goal": f"{self.main} {what}, {side} {limit}", "value": value, "met": met})

@@ -1,4 +1,4 @@
-"""What the accelerator benchmark runs: models of random weights, their updates, and how these are timed."""
+"""Models with random weights, their training updates and timers, for the accelerator benchmark."""
 
 import statistics
 import time
@@ -28,16 +28,16 @@ CONFIGS = {
     ),
 }
 IMPLEMENTATIONS = ("ours", "xla", "cudnn")
-"""Of attention."""
+"""Attention implementations."""
 HEADS = {TASK.name: TASK.num_outputs}
 UPDATES = 10
-"""Of a round, so that the host runs ahead of the device as it does in training."""
+"""Updates per round: the host runs ahead of the device, as in training."""
 MEASURE_SECONDS = 6.0
-"""On a slow device a row is cut to about this, once it has run twice."""
+"""On a slow device a measurement ends after about this time, but not before two updates."""
 
 
 def random_params(config: BertConfig) -> Any:
-    """Parameters on the host, of about a trained model's spread; made there because a GPU would compile for it."""
+    """Random parameters, spread like a trained model's; made by NumPy, as a GPU would compile a program for them."""
     ids, mask = jnp.zeros((1,), jnp.int32), jnp.ones((1,), bool)
     shapes = jax.eval_shape(Bert(config, HEADS).init, jax.random.key(0), ids, mask, ids)["params"]
     rng = np.random.default_rng(0)
@@ -49,14 +49,14 @@ def random_params(config: BertConfig) -> Any:
 
 
 def model_flops(config: BertConfig, batch: int, length: int) -> float:
-    """Of a forward pass's matrix products; the last layer in full, as is usual for utilisation."""
+    """Operations of a forward pass's matrix products, with the last layer in full, as is usual for utilisation."""
     width, inner = config.hidden_size, config.intermediate_size
     token = 2 * (4 * width**2 + 2 * width * inner) + 4 * length * width
     return float(batch * length * config.num_hidden_layers * token)
 
 
 def median_seconds(run: Callable[[], Any], wait: Callable[[Any], Any], rounds: int) -> float:
-    """Median time of an update over rounds of several; fewer of them where they would take too long."""
+    """Median seconds per update over `rounds` rounds; fewer if they would exceed `MEASURE_SECONDS`."""
     wait(run())
     start = time.perf_counter()
     wait(run())
@@ -74,56 +74,56 @@ def median_seconds(run: Callable[[], Any], wait: Callable[[Any], Any], rounds: i
 
 
 def matmul_rate(size: int, rounds: int) -> float:
-    """Operations a second of a dense bfloat16 product."""
+    """Operations per second of a dense bfloat16 product."""
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product = jax.jit(lambda a, b: a @ b)
     return 2 * size**3 / median_seconds(lambda: product(x, x), jax.block_until_ready, rounds)
 
 
 class Update:
-    """Training updates on one batch, compiled as a run compiles them; each call makes one more.
+    """Training updates on one batch, compiled as in a run; each call makes one update.
 
     Attributes:
       step: the mapped step.
-      state: after the updates so far; donated to the next.
+      state: the current state, donated to the next update.
     """
 
     def __init__(self, config: BertConfig, params: Any, batch: Any, name: str, form: str, dtype: Any = jnp.bfloat16):
-        """Takes a row of `common.ROWS`, and "jit" or "pmap"; compiles."""
+        """Compiles the update of a row of `common.ROWS`, by "jit" or "pmap"."""
         self._parallel = DataParallel(jax.devices()[:1])
-        self._parallel.is_single = form == "jit"  # pmap over one device, which a run would not choose
-        # Without warm-up, so that the first updates move the parameters.
+        self._parallel.is_single = form == "jit"  # a run never uses pmap on one device
+        # No warm-up: the first updates must already change the parameters.
         tx = optimizer.adamw(optax.constant_schedule(1e-4), 0.01)
         model = Bert(config, HEADS, dtype=dtype)
         step = partial(
             train_step, FinetuningSpec(model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
         )
         self.step = CompiledByShape(self._parallel.map_train(step))
-        # Copied, as the state is donated.
+        # Copied because the state is donated.
         state = init_state(jax.tree.map(partial(jnp.array, copy=True), params), tx, ROWS[name])
         self.state = self._parallel.replicate(state)
         self._rest = {TASK.name: jax.tree.map(jnp.asarray, self._parallel.shard(batch))}, jax.random.key(1)
         self._compiled = self.step.compile(self.state, *self._rest)
 
     def __call__(self) -> Any:
-        """Makes an update; returns its scalars."""
+        """Makes an update and returns its scalars."""
         self.state, means = self.step(self.state, *self._rest)
         return means
 
     @property
     def params(self) -> Any:
-        """On the host."""
+        """The parameters, on the host."""
         return jax.device_get(self._parallel.unreplicate(self.state.params))
 
     @property
     def peak_gib(self) -> float | None:
-        """XLA's own figure; None on backends without one."""
+        """XLA's estimate; None on backends without one."""
         peak = peak_bytes(self._compiled)
         return None if peak is None else round(peak / 2**30, 2)
 
 
 def attention(config: BertConfig, name: str, batch: int, length: int, rounds: int) -> dict[str, Any]:
-    """Forward and backward of one attention without dropout, and whether it has the tangents a power step needs."""
+    """Times one attention, forward and backward without dropout; reports if it has the jvp that a power step needs."""
     heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     query, key, value = jax.random.normal(jax.random.key(0), (3, batch, length, heads, size), jnp.bfloat16)
 
@@ -137,6 +137,6 @@ def attention(config: BertConfig, name: str, batch: int, length: int, rounds: in
     try:
         jax.eval_shape(lambda x: jax.jvp(lambda x: attend(x, key, value), (x,), (x,)), query)
         tangents = "yes"
-    except Exception as error:  # an implementation without them is a finding
+    except Exception as error:  # reported, not raised
         tangents = f"no: {type(error).__name__}"
     return {"milliseconds": round(1000 * seconds, 3), "tangents": tangents}

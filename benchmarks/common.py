@@ -1,4 +1,4 @@
-"""What several benchmarks share. It needs JAX, Flax, optax and the training step alone."""
+"""Settings, batches and machine facts shared by benchmarks; imports only JAX, Flax, optax and bertjax."""
 
 import dataclasses
 import importlib.metadata
@@ -41,7 +41,7 @@ def make_batch(batch_size: int, length: int, vocab_size: int) -> dict[str, np.nd
 
 
 def circumstances() -> dict:
-    """The machine and the versions, as every results file has them."""
+    """The machine and the package versions, for results files."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     machine = {
         "platform": jax.default_backend(),
@@ -54,7 +54,7 @@ def circumstances() -> dict:
 
 
 def _processor() -> str:
-    """Its name where Linux tells, else its architecture."""
+    """The processor's name from Linux, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,11 +1,11 @@
-"""How few tokens are padding, and how long an epoch of gold SST-5 takes beside Transformers' usual loop.
+"""Share of padding in batches, and the time of an epoch of gold SST-5 against Transformers' usual loop.
 
     python -m benchmarks.epoch --data_dir=FOLDER
 
-Plain fine-tuning of MiniLM-L6, batch 32. Ours: batches of examples of like length, padded to one of at most eight
-lengths. Theirs: PyTorch, eager, batches in random order, each padded to its longest example. Both take turns, a dozen
-updates each, so that their ratio holds on a noisy machine. Also how long the host works on an update before the device
-has it, which overlaps with the update before. Prints what it finds and writes benchmarks/results/epoch.json.
+Plain fine-tuning of MiniLM-L6, batch 32. bertjax: batches of examples of similar length, padded to one of at most eight
+lengths. Transformers: PyTorch, eager, batches in random order, each padded to its longest example. The two loops take
+turns of a dozen updates, so that their ratio holds on a noisy machine. Also measured: the host's time to prepare a
+batch, which overlaps with the update before. Prints the results and writes benchmarks/results/epoch.json.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.common import ROWS, circumstances
-from benchmarks.scale import subset
 from bertjax.config import RunConfig
 from bertjax.data.batching import eval_batches, real_token_fraction, steps_per_epoch, train_batches
 from bertjax.data.pipeline import load_inputs
@@ -33,17 +32,23 @@ from bertjax.training import optimizer
 from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
 
-BATCH_SIZE, TURN = 32, 12
-TASKS = {"sst5": 128, "quora": 128, "sts": 128, "cfimdb": 512}
-"""And the most tokens of an example: nothing is cut but CFIMDB's longest reviews."""
+BATCH_SIZE, UPDATES_PER_TURN = 32, 12
+MAX_LENGTHS = {"sst5": 128, "quora": 128, "sts": 128, "cfimdb": 512}
+"""Maximum number of tokens by task; only CFIMDB's longest reviews are truncated."""
 
 
 def padded_to_longest(examples: TokenizedExamples, seed: int):
-    """Batches as a DataLoader that shuffles and a collator that pads make them."""
-    order = np.random.default_rng(seed).permutation(len(examples.labels))
+    """Shuffled batches, each padded to its longest example: a DataLoader with Transformers' padding collator."""
+    order = np.random.default_rng(seed).permutation(len(examples))
     for rows in np.array_split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
-        part = subset(examples, rows)
-        yield from eval_batches(part, batch_size=len(rows), bucket_boundaries=(int(part.lengths.max()),))
+        batch = take(examples, rows)
+        yield from eval_batches(batch, batch_size=len(rows), bucket_boundaries=(int(batch.lengths.max()),))
+
+
+def take(examples: TokenizedExamples, rows: np.ndarray) -> TokenizedExamples:
+    """The examples at `rows`."""
+    columns = (examples.ids, examples.input_ids, examples.token_type_ids)
+    return TokenizedExamples(*([column[i] for i in rows] for column in columns), examples.labels[rows])
 
 
 def main() -> None:
@@ -52,7 +57,7 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     options = parser.parse_args()
     tokens, shapes = {}, {}
-    for name, max_length in TASKS.items():
+    for name, max_length in MAX_LENGTHS.items():
         config = RunConfig(task=name, data_dir=options.data_dir, on_bad_row="skip", max_length=max_length)
         inputs = load_inputs(config, STARTER, ("train", "dev"))
         part = inputs.data[name]
@@ -89,8 +94,8 @@ def main() -> None:
     theirs, their_step = padded_to_longest(train, 0), peers.pytorch_step(architecture, task.num_outputs)
 
     seconds = {"ours": 0.0, "theirs": 0.0}
-    host, padded = [], 0
-    while turn := list(itertools.islice(theirs, TURN)):
+    host_seconds, padded = [], 0
+    while turn := list(itertools.islice(theirs, UPDATES_PER_TURN)):
         start = time.perf_counter()
         for batch in turn:
             their_step(batch)
@@ -98,9 +103,9 @@ def main() -> None:
         padded += sum(batch["input_ids"].size for batch in turn)
         start = time.perf_counter()
         for _ in turn:
-            begun = time.perf_counter()
+            batch_start = time.perf_counter()
             batch = {task.name: parallel.shard(next(ours))}
-            host.append(time.perf_counter() - begun)
+            host_seconds.append(time.perf_counter() - batch_start)
             state, _ = step(state, batch, key)
         jax.block_until_ready(state)
         seconds["ours"] += time.perf_counter() - start
@@ -122,9 +127,10 @@ def main() -> None:
     ]
     print(format_rows(rows))
     ratio = seconds["theirs"] / seconds["ours"]
-    share = sum(host) / seconds["ours"]
+    share = sum(host_seconds) / seconds["ours"]
     print(
-        f"their epoch takes {ratio:.2f} times ours; batches take the host {share:.2%} of our time, and overlap with it"
+        f"Transformers' epoch takes {ratio:.2f} times ours; the host prepares batches in {share:.2%} of our time, "
+        "overlapping with updates"
     )
     report = circumstances() | {
         "rows": rows[:1],

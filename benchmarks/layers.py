@@ -1,10 +1,10 @@
-"""Whether the encoder's layers had better be unrolled or a `lax.scan`, with and without rematerialisation.
+"""Compares unrolled encoder layers with a `lax.scan`, with and without rematerialisation.
 
     python -m benchmarks.layers
-    python -m benchmarks.layers --length=128 --rounds=0        # memory and compilation alone
+    python -m benchmarks.layers --length=128 --rounds=0        # only memory and compilation
 
-MiniLM's width, 6, 12 and 24 layers, B = 32, plain and exact SMART; every form is first held equal to the unrolled one.
-Prints a table of compile time, step time and what XLA sets aside, and writes benchmarks/results/layers-LENGTH.json.
+MiniLM's width, 6, 12 and 24 layers, B = 32, plain and exact SMART. Every form is first checked to give the unrolled
+form's logits. Prints compile time, step time and XLA's peak memory, and writes benchmarks/results/layers-LENGTH.json.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SETTINGS = ("plain", "smart exact")
 
 
 class Block(nn.Module):
-    """A layer as a step of a scan, which brings the number of its first dropout."""
+    """A layer as the body of a scan over the sites of its first dropout."""
 
     config: BertConfig
 
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 class Scanned(Bert):
-    """Bert with all layers but the last, which serves [CLS] alone, in one scan."""
+    """Bert with one scan over all layers but the last, which computes only [CLS]."""
 
     def setup(self) -> None:  # noqa: D102
         super().setup()
@@ -67,7 +67,7 @@ class Scanned(Bert):
 
 
 class Recomputed(Bert):
-    """Bert that keeps a layer's input alone for the backward pass."""
+    """Bert that stores only each layer's input for the backward pass."""
 
     def encode(self, embeddings, attention_mask, keys=None, first=None):  # noqa: D102
         x = dropout(embeddings, keys, 0, self.config.hidden_dropout_prob)
@@ -78,7 +78,7 @@ class Recomputed(Bert):
 
 
 def stacked(params):
-    """Unrolled parameters as `Scanned` has them."""
+    """Unrolled parameters in the layout of `Scanned`."""
     *names, last = sorted((n for n in params if n.startswith("layer_")), key=lambda n: int(n.removeprefix("layer_")))
     rest = {name: x for name, x in params.items() if not name.startswith("layer_")}
     stack = jax.tree.map(lambda *x: jnp.stack(x), *(params[name] for name in names))

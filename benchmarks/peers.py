@@ -1,4 +1,4 @@
-"""The same updates by what people use today: Transformers on PyTorch, eager on a CPU, compiled on a GPU."""
+"""Reference updates in Transformers on PyTorch: eager on a CPU, compiled on a GPU."""
 
 import copy
 import importlib.metadata
@@ -11,14 +11,14 @@ PACKAGES = ("torch", "transformers")
 
 
 def versions() -> dict[str, str]:
-    """Of the peers' packages, or nothing where one is missing."""
+    """Versions of the peers' packages; empty if one is missing."""
     if any(importlib.util.find_spec(name) is None for name in PACKAGES):
         return {}
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def check_device(platform: str) -> None:
-    """RuntimeError if PyTorch would run elsewhere than JAX does on this platform."""
+    """Raises a RuntimeError if PyTorch would run on another platform than JAX."""
     import torch
 
     if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
@@ -26,17 +26,16 @@ def check_device(platform: str) -> None:
 
 
 def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper: bool = False) -> Callable:
-    """An update of a model of random weights by a batch: cross-entropy, gradients clipped at norm 1, AdamW.
+    """An update of a model with random weights: cross-entropy, gradients clipped at norm 1, AdamW.
 
     Args:
       architecture: a `BertConfig`.
-      outputs: classes.
-      accelerated: on a GPU where there is one: compiled, SDPA, bfloat16 by autocast.
-      paper: with SMART as the preset `paper` has it, for batches without padding.
+      outputs: number of classes.
+      accelerated: on a GPU if there is one, compiled, with SDPA and bfloat16 autocast.
+      paper: with SMART by the preset `paper`; batches must have no padding.
 
     Returns:
-      A function of a batch from `benchmarks.common.make_batch`; what it returns is on the device, and waiting for
-      it is waiting for the update.
+      A function of a batch from `benchmarks.common.make_batch` that returns the loss on the device; see `wait`.
     """
     import torch
     import transformers
@@ -45,7 +44,7 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
     device = torch.device("cuda" if accelerated and torch.cuda.is_available() else "cpu")
     model = transformers.BertForSequenceClassification(config).train().to(device)
     anchor = copy.deepcopy(model).requires_grad_(requires_grad=False) if paper else None
-    # Fused, as Transformers' Trainer has it by default.
+    # Fused, the default of Transformers' Trainer.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=True)
 
     def embed(model, inputs):
@@ -59,12 +58,12 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
         return ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
 
     def smart_loss(inputs):
-        """With masks that differ from pass to pass, as PyTorch's dropout gives them."""
+        """The loss with SMART; as usual in PyTorch, each pass has its own dropout masks."""
         embeddings = embed(model, inputs)
         clean = logits(model, embeddings)
         noise = 1e-5 * torch.randn_like(embeddings)
-        moved = (embeddings.detach() + noise).requires_grad_()
-        (gradient,) = torch.autograd.grad(symmetric_kl(logits(model, moved), clean.detach()), moved)
+        perturbed = (embeddings.detach() + noise).requires_grad_()
+        (gradient,) = torch.autograd.grad(symmetric_kl(logits(model, perturbed), clean.detach()), perturbed)
         step = 1e-3 * gradient / gradient.abs().amax(dim=(1, 2), keepdim=True).clamp_min(1e-20)
         delta = (noise + step).clamp(-1e-5, 1e-5).detach()
         with torch.no_grad():
@@ -76,7 +75,7 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
         with torch.autocast(device.type, torch.bfloat16, enabled=accelerated):
             return smart_loss(inputs) if paper else model(**inputs).loss
 
-    # A gradient taken inside the loss is a break in the graph: what lies between two of them is compiled.
+    # A gradient inside the loss breaks the graph; the parts between breaks are compiled.
     loss_of = torch.compile(loss_of) if accelerated else loss_of
 
     def step(batch: Mapping[str, np.ndarray]):
@@ -97,12 +96,12 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
 
 
 def wait(loss) -> None:
-    """Until an update is done."""
+    """Waits for an update to finish."""
     loss.item()
 
 
 def peak_bytes() -> int | None:
-    """Of a GPU's memory since the last call, by PyTorch."""
+    """PyTorch's peak GPU memory since the last call; None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -113,7 +112,7 @@ def peak_bytes() -> int | None:
 
 
 def release() -> None:
-    """Gives a GPU's memory back, and forgets what was compiled."""
+    """Frees GPU memory and drops compiled functions."""
     import gc
 
     import torch
