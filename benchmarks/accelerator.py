@@ -1,4 +1,4 @@
-"""Checks and examples a second on a GPU or TPU, plain and with SMART, beside PyTorch, within a given time.
+"""Checks and measures a GPU or TPU within a given time: examples/s, plain and with SMART, against PyTorch.
 
     python -m benchmarks.accelerator                     # ends by itself within 420 seconds
     python -m benchmarks.accelerator --models tiny --batch=4 --length=16 --rounds=2 --seconds=60   # a trial, anywhere
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks import timed_rows
 
 STARTED = time.monotonic()
-"""Before JAX is imported, which can take ten seconds."""
+"""Taken before JAX is imported, which can take ten seconds."""
 MODELS = ("BERT-base", "MiniLM-L6", "tiny")
 
 

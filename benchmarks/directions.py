@@ -1,4 +1,4 @@
-"""How good the directions of the adversary are, on MiniLM-L6 and real sentences.
+"""Measures how good the adversary's directions are, on MiniLM-L6 and real sentences.
 
     python -m benchmarks.directions
 
@@ -38,7 +38,7 @@ STEPS = (0, 1, 2, 4)
 
 
 def load() -> tuple[Inputs, dict]:
-    """Inputs of rated_sst, and the starter's parameters with a new head."""
+    """Loads rated_sst, and the starter's parameters with a new head."""
     inputs = load_inputs(RunConfig(max_length=LENGTH), STARTER, ("train", "dev"))
     architecture, weights = load_pretrained(inputs.folder)
     params = with_heads(weights, architecture, inputs.model.heads, jax.random.key(0))
@@ -54,7 +54,7 @@ def sentences(inputs: Inputs, count: int = SENTENCES) -> dict[str, np.ndarray]:
 
 
 def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
-    """The parameters after so many plain updates, of a schedule that is as long."""
+    """The parameters after `num_steps` plain updates, with a learning rate schedule of that length."""
     if not num_steps:
         return params
     tx = optimizer.adamw(optimizer.linear_schedule(1e-4, num_steps, 0.1), 0.01)
@@ -77,7 +77,7 @@ def trained(inputs: Inputs, params: dict, num_steps: int) -> dict:
 def embeddings_and_logits(
     inputs: Inputs, params: dict, batch: Mapping, dtype: jnp.dtype = jnp.float32
 ) -> tuple[jax.Array, Callable]:
-    """The embeddings [B, S, D], and (embedding [S, D], example) to logits [C], without dropout."""
+    """The embeddings [B, S, D], and a function (embedding [S, D], example) to logits [C], without dropout."""
     cut = as_smart_model(inputs.model.clone(dtype=dtype), inputs.tasks[0])
     return jax.vmap(cut.embed, (None, 0))(params, batch), lambda x, example: cut.logits(params, x, example, None)
 
@@ -85,7 +85,7 @@ def embeddings_and_logits(
 def directions(
     inputs: Inputs, params: dict, batch: Mapping, start: str, num_steps: int, *, kernel: bool = False
 ) -> np.ndarray:
-    """Unit directions [B, S·D], float32."""
+    """The adversary's unit directions for a start and a number of power steps: float32 [B, S·D]."""
 
     @jax.jit
     def seek(params, batch):
@@ -116,7 +116,10 @@ def directions(
 
 
 def shares(inputs: Inputs, params: dict, batch: Mapping, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of the best δᵀ(JᵀHJ)δ, per sentence [B]; the best by eigenvalues in float64, from J's rows by C vjps."""
+    """The share of the largest δᵀ(JᵀHJ)δ that each direction reaches, per sentence [B].
+
+    The largest is an eigenvalue, computed in float64 from J's rows, C vjps.
+    """
 
     @jax.jit
     def jacobians(params, batch):
@@ -134,13 +137,13 @@ def shares(inputs: Inputs, params: dict, batch: Mapping, found: Mapping[str, np.
         hessian = 2 * (np.diag(q) - np.outer(q, q))
         best = np.linalg.eigvals(hessian @ j @ j.T).real.max()
         for name, d in found.items():
-            moved = j @ d[i].astype(np.float64)
-            result[name][i] = moved @ hessian @ moved / (d[i].astype(np.float64) @ d[i]) / best
+            logit_change = j @ d[i].astype(np.float64)
+            result[name][i] = logit_change @ hessian @ logit_change / (d[i].astype(np.float64) @ d[i]) / best
     return result
 
 
 def cosines_in_bfloat16(inputs: Inputs, params: dict, batch: Mapping) -> dict[str, np.ndarray]:
-    """Between the bfloat16 and the float32 direction, [B]: of one power step, and of the paper's noise gradient."""
+    """Cosines between the bfloat16 and the float32 direction [B], for one power step and for the paper's noise gradient."""
 
     def seek(dtype, method):
         @jax.jit
@@ -152,7 +155,7 @@ def cosines_in_bfloat16(inputs: Inputs, params: dict, batch: Mapping) -> dict[st
                 common = {"divergence": DIVERGENCE, "radius": 1.0, "mask": example["attention_mask"]}
                 if method == "power step":
                     return smart.power_iteration(lambda x: logits_of(x, example), x, key, relative=False, **common)
-                # The ascent's gradient alone: from noise at σ, a step that dwarfs it.
+                # Only the ascent's gradient: a step from noise at σ that is much larger than the noise.
                 return smart.projected_gradient_ascent(
                     lambda x: logits_of(x, example), x, key, step_size=1.0, noise=1e-5, projection="none", **common
                 )

@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 
 
 def folder(runs: Path, row: str, seed: int) -> Path:
-    """Where a run lies."""
+    """The folder of a run."""
     return runs / f"{row.replace(',', '').replace(' ', '-')}-{seed}"
 
 
@@ -47,7 +47,7 @@ def recipe(name: str) -> Any:
 
 
 def train(runs: Path, data_dir: str, row: str, seed: int) -> None:
-    """Runs a recipe to its end, unless that is done."""
+    """Trains a row with one seed, unless its run is finished."""
     name, variant, changes, _ = ROWS[row]
     config = recipe(name).get_config(variant)
     changes = {key: value.format(runs=runs) for key, value in changes.items()}
@@ -56,7 +56,7 @@ def train(runs: Path, data_dir: str, row: str, seed: int) -> None:
 
 
 def collect(runs: Path) -> list[dict]:
-    """Final dev scores of every finished run, with what is to be known of them."""
+    """Final dev scores and settings of every finished run."""
     found = []
     for row, (recipe, variant, changes, seeds) in ROWS.items():
         for seed in range(seeds):
@@ -73,18 +73,18 @@ def collect(runs: Path) -> list[dict]:
 
 
 def pretrained(runs: Path) -> dict[str, Any] | None:
-    """What further pre-training on the starter's editorials came to, if it is finished."""
+    """Dev scores of the further pre-training on the starter's editorials; None if it is not finished."""
     path = runs / "editorials" / "result.json"
     return json.loads(path.read_text())["dev"]["editorials"] if path.exists() else None
 
 
 def is_score(task: str) -> bool:
-    """Whether the task is one of scores; not so "mean", over tasks."""
+    """Whether a task predicts scores; False for "mean", the mean over tasks."""
     return task in TASKS and TASKS[task].schema.is_score
 
 
 def fitted(found: Mapping[str, Any]) -> str:
-    """What a cosine's score is fitted with."""
+    """What was fitted for a cosine's score."""
     return "" if found["threshold"] is None else f"one threshold, {found['threshold']:.2f}, fitted on train"
 
 

@@ -1,10 +1,10 @@
-"""The pictures of docs/smart.md: which tokens the adversary moves, and the anchor's path.
+"""Draws the pictures of docs/smart.md: which tokens the adversary perturbs, and the anchor's path.
 
     python -m benchmarks.pictures --plain=RUN --smart=RUN
 
-Both runs are finished ones of one classification, without SMART and with it: those in docs/smart.md are of
-`configs/sst.py` and `configs/sst_smart.py`. The path is of the starter model over `NUM_STEPS` plain updates on
-rated_sst, with the anchors that would have followed it. Three minutes on two cores.
+Both are finished runs of the same classification task, without and with SMART; those in docs/smart.md are of
+`configs/sst.py` and `configs/sst_smart.py`. The anchor's path is computed for the starter model over `NUM_STEPS` plain
+updates on rated_sst. Three minutes on two cores.
 """
 
 import argparse
@@ -36,26 +36,30 @@ NUM_STEPS, SAMPLED = 160, 100_000
 
 
 def tokens(runs: dict[str, str], path: Path) -> None:
-    """Draws each sentence once a run, each token shaded by how far the worst perturbation moves it."""
+    """Draws each sentence once per run, its tokens shaded by the size of the worst perturbation."""
     figure = Figure(figsize=(6.6, 4.0), facecolor="white")
     FigureCanvasAgg(figure)
     renderer = figure.canvas.get_renderer()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    found = {name: load_text_model(Path(folder), None, "final") for name, folder in runs.items()}
-    explained = {name: explain_lines(run, SENTENCES, RADIUS) for name, run in found.items()}
-    most = max(float(each.perturbation.max()) for lines in explained.values() for each in lines)
+    models = {name: load_text_model(Path(folder), None, "final") for name, folder in runs.items()}
+    explained = {name: explain_lines(run, SENTENCES, RADIUS) for name, run in models.items()}
+    darkest = max(float(each.perturbation.max()) for lines in explained.values() for each in lines)
     top = 0.9
     for place in range(len(SENTENCES)):
         for name, lines in explained.items():
-            each, names = lines[place], found[name].task.schema.label_names
-            told = [f"{names[int(x.argmax())]} {x.max():.0%}" for x in (each.output, each.perturbed_output)]
-            head = f"{name}: {told[0]}, moved: {told[1]}, divergence {each.divergence:.2g}"
+            each, names = lines[place], models[name].task.schema.label_names
+            clean, perturbed = (f"{names[int(x.argmax())]} {x.max():.0%}" for x in (each.output, each.perturbed_output))
+            head = f"{name}: {clean}, perturbed: {perturbed}, divergence {each.divergence:.2g}"
             axes.text(0.02, top, head, fontsize=9, color="#57606a")
             right = 0.02
-            for token, moved in zip(each.tokens, each.perturbation, strict=True):
-                box = {"facecolor": (0.84, 0.38, 0.13, 0.85 * float(moved) / most), "edgecolor": "none", "pad": 2.5}
+            for token, relative_rms in zip(each.tokens, each.perturbation, strict=True):
+                box = {
+                    "facecolor": (0.84, 0.38, 0.13, 0.85 * float(relative_rms) / darkest),
+                    "edgecolor": "none",
+                    "pad": 2.5,
+                }
                 drawn = axes.text(right, top - 0.09, token, fontsize=11, bbox=box, family="monospace")
                 right = axes.transData.inverted().transform(drawn.get_window_extent(renderer))[1, 0] + 0.008
             top -= 0.2
@@ -64,7 +68,7 @@ def tokens(runs: dict[str, str], path: Path) -> None:
 
 
 def path_of_anchor(path: Path) -> None:
-    """Draws θ and the anchors of two horizons, on the plane in which θ moves most."""
+    """Draws θ and the anchors of two decays in the plane in which θ changes most."""
     inputs, params = load()
     tx, plain = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01), smart.preset("none")
     step = jax.jit(
@@ -96,13 +100,13 @@ def path_of_anchor(path: Path) -> None:
             anchor.append(anchor[-1] + (1 - beta) * (point - anchor[-1]))
         anchors[name] = np.stack(anchor)
     start = theta[0]
-    _, _, axes_of = np.linalg.svd(theta - start, full_matrices=False)
-    flat = {"θ": theta} | {f"θ̃, β {name}" if name[0] == "0" else f"θ̃, {name}": x for name, x in anchors.items()}
+    _, _, directions = np.linalg.svd(theta - start, full_matrices=False)
+    paths = {"θ": theta} | {f"θ̃, β {name}" if name[0] == "0" else f"θ̃, {name}": x for name, x in anchors.items()}
     figure = Figure(figsize=(9.5, 3.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for name, x in flat.items():
-        plane = (x - start) @ axes_of[:2].T
+    for name, x in paths.items():
+        plane = (x - start) @ directions[:2].T
         left.plot(*plane.T, ".-", markersize=3, linewidth=1, label=name)
         if name != "θ":
             right.plot(np.linalg.norm(theta - x, axis=1), color=left.lines[-1].get_color(), label=name)
@@ -115,7 +119,7 @@ def path_of_anchor(path: Path) -> None:
 
 
 def main() -> None:
-    """Draws both."""
+    """Draws both pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plain", required=True)
     parser.add_argument("--smart", required=True)

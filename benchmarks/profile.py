@@ -1,9 +1,9 @@
-"""Where the time of an update goes: matrix products, the optimizer's passes over the parameters, the rest.
+"""Profiles where the time of an update goes: matrix products, passes over the word embeddings, the rest.
 
     python -m benchmarks.profile
 
-MiniLM-L6, float32, B = S = 32, from XLA's own trace of every operation on a CPU. What runs in parallel counts as often
-as it runs. Prints a table a row of `benchmarks.steps`, in percent of the processors' busy time.
+MiniLM-L6, float32, B = S = 32, from XLA's trace of every operation on a CPU. Parallel work counts once for each
+processor. Prints percentages of the processors' busy time, for some rows of `benchmarks.steps`.
 """
 
 import collections
@@ -57,20 +57,20 @@ def main() -> None:
 
 
 def kinds(program: str, vocab_size: int) -> dict[str, str]:
-    """What each instruction of a compiled program does, by its name."""
-    found = {}
+    """The kind of each instruction of a compiled program, by instruction name."""
+    kind_of = {}
     for name, result in re.findall(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)", program, re.MULTILINE):
         if re.match(r"(ynn|dot|convolution|onednn)", name):
-            found[name] = "matrix products"
+            kind_of[name] = "matrix products"
         elif f"[{vocab_size}," in result.partition("(")[0] + result[:200]:
-            found[name] = "passes over word embeddings"
+            kind_of[name] = "passes over word embeddings"
         else:
-            found[name] = "all else"
-    return found
+            kind_of[name] = "all else"
+    return kind_of
 
 
 def busy_seconds(folder: str, kind_of: dict[str, str]) -> collections.Counter:
-    """Of every kind, over all processors."""
+    """Busy seconds by kind, over all processors."""
     (path,) = Path(folder).rglob("*.xplane.pb")
     busy = collections.Counter()
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:

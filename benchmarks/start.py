@@ -1,10 +1,10 @@
-"""From the command to the first update: with nothing compiled yet, and with what the run before kept.
+"""Measures the time from command to first update, with an empty and with a filled compilation cache.
 
     python -m benchmarks.start
 
-`python train.py --config=configs/sst_smart.py`, one update; model and data are in the cache folder, compiled steps go
-to a fresh one. What is taken is the whole run's time less what the run spent after its first update: an upper bound,
-as it holds the end of the process too. Prints medians and writes benchmarks/results/start.json.
+Runs `python train.py --config=configs/sst_smart.py` for one update, with model and data in the cache folder and a fresh
+folder for compiled steps. The time is the whole process's, minus the run's time after its first update. It is an upper
+bound, as it includes the end of the process. Prints medians and writes benchmarks/results/start.json.
 """
 
 import json
@@ -31,7 +31,7 @@ def first_update(compiled: Path, workdir: Path) -> float:
     subprocess.run(
         [*command, "--config.max_steps=1"],
         cwd=ROOT,
-        # A cache folder of JAX's own has JAX's own threshold, a second.
+        # With JAX's own cache folder, JAX's threshold would be one second.
         env=os.environ
         | {
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
@@ -46,7 +46,7 @@ def first_update(compiled: Path, workdir: Path) -> float:
 
 
 def main() -> None:
-    """Runs, prints and writes."""
+    """Measures, prints and writes."""
     seconds = {"cold": [], "warm": []}
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,11 +1,11 @@
-"""What a regularised update costs against plain fine-tuning, in time and in XLA's floating-point operations.
+"""Measures what a regularised update costs relative to plain fine-tuning: time, operations and memory.
 
     python -m benchmarks.steps
-    python -m benchmarks.steps --chart        # only draws, from results that are there
+    python -m benchmarks.steps --chart        # only draws, from existing results
 
-MiniLM-L6, AdamW, dropout on, B = S = 32; the rows take turns in one process, so that ratios of their medians hold
-on a noisy machine; so does Transformers' update on PyTorch, where both are installed. Prints a table, writes
-benchmarks/results/steps.json and draws docs/steps.png.
+MiniLM-L6, AdamW, dropout on, B = S = 32. The rows, and Transformers' update on PyTorch if both are installed, take
+turns in one process, so that ratios of their medians hold on a noisy machine. Operations and memory are XLA's
+estimates. Prints a table, writes benchmarks/results/steps.json and draws docs/steps.png.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COMPOSED = ("R_s", "D", "smart exact")
 
 
 def composed_step(state, batches, key, *, model, tx, settings):
-    """The same update by optax: the task's gradient goes through `smart.smart`, then through the optimizer."""
+    """The same update with optax: the task's gradient goes through `smart.smart`, then through the optimizer."""
     batch, cut = batches[TASK.name], as_smart_model(model, TASK)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
 
@@ -56,7 +56,7 @@ def composed_step(state, batches, key, *, model, tx, settings):
             loss_fn=lambda logits, example: TASK.loss(logits, example["label"]),
         )
 
-    # The plain loss as the terms compute it, so that XLA can merge the clean passes.
+    # The plain loss written like the terms, so that XLA can merge the clean passes.
     gradient = jax.grad(lambda params: jnp.mean(terms_fn(params, None, smart.preset("none")).loss))(state.params)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params, terms_fn=terms_fn)
     params = optax.apply_updates(state.params, updates)
@@ -97,7 +97,7 @@ def main() -> None:
         state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)
         add(f"{name}, composed", step, state, batches, key, steps, states)
     flops = {name: step.cost_analysis()["flops"] for name, step in steps.items()}
-    # XLA counts the dearer of a condition's branches; every other update costs what D alone does.
+    # XLA counts the more expensive branch of a condition; every second update costs as much as D.
     flops["smart cheap every=2"] = (flops["smart cheap"] + flops["D"]) / 2
     memory = {name: peak_bytes(step) for name, step in steps.items()}
     peer_versions = peers.versions()
@@ -108,7 +108,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, step in steps.items():
             start = time.perf_counter()
-            # Two updates, so that a lazy row shows both of its kinds.
+            # Two updates, so that `every=2` includes one of each kind.
             for _ in range(2):
                 states[name], _ = step(states[name], batches, key)
             jax.block_until_ready(states[name])
@@ -134,22 +134,22 @@ def main() -> None:
         }
         for name in steps
     ]
-    found = []
+    peer_rows = []
     if peer_step is not None:
         median_seconds = statistics.median(peer_seconds)
         about = {"name": "Transformers on PyTorch, eager", "versions": peer_versions}
         ratio = round(median_seconds / median["plain"], 2)
-        found.append(about | {"step_seconds": round(median_seconds, 4), "ratio_to_plain": ratio})
+        peer_rows.append(about | {"step_seconds": round(median_seconds, 4), "ratio_to_plain": ratio})
     columns = ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain", "peak_memory_ratio")
-    print(format_rows([{k: row[k] for k in columns if k in row} for row in [*rows, *found]]))
+    print(format_rows([{k: row[k] for k in columns if k in row} for row in [*rows, *peer_rows]]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    report = circumstances() | {"rows": rows, "peers": found}
+    report = circumstances() | {"rows": rows, "peers": peer_rows}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     chart(report, CHART)
 
 
 def chart(report, path) -> None:
-    """Draws time, and where it is known floating-point operations, of each row against plain."""
+    """Draws each row's time and, if known, floating-point operations relative to plain."""
     rows = [*report["rows"], *report["peers"]][::-1]
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -169,7 +169,7 @@ def chart(report, path) -> None:
 
 
 def add(name, step, state, batches, key, steps, states) -> None:
-    """Compiles one row."""
+    """Compiles a row and adds it to `steps` and `states`."""
     steps[name] = jax.jit(step, donate_argnums=0).lower(state, batches, key).compile()
     states[name] = state
 

@@ -1,7 +1,7 @@
-"""Rows of a benchmark that ends by itself: no row starts that does not fit, and results are on disk after each.
+"""Runs a benchmark's rows within a time limit: starts only rows that fit, and saves the results after each.
 
-Every row is listed once in the results file: with what it found, under "failed", or under "left_out". It is under
-"left_out" until it has ended, so the file is complete and valid JSON whenever the process is killed.
+Every row is listed exactly once in the results file: with its measurements, under "failed", or under "left_out". It is
+under "left_out" until it has ended, so the file is complete and valid JSON even if the process is killed.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from typing import Any
 from bertjax.errors import reason
 
 MARGIN = 1.5
-"""A row must fit this many times over: compilation cannot be interrupted, and its time varies."""
+"""A row starts only if this many times its predicted time is left: compilation varies and cannot be interrupted."""
 TEARDOWN_SECONDS = 3.0
-"""For the process to end: a GPU's driver takes a second or two to free its memory."""
+"""Reserved for the process to end: a GPU's driver takes a second or two to free its memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Row:
     """One measurement.
 
     Attributes:
-      name: of the row, unlike all others.
-      section: the list in the results file that its entry is added to.
-      kind: rows of one kind are expected to miss their prediction by the same factor.
-      predict: seconds that it takes on a typical accelerator, compilation included.
-      measure: returns what it found; what it raises is recorded.
-      about: what the entry says besides.
-      unavailable: why it cannot run here; empty if it can.
+      name: unique name of the row.
+      section: name of the list in the results file that gets its entry.
+      kind: predictions for rows of the same kind are expected to be wrong by the same factor.
+      predict: returns the expected seconds on a typical accelerator, compilation included.
+      measure: returns the measurements; an exception is recorded as a failure.
+      about: further fields of the entry.
+      unavailable: why the row cannot run here; empty if it can.
     """
 
     name: str
@@ -50,16 +50,16 @@ class Results:
     """The results file.
 
     Attributes:
-      path: of the file.
-      header: what it begins with.
-      summarize: derives more from the rows at each write.
+      path: the file.
+      header: its first fields.
+      summarize: returns further fields, derived from the rows at each write.
       sections: entries of the finished rows, by section.
       failed: why a row failed, by its name.
       left_out: why a row has no entry, by its name.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]):
-        """Takes the file to write; its folder is made."""
+        """Takes the path of the file, and creates its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.header = path, dict(header)
         self.summarize: Callable[[], Mapping[str, Any]] = dict
@@ -68,7 +68,7 @@ class Results:
         self.left_out: dict[str, str] = {}
 
     def write(self) -> None:
-        """Replaces the file in one step."""
+        """Replaces the file atomically."""
         listed = {
             name: [{"row": row, "reason": why} for row, why in reasons.items()]
             for name, reasons in (("failed", self.failed), ("left_out", self.left_out))
@@ -80,7 +80,7 @@ class Results:
 
 
 class _Estimates:
-    """Seconds a row will take, from its prediction and from how far off those of its kind were so far."""
+    """Estimates a row's seconds from its prediction, corrected by earlier rows of the same kind."""
 
     def __init__(self) -> None:
         self._predicted: dict[str, float] = {}
@@ -96,12 +96,12 @@ class _Estimates:
 
 
 def run_rows(rows: Sequence[Row], results: Results, deadline: float) -> None:
-    """Measures rows in their order, writing and printing after each.
+    """Measures rows in order; writes the results and prints a line after each.
 
     Args:
       rows: to measure.
-      results: filled in.
-      deadline: on `time.monotonic`'s clock; a row starts only if it is expected to end before it.
+      results: the results to fill in.
+      deadline: in `time.monotonic` seconds; a row starts only if it is expected to end earlier.
     """
     results.left_out = {row.name: "not reached" for row in rows}
     results.write()
@@ -116,9 +116,9 @@ def run_rows(rows: Sequence[Row], results: Results, deadline: float) -> None:
         else:
             results.left_out[row.name] = "started and did not end: the process was stopped"
             results.write()
-            predicted = row.predict()  # now, as the row itself may change what is known
+            predicted = row.predict()  # before the row runs, which may change the prediction
             said = _measure(row, results)
-            if row.name not in results.failed:  # which may have cost nothing
+            if row.name not in results.failed:  # a failed row may have taken no time
                 estimates.add(row, predicted, time.monotonic() - start)
             gc.collect()  # frees the device's memory before the next row
         results.write()
@@ -126,29 +126,29 @@ def run_rows(rows: Sequence[Row], results: Results, deadline: float) -> None:
 
 
 def _measure(row: Row, results: Results) -> str:
-    """Runs one row and files what it found; returns that as a line."""
+    """Runs one row, records its measurements or failure, and returns them as one line."""
     start = time.monotonic()
     try:
-        found = row.measure()
-    except Exception as error:  # out of memory, unsupported here: a finding, and no reason to lose the other rows
+        measurements = row.measure()
+    except Exception as error:  # out of memory or unsupported: recorded, and the other rows still run
         results.failed[row.name] = reason(error)
         line = f"failed: {results.failed[row.name]}"
     else:
-        entry = {"row": row.name, **row.about, **found, "seconds": round(time.monotonic() - start, 1)}
+        entry = {"row": row.name, **row.about, **measurements, "seconds": round(time.monotonic() - start, 1)}
         results.sections.setdefault(row.section, []).append(entry)
-        line = ", ".join(f"{name} {value}" for name, value in found.items())
+        line = ", ".join(f"{name} {value}" for name, value in measurements.items())
     del results.left_out[row.name]
     return line
 
 
 def end_process_at(moment: float) -> threading.Timer:
-    """Ends the process with status 0 at a moment of `time.monotonic`, whatever it is doing.
+    """Ends the process with status 0 at a `time.monotonic` moment, whatever it is doing.
 
-    Cancel what is returned once all is done.
+    Cancel the returned timer when the work is done.
     """
 
     def end() -> None:
-        # Not `print`, whose lock the main thread may hold.
+        # Not `print`: the main thread may hold its lock.
         os.write(1, b"time is up: the row in progress is left out, the results file has all rows before it\n")
         os._exit(0)
 
@@ -156,6 +156,6 @@ def end_process_at(moment: float) -> threading.Timer:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-    # A library that keeps Python's lock stops the timer too, but not this thread; the status is then 1.
+    # A library that holds the GIL blocks the timer, but not faulthandler's thread. The status is then 1.
     faulthandler.dump_traceback_later(seconds + TEARDOWN_SECONDS / 2, exit=True)
     return timer
