@@ -111,11 +111,11 @@ def directions(
 
         return jax.vmap(one)(embeddings, batch, keys)
 
-    found = np.asarray(seek(params, batch))
-    return found.reshape(len(found), -1)
+    deltas = np.asarray(seek(params, batch))
+    return deltas.reshape(len(deltas), -1)
 
 
-def shares(inputs: Inputs, params: dict, batch: Mapping, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def shares(inputs: Inputs, params: dict, batch: Mapping, named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The share of the largest δᵀ(JᵀHJ)δ that each direction reaches, per sentence [B].
 
     The largest is an eigenvalue, computed in float64 from J's rows, C vjps.
@@ -132,18 +132,19 @@ def shares(inputs: Inputs, params: dict, batch: Mapping, found: Mapping[str, np.
     rows = rows.reshape(*rows.shape[:2], -1)
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    result = {name: np.zeros(len(p)) for name in found}
+    result = {name: np.zeros(len(p)) for name in named}
     for i, (j, q) in enumerate(zip(rows, p, strict=True)):
         hessian = 2 * (np.diag(q) - np.outer(q, q))
         best = np.linalg.eigvals(hessian @ j @ j.T).real.max()
-        for name, d in found.items():
-            logit_change = j @ d[i].astype(np.float64)
-            result[name][i] = logit_change @ hessian @ logit_change / (d[i].astype(np.float64) @ d[i]) / best
+        for name, vectors in named.items():
+            d = vectors[i].astype(np.float64)
+            logit_change = j @ d
+            result[name][i] = logit_change @ hessian @ logit_change / (d @ vectors[i]) / best
     return result
 
 
 def cosines_in_bfloat16(inputs: Inputs, params: dict, batch: Mapping) -> dict[str, np.ndarray]:
-    """Cosines between the bfloat16 and the float32 direction [B], for one power step and for the paper's noise gradient."""
+    """Cosine of the bfloat16 with the float32 direction [B]: one power step, and the paper's noise gradient."""
 
     def seek(dtype, method):
         @jax.jit
@@ -162,8 +163,8 @@ def cosines_in_bfloat16(inputs: Inputs, params: dict, batch: Mapping) -> dict[st
 
             return jax.vmap(one)(embeddings, batch, keys)
 
-        found = np.asarray(run(params, batch), np.float64)
-        return found.reshape(len(found), -1)
+        deltas = np.asarray(run(params, batch), np.float64)
+        return deltas.reshape(len(deltas), -1)
 
     result = {}
     for method in ("power step", "noise gradient, σ = 1e-5"):
