@@ -1,4 +1,4 @@
-"""Gradient surgery (Yu et al., NeurIPS 2020): several tasks' gradients into one, without their conflicts."""
+"""Gradient surgery (Yu et al., NeurIPS 2020): one gradient from those of several tasks, without their conflicts."""
 
 import functools
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import optax
 
 Params = Any
 _ORDERS = 0x9C6
-"""Of the stream of orders, among those of a seed."""
+"""Number of this random stream among those of a seed."""
 
 
 class PcgradState(NamedTuple):
-    """The key from which each update draws its order of tasks."""
+    """The key of the next update's task orders."""
 
     key: jax.Array
 
@@ -26,14 +26,14 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
         g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j
 
-    with g_j as it came in. The paper adds the results up; their mean has the scale of one task's gradient.
+    with g_j the unprojected gradient. The paper sums the results; their mean has the scale of one task's gradient.
 
     Args:
-      seed: of the orders.
+      seed: Seed of the orders.
 
     Returns:
-      A transformation whose `update` takes a sequence of gradient trees, one a task, in place of one tree, and
-      returns a single tree: the first of a chain.
+      A transformation, the first of a chain, whose `update` takes a sequence of gradient trees, one per task, and
+      returns a single tree.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -51,7 +51,7 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
     def init(params: Params) -> PcgradState:
         del params
-        # A run splits its own keys off `key(seed)`: without the number, the orders' would be among them.
+        # A run splits its own keys from `key(seed)`; folding in a number keeps these apart.
         return PcgradState(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), _ORDERS)))
 
     def update(
@@ -60,7 +60,7 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
         del params, extra_args
         key, order_key = jax.random.split(jax.random.wrap_key_data(state.key))
         count = len(gradients)
-        # All that happens lies in the gradients' span: their products suffice, and one weighted sum at the end.
+        # Every projection stays in the span of the gradients: their products suffice, and one weighted sum at the end.
         products = jnp.stack([jnp.stack([_vdot(a, b) for b in gradients]) for a in gradients])
         rows = []
         for i in range(count):
@@ -84,4 +84,4 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
 
 def _vdot(a: Params, b: Params) -> jax.Array:
-    return optax.tree.vdot(*(jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (a, b)))
+    return optax.tree.vdot(*(optax.tree.cast(tree, jnp.float32) for tree in (a, b)))

@@ -1,4 +1,4 @@
-"""What a run begins from, kept in its folder: a run that was cut off goes on from the same checkpoint or not at all."""
+"""The checkpoint that a run started from, recorded so that the run cannot be resumed from another one."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ INIT_CHECKPOINT = "origin.json"
 
 
 def describe_init_checkpoint(past: list[dict[str, Any]], folder: Path, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells a checkpoint from others.
+    """A record that identifies a checkpoint.
 
     Args:
-      past: its lineage.
-      folder: of its architecture and vocabulary.
-      params: from `load_pretrained`. The word embeddings stand for all: no training of everything leaves them alone.
+      past: Its lineage.
+      folder: Folder of its architecture and vocabulary.
+      params: From `load_pretrained`. The word embeddings are hashed alone: training of all parameters changes them.
 
     Raises:
-      UserError: a small file cannot be read.
+      UserError: A file cannot be read.
     """
     words = np.ascontiguousarray(params["embeddings"]["word"]["embedding"])
     try:
@@ -36,21 +36,21 @@ def describe_init_checkpoint(past: list[dict[str, Any]], folder: Path, params: M
 
 
 def keep_init_checkpoint(workdir: Path, origin: Mapping[str, Any]) -> None:
-    """Writes `origin.json`, or compares with the one that is there.
+    """Writes `origin.json`, or compares `origin` with the existing one.
 
     Raises:
-      UserError: the run began from another checkpoint, or the file is broken or cannot be written.
+      UserError: The run began from another checkpoint, or the file is broken or cannot be written.
     """
-    path, remedy = workdir / INIT_CHECKPOINT, f"use another --workdir, or remove {workdir} to start anew"
+    path, remedy = workdir / INIT_CHECKPOINT, f"use another --workdir, or remove {workdir} to start again"
     if not path.exists():
         write_json(path, origin)
         return
     then = read_json(path, remedy)
     differing = config_differences({"origin": then}, {"origin": origin})
-    if told := "; ".join(f"{key} was {shown(was)}, is now {shown(is_now)}" for key, was, is_now in differing):
+    if changes := "; ".join(f"{key} was {shown(was)}, is now {shown(is_now)}" for key, was, is_now in differing):
         raise UserError(
-            f"{path}: this run began from another checkpoint than --config.init_from is now: {told}; bring that back, "
-            f"or {remedy}"
+            f"{path}: this run began from another checkpoint than --config.init_from is now: {changes}; restore that "
+            f"one, or {remedy}"
         )
 
 

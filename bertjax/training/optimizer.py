@@ -28,10 +28,9 @@ def decay_mask(params: Any) -> Any:
 
 
 def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Clips the gradient's global norm at 1, then AdamW.
+    """Gradient clipping at global norm 1, then AdamW.
 
-    Adam's eps is 1e-6: a key bias has no gradient but rounding, which a smaller eps would blow up to full
-    steps.
+    Adam's eps is 1e-6. The gradient of a key bias is rounding noise, which a smaller eps would scale to full steps.
     """
     chain = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -39,7 +38,7 @@ def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransf
     )
 
     def update(gradient: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
-        # Adam's bias correction and the schedules raise floats to integer powers, which strict promotion refuses.
+        # Adam's bias correction and schedules raise floats to integer powers, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(gradient, state, params)
 

@@ -25,7 +25,7 @@ from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import copy_encoder_files, load_pretrained, read_lineage, read_model_config, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
 from bertjax.runs.workdir import open_workdir
-from bertjax.training import init_checkpoint
+from bertjax.training.init_checkpoint import describe_init_checkpoint, keep_init_checkpoint
 from bertjax.training.optimizer import adamw, linear_schedule
 from bertjax.training.pretraining_step import (
     HEADS,
@@ -44,33 +44,33 @@ LABELS = "the text's own: the words that were masked, and whether the second tex
 
 
 def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
-    """Pre-trains further on a corpus as a config says; goes on where an earlier call was cut off.
+    """Pre-trains further on a corpus as a config says, or resumes where an earlier call stopped.
 
-    Where the checkpoint lacks a pre-training head, both are first trained on the frozen encoder, in the folder's
-    `heads`; what they then reach on held-out documents is the result's "before".
+    If the checkpoint lacks a pre-training head, a first stage trains both on the frozen encoder, in the subfolder
+    `heads`. Its metrics on held-out documents are the result's "before".
 
     Args:
-      config: a recipe's ConfigDict, or a `PretrainConfig`.
-      workdir: folder of the run, new or begun by the same config.
+      config: A recipe's ConfigDict, or a `PretrainConfig`.
+      workdir: The run's folder, new or begun with the same config.
 
     Returns:
-      What `result.json` holds; a finished run is read and not run again.
+      The contents of `result.json`. The result of a finished run is read, and the run is not repeated.
 
     Raises:
-      UserError: something in the config, the corpus or the checkpoint that the user can put right.
+      UserError: Something in the config, the corpus or the checkpoint that the user can fix.
     """
     config = config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig)
     return run_once(config, user_path(workdir), _run)
 
 
 class _Stage(NamedTuple):
-    """What a stage came to.
+    """The result of a stage.
 
     Attributes:
-      params: the last, on one device.
-      outcome: `drive`'s.
-      num_steps: its updates.
-      cost: what result.json holds under this name.
+      params: The last parameters, on one device.
+      outcome: From `train_loop`.
+      num_steps: Number of updates.
+      cost: The entry of that name in result.json.
     """
 
     params: Params
@@ -80,13 +80,13 @@ class _Stage(NamedTuple):
 
 
 class _Run:
-    """What both stages share: the corpus, tokenised, the model, the devices, and how dev is judged."""
+    """What both stages share: the tokenised corpus, the model, the devices, and the evaluation on dev."""
 
     def __init__(self, config: PretrainConfig):
         self.config = config
         self.parallel = DataParallel(jax.devices())
         self.parallel.check_batch_size(config.batch_size, config.micro_batches)
-        # Before the checkpoint, which may be a download: a mistake here is told at once.
+        # Before the checkpoint, which may be a download, so that mistakes are reported at once.
         self.corpus: Corpus = load_corpus(config.corpus)
         self.folder = resolve_checkpoint(config.init_from)
         architecture = read_model_config(self.folder)
@@ -113,7 +113,7 @@ class _Run:
         )
         self._eval_step = CompiledByShape(self.parallel.map_eval(partial(pretrain_eval_step, model=self.model)))
 
-    def source(self, epochs: int) -> PairBatches:
+    def train_pairs(self, epochs: int) -> PairBatches:
         return PairBatches(
             self.documents["train"],
             self.vocabulary,
@@ -135,7 +135,7 @@ class _Run:
         config, name, is_first = self.config, self.corpus.name, tune == "head"
         title = f"{name}, heads" if is_first else name
         epochs = config.head_epochs if is_first else config.epochs
-        pairs = self.source(epochs)
+        pairs = self.train_pairs(epochs)
         num_steps = num_updates(title, len(pairs), config.max_steps)
         epoch_steps = len(pairs) / epochs
         plan = Plan(
@@ -180,19 +180,19 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     past = read_lineage(config.init_from)
     _, loaded = load_pretrained(config.init_from)
-    origin = init_checkpoint.describe_init_checkpoint(past, run.folder, loaded)
+    origin = describe_init_checkpoint(past, run.folder, loaded)
     params, is_new = with_pretraining_heads(loaded, run.model, head_key)
     del loaded
 
     with open_workdir(workdir, config):
         if is_first_host():
-            init_checkpoint.keep_init_checkpoint(workdir, origin)
+            keep_init_checkpoint(workdir, origin)
             copy_encoder_files(run.folder, workdir / "encoder")
         heads = workdir / "heads"
         if is_new:
             first = run.stage(heads, params, step_key, tune="head", meter=heads_meter)
             params, before = first.params, first.outcome.scores[corpus.name]["final"]
-            del first  # with its optimiser's state
+            del first  # and its optimizer's state
         else:
             before = run.evaluate(parallel.replicate(params))[corpus.name]
         stage = run.stage(workdir, params, step_key, tune="all", meter=meter)
@@ -211,15 +211,15 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
             "cost": stage.cost,
             **run_metadata(config, stage.num_steps, meter, parallel),
         }
-        if is_new:  # the first step of all is then one of the first stage
+        if is_new:  # the run's first step was one of the first stage
             result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
         if is_first_host():
             write_json(workdir / "result.json", result)
-            shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # of no use once the run is finished
+            shutil.rmtree(heads / "checkpoints", ignore_errors=True)  # not needed once the run is finished
         return result
 
 
 def _on_one(state: Any, batches: Any, key: jax.Array, *, step: Callable[..., Any], axis: str | None = None) -> Any:
-    """A step as `drive` calls it, with batches by name, of which there is one."""
+    """A step of one batch as `train_loop` calls it, with the batches by name."""
     (batch,) = batches.values()
     return step(state, batch, key, axis=axis)

@@ -1,4 +1,4 @@
-"""One step of further pre-training, MLM and NSP (Devlin et al., NAACL 2019), and its evaluation; for one replica."""
+"""One update of further pre-training, MLM and NSP (Devlin et al., NAACL 2019), and its evaluation, for one replica."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,14 +22,12 @@ _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 def with_pretraining_heads(params: Params, model: Bert, key: jax.Array) -> tuple[dict[str, Any], bool]:
-    """The encoder with both pre-training heads: the checkpoint's own, or new ones from `key`.
-
-    Other heads are left out.
+    """The encoder with both pre-training heads: the checkpoint's own where it has them, else new ones.
 
     Args:
-      params: from `load_pretrained`.
-      model: with `has_mlm` and the heads `HEADS`.
-      key: of the new heads.
+      params: From `load_pretrained`; other heads are dropped.
+      model: With `has_mlm` and the heads `HEADS`.
+      key: Key of the new heads.
 
     Returns:
       The parameters of `model`, and whether a head is new.
@@ -37,8 +35,8 @@ def with_pretraining_heads(params: Params, model: Bert, key: jax.Array) -> tuple
 
     def fresh(key: jax.Array) -> Params:
         ids = jnp.zeros((1,), jnp.int32)
-        made: Any = model.init(key, ids, jnp.ones((1,), bool), ids)["params"]
-        return _heads(made)
+        initial: Any = model.init(key, ids, jnp.ones((1,), bool), ids)["params"]
+        return {name: initial[name] for name in (MLM, NSP)}
 
     encoder = {name: x for name, x in params.items() if name != "classifier" and not name.startswith("head_")}
     own = {name: params[name] for name in (MLM, NSP) if name in params}
@@ -59,33 +57,33 @@ def pretrain_step(
     """One update by the gradient of the mean MLM loss over masked positions plus the mean NSP loss over examples.
 
     Args:
-      state: the state, the same on every replica.
-      batch: this replica's share of a batch, as `data.mlm.train_batches` makes it.
-      key: the run's key, the same on every replica and at every step.
-      model: with both heads.
-      tx: the optimizer.
-      tune: "all"; or "head", which runs the encoder without dropout and leaves it, word embeddings included, as it is.
-      micro_batches: parts in which a replica's share is computed, one after another; the update is the same.
-      axis: name of the mapped axis, or None on a single device.
+      state: The state, the same on every replica.
+      batch: This replica's share of a batch, see `data.mlm.PairBatches`.
+      key: The run's key, the same on every replica and at every step.
+      model: The model with both heads.
+      tx: The optimizer.
+      tune: "all"; or "head" to freeze the encoder, without dropout, word embeddings included.
+      micro_batches: Number of parts in which a replica computes its share of a batch, one after another.
+      axis: Name of the mapped axis; None on a single device.
 
     Returns:
-      The next state, and float32 scalars over all replicas: "loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", and
-      the gradient's norm before clipping, "gradient_norm". Where one of these is not finite the state is returned as
-      it came, and "skipped" is 1, else 0.
+      The next state, and float32 scalars over all replicas: "loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy";
+      "gradient_norm", before clipping; and "skipped": 1 if one of the others is not finite, and the state is then
+      returned unchanged, else 0.
     """
     keys = example_keys(key, state.step, batch["index"]) if tune == "all" else None
     is_masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)
     valid = batch["valid"].astype(jnp.float32)
-    # Sums over rows by the count over all: gradients and means then add up, over micro-batches and replicas.
+    # Divided by the counts on all replicas, so that gradients and means are plain sums over micro-batches and replicas.
     mlm_weights = is_masked / jnp.maximum(psum(is_masked.sum(), axis), 1)
     nsp_weights = valid / jnp.maximum(psum(valid.sum(), axis), 1)
-    part = trainable(state.params, tune)
+    trained = trainable(state.params, tune)
 
     def gradient_of(rows: Any) -> tuple[Params, dict[str, jax.Array]]:
         batch, keys, mlm_weights, nsp_weights = rows
 
-        def objective(part: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-            mlm, nsp = _logits(state.params | part, batch, model, keys)
+        def objective(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            mlm, nsp = _logits(state.params | trained, batch, model, keys)
             mlm_loss = jnp.sum(mlm_weights * _cross_entropy(mlm, batch["masked_ids"]))
             loss = mlm_loss + jnp.sum(nsp_weights * _cross_entropy(nsp, batch["label"]))
             means = {
@@ -96,7 +94,7 @@ def pretrain_step(
             }
             return loss, means
 
-        return jax.grad(objective, has_aux=True)(part)
+        return jax.grad(objective, has_aux=True)(trained)
 
     gradient, means = psum(
         sum_over_micro_batches(gradient_of, (batch, keys, mlm_weights, nsp_weights), micro_batches), axis
@@ -104,16 +102,16 @@ def pretrain_step(
     means["gradient_norm"] = optax.tree.norm(gradient)
 
     def update() -> TrainState:
-        updates, opt_state = tx.update(gradient, state.opt_state, part)
-        return TrainState(state.step + 1, state.params | optax.apply_updates(part, updates), opt_state, None)
+        updates, opt_state = tx.update(gradient, state.opt_state, trained)
+        return TrainState(state.step + 1, state.params | optax.apply_updates(trained, updates), opt_state, None)
 
     return update_if_finite(state, update, means)
 
 
 def pretrain_eval_step(params: Params, batch: Batch, *, model: Bert) -> dict[str, jax.Array]:
-    """Sums for each example, without dropout: float32 [B], 0 in rows that only fill up.
+    """Sums for each example, without dropout: float32 [B], 0 in padding rows.
 
-    "mlm_loss" and "mlm_hits" over masked positions, "mlm_count" of these, "nsp_hits", and "count", 1 an example.
+    "mlm_loss", "mlm_hits" and "mlm_count" over masked positions; "nsp_hits"; and "count", 1 per example.
     """
     mlm, nsp = _logits(params, batch, model, None)
     masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)
@@ -128,10 +126,11 @@ def pretrain_eval_step(params: Params, batch: Batch, *, model: Bert) -> dict[str
 
 
 def pretraining_metrics(sums: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Over a whole split, from what `pretrain_eval_step` gave for its batches.
+    """Metrics of a split from the sums that `pretrain_eval_step` returns for its batches.
 
     Returns:
-      "mlm_accuracy" and "mlm_perplexity", exp of the mean loss, over masked positions; "nsp_accuracy" over pairs.
+      "mlm_accuracy" and "mlm_perplexity", the exponential of the mean loss, over masked positions; "nsp_accuracy" over
+      pairs.
     """
     total: dict[str, float] = {}
     for batch in sums:
@@ -142,10 +141,6 @@ def pretraining_metrics(sums: Iterable[Mapping[str, np.ndarray]]) -> dict[str, f
         "mlm_perplexity": float(np.exp(total["mlm_loss"] / max(total["mlm_count"], 1))),
         "nsp_accuracy": total["nsp_hits"] / max(total["count"], 1),
     }
-
-
-def _heads(params: Params) -> dict[str, Any]:
-    return {name: params[name] for name in (MLM, NSP)}
 
 
 def _logits(params: Params, batch: Batch, model: Bert, keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""What every kind of run has in common round its work: it is done once, and it tells how in `result.json`."""
+"""What every kind of run does with its result: it is computed once, printed, and says how it was made."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -19,32 +19,32 @@ Kind = TypeVar("Kind", RunConfig, PretrainConfig)
 
 
 def run_once(config: Kind, workdir: Path, run: Callable[[Kind, Path], dict[str, Any]]) -> dict[str, Any]:
-    """The result of a run, which is made unless its folder has it, and printed.
+    """Returns and prints the result of a run, and calls `run` only if its folder has none.
 
     Raises:
-      UserError: the folder holds another run, or something else; or whatever `run` raises.
+      UserError: The folder holds another run or other files, or from `run`.
     """
     finished = check_workdir(workdir, config)
     result = run(config, workdir) if finished is None else finished
     if is_first_host():
         if finished is not None:
-            print(f"{workdir} holds this run, finished; nothing to do")
+            print(f"{workdir} holds this run, which is finished; nothing to do")
         print(result_table(result))
         print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
     return result
 
 
 def skip_warnings(outcome: Outcome) -> list[str]:
-    """A line where updates of the run were left out."""
+    """A line if updates of the run were skipped."""
     if not outcome.skipped:
         return []
-    return [f"{outcome.skipped} updates were left out, as their loss or gradient was not finite"]
+    return [f"{outcome.skipped} updates were skipped, as their loss or gradient was not finite"]
 
 
 def run_metadata(
     config: RunConfig | PretrainConfig, num_steps: int, meter: Meter, parallel: DataParallel
 ) -> dict[str, Any]:
-    """The part of a result that tells how it was made: config, updates, clock, packages and devices."""
+    """How a result was made: config, updates, timing, package versions and devices."""
     return {
         "config_digest": config.digest(),
         "seed": config.seed,

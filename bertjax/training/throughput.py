@@ -1,4 +1,4 @@
-"""Means and rates of a training loop: what its steps return, and how fast they come."""
+"""Means of what training steps return, and their rates."""
 
 import contextlib
 import statistics
@@ -14,7 +14,7 @@ from bertjax.training.nonfinite import SKIPPED
 class Meter:
     """Means over the updates since the last reading, and the run's clock.
 
-    Compilation and evaluation are `paused`: they count in `seconds` but in no rate.
+    Compilation and evaluation happen in `paused`: they count in `seconds` but not in rates.
     """
 
     def __init__(self) -> None:
@@ -27,18 +27,18 @@ class Meter:
         self.open_window()
 
     def open_window(self) -> None:
-        """Forgets what came since the last reading, as work before the first step."""
+        """Discards everything since the last reading, such as work before the first step."""
         self._means: list[Mapping[str, jax.Array | float]] = []
         self._window_examples = self._window_tokens = 0
         self._resumed = 0
         self._since, self._paused = time.perf_counter(), 0.0
 
     def window(self) -> list[dict[str, float]]:
-        """What the steps since the last reading returned, as JSON."""
+        """The values that steps returned since the last reading, as JSON."""
         return [{name: float(value) for name, value in step.items()} for step in jax.device_get(self._means)]
 
     def resume(self, seconds: float, window: Sequence[Mapping[str, float]]) -> None:
-        """Goes on in the window, and from the seconds, of an earlier call of the same run."""
+        """Restores the window and the seconds of an earlier call of the same run."""
         self._earlier = seconds
         self.open_window()
         self._means = list(window)
@@ -46,19 +46,19 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run so far, earlier calls included."""
+        """Seconds of the run so far, earlier calls included."""
         return self._earlier + time.perf_counter() - self._created
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside counts in no rate."""
+        """Excludes the time spent inside from rates."""
         jax.block_until_ready(self._means[-1:])
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def count(self, batches: Iterable[Mapping[str, np.ndarray]], means: Mapping[str, jax.Array]) -> None:
-        """Takes in a step that was started: its batches and the scalars that it returns."""
+        """Records a step that was started: its batches and the scalars it returns."""
         self._means.append(means)
         for batch in batches:
             self._window_examples += int(batch["valid"].sum())
@@ -72,8 +72,8 @@ class Meter:
         """Closes the window.
 
         Returns:
-          Means of each scalar over the steps that had it, but for those that were left out, which "skipped" counts if
-          there are any; and seconds a step, examples a second, of this call's own steps.
+          The mean of each scalar over the steps that returned it and were not skipped, and the number "skipped" if
+          any were; and the seconds per step and examples per second of this call's own steps.
         """
         window, seconds = self.window(), time.perf_counter() - self._since - self._paused
         made = [step for step in window if not step.get(SKIPPED)]
@@ -91,7 +91,7 @@ class Meter:
         return values, timing
 
     def summary(self) -> dict[str, float | None]:
-        """The run's timing, as result.json has it; rates are None where this call made no step."""
+        """The run's timing for result.json; rates are None if this call made no step."""
         ran = self._busy > 0
         return {
             "seconds": self.seconds,

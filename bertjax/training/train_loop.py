@@ -210,7 +210,7 @@ class _Loop:
         """Writes the means since the last record, every LOG_EVERY updates and at the end."""
         if self.step % LOG_EVERY and self.step != self.plan.num_steps:
             return
-        self.print_lines(*self.skipped.check())
+        self.print_lines(*self.skipped.report())
         values, timing = self.meter.read()
         if self.plan.anchor_start is not None:
             values["anchor_start"] = float(self.plan.anchor_start[self.step - self.skipped.total])
@@ -222,7 +222,7 @@ class _Loop:
         self.eval_pending = True
         self.stop_if_asked()
         with self.meter.paused():
-            self.print_lines(*self.skipped.check())
+            self.print_lines(*self.skipped.report())
             main = self.main_scores() if self.plan.evaluates_at(self.step) else None
             self.eval_pending = False
             if main or not self.skipped.in_row:  # a state that may have diverged must not replace the last good one
@@ -251,7 +251,7 @@ class _Loop:
 
     def interrupted(self) -> Interrupted:
         """Saves the state between two checkpoints; returns the exception to raise."""
-        self.print_lines(*self.skipped.check())
+        self.print_lines(*self.skipped.report())
         self.checkpoints.save_interrupted(self.step, self.parallel.unreplicate(self.state), self.progress())
         return Interrupted(f"stopped after update {self.step} of {self.plan.num_steps}, which is saved")
 

@@ -45,7 +45,7 @@ def test_other_small_files(checkpoint, tmp_path, change, told):
     digest, folder = "'[0-9a-f]{64}'", re.escape(str(tmp_path))
     expected = (
         f"{folder}/origin.json: this run began from another checkpoint than --config.init_from is now: {told} was "
-        f"{digest}, is now {digest}; bring that back, or use another --workdir, or remove {folder} to start anew"
+        f"{digest}, is now {digest}; restore that one, or use another --workdir, or remove {folder} to start again"
     )
     assert re.fullmatch(expected, str(raised.value))
 
@@ -54,7 +54,7 @@ def test_another_past_and_other_words(checkpoint, tmp_path):
     _, params = load_pretrained(checkpoint)
     first = init_checkpoint.describe_init_checkpoint([{"init_from": "a@1"}], checkpoint, params)
     init_checkpoint.keep_init_checkpoint(tmp_path, first)
-    with pytest.raises(UserError, match="origin.lineage was .*'a@1'.*, is now .*'a@2'.*; bring"):
+    with pytest.raises(UserError, match="origin.lineage was .*'a@1'.*, is now .*'a@2'.*; restore"):
         init_checkpoint.keep_init_checkpoint(
             tmp_path, init_checkpoint.describe_init_checkpoint([{"init_from": "a@2"}], checkpoint, params)
         )
@@ -70,7 +70,7 @@ def test_another_past_and_other_words(checkpoint, tmp_path):
 @pytest.mark.parametrize("text", ["3", "[]", "{", "{}"])
 def test_a_broken_file_is_one_line(tmp_path, text):
     (tmp_path / "origin.json").write_text(text)
-    with pytest.raises(UserError, match="origin.json: .*use another --workdir, or remove .* to start anew$"):
+    with pytest.raises(UserError, match="origin.json: .*use another --workdir, or remove .* to start again$"):
         init_checkpoint.keep_init_checkpoint(tmp_path, {"lineage": [], "files": {}, "word_embeddings": ""})
 
 

@@ -44,19 +44,19 @@ def test_only_those_in_a_row_end_a_run():
     skips = SkippedSteps(1, {"a": ["x", "y", "z"]})
     for step, skipped in enumerate((1, 0, 1, 0), 1):
         skips.count(step, {"a": batch(0)}, means(skipped))
-    assert skips.check() == ["warning: update 1 is left out: loss nan", "warning: update 3 is left out: loss nan"]
+    assert skips.report() == ["warning: update 1 is skipped: loss nan", "warning: update 3 is skipped: loss nan"]
     assert skips.counts() == {"total": 2, "in_row": 0}
     skips.count(5, {"a": batch(0)}, means(1))
-    assert len(skips.check()) == 1
+    assert len(skips.report()) == 1
     other = SkippedSteps(1, {"a": ["x", "y", "z"]})
     other.resume(skips.counts())
     other.count(6, {"a": batch(2, 1, -1), "b": batch(7)}, means(1))
-    with pytest.raises(UserError, match=r"2 updates in a row, to 6, .* rows of a z, y; of b 7; look at these"):
-        other.check()
+    with pytest.raises(UserError, match=r"2 updates in a row, up to 6, .* rows of a z, y; of b 7; inspect"):
+        other.report()
 
 
 def test_none_may_be_let_pass():
     skips = SkippedSteps(0, {})
     skips.count(1, {"a": batch(4)}, means(1))
-    with pytest.raises(UserError, match="1 updates in a row, to 1, .* took the training rows 4;"):
-        skips.check()
+    with pytest.raises(UserError, match="1 updates in a row, up to 1, .* training rows 4;"):
+        skips.report()

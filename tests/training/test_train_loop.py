@@ -143,7 +143,7 @@ def test_an_update_that_is_not_finite_changes_nothing(tmp_path, capsys):
     reference = run(tmp_path / "5", plan=dataclasses.replace(PLAN, num_steps=5, eval_every=5))
     chex.assert_trees_all_equal(jax.device_get(outcome.state), jax.device_get(reference.state))
     assert outcome.skipped == 1
-    assert "warning: update 6 is left out: gradient_norm nan, loss nan" in capsys.readouterr().err
+    assert "warning: update 6 is skipped: gradient_norm nan, loss nan" in capsys.readouterr().err
     record = next(line for line in lines(tmp_path) if line["split"] == "train")
     assert record["values"]["skipped"] == 1
     assert np.isfinite(record["values"]["loss"])
@@ -151,7 +151,7 @@ def test_an_update_that_is_not_finite_changes_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("kill", [None, 7, 12])
 def test_too_many_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(tmp_path, kill):
-    # Two in a row are let pass; 4 and 6 are no row.
+    # Two in a row are allowed; 4 and 6 are not in a row.
     batches = {"bad": (4, 6, 10, 11, 12)}
     if kill is not None:
         with pytest.raises(Kill):
@@ -159,10 +159,10 @@ def test_too_many_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(tmp_pa
     with pytest.raises(UserError) as raised:
         run(tmp_path, Batches(**batches))
     message = str(raised.value)
-    assert "3 updates in a row, to 13, had a loss or gradient that is not finite" in message
+    assert "3 updates in a row, up to 13, had a loss or gradient that is not finite" in message
     assert "(the last: gradient_norm nan, loss nan)" in message
-    assert "the last took the training rows row48;" in message  # the others only fill up
-    assert "lower --config.learning_rate" in message
+    assert "the training rows row48;" in message  # the others only fill up
+    assert "a lower --config.learning_rate" in message
     assert "\n" not in message
     assert steps(tmp_path) == ["8", "9"]
 
@@ -173,7 +173,7 @@ def test_a_row_of_them_goes_on_over_a_cut(tmp_path):
     bad = (10, 11, 12)
     with pytest.raises(Interrupted):
         run(tmp_path, Batches(bad=bad, at={11: lambda: os.kill(os.getpid(), signal.SIGTERM)}), plan=plan)
-    with pytest.raises(UserError, match="3 updates in a row, to 13,"):
+    with pytest.raises(UserError, match="3 updates in a row, up to 13,"):
         run(tmp_path, Batches(bad=bad), plan=plan)
 
 
