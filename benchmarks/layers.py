@@ -40,8 +40,8 @@ class Block(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x, site, attention_mask, keys):  # noqa: D102
-        return Layer(self.config, site, jnp.float32, jnp.float32, name="layer")(x, attention_mask, keys), None
+    def __call__(self, x, site, attention_mask, dropout_keys):  # noqa: D102
+        return Layer(self.config, site, jnp.float32, jnp.float32, name="layer")(x, attention_mask, dropout_keys), None
 
 
 class Scanned(Bert):
@@ -59,22 +59,22 @@ class Scanned(Bert):
         )
         self.stack = scan(self.config)
 
-    def encode(self, embeddings, attention_mask, keys=None, first=None):  # noqa: D102
-        x = dropout(embeddings, keys, 0, self.config.hidden_dropout_prob)
+    def encode(self, embeddings, attention_mask, dropout_keys=None, num_positions=None):  # noqa: D102
+        x = dropout(embeddings, dropout_keys, 0, self.config.hidden_dropout_prob)
         sites = 1 + DROPOUTS * jnp.arange(self.config.num_hidden_layers - 1, dtype=jnp.int32)
-        x, _ = self.stack(x, sites, attention_mask, keys)
-        return self.layer[-1](x, attention_mask, keys, first)
+        x, _ = self.stack(x, sites, attention_mask, dropout_keys)
+        return self.layer[-1](x, attention_mask, dropout_keys, num_positions)
 
 
 class Recomputed(Bert):
     """Bert that stores only each layer's input for the backward pass."""
 
-    def encode(self, embeddings, attention_mask, keys=None, first=None):  # noqa: D102
-        x = dropout(embeddings, keys, 0, self.config.hidden_dropout_prob)
+    def encode(self, embeddings, attention_mask, dropout_keys=None, num_positions=None):  # noqa: D102
+        x = dropout(embeddings, dropout_keys, 0, self.config.hidden_dropout_prob)
         run = nn.remat(lambda layer, *inputs: layer(*inputs))
         for layer in self.layer[:-1]:
-            x = run(layer, x, attention_mask, keys)
-        return self.layer[-1](x, attention_mask, keys, first)
+            x = run(layer, x, attention_mask, dropout_keys)
+        return self.layer[-1](x, attention_mask, dropout_keys, num_positions)
 
 
 def stacked(params):

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +45,19 @@ class TaskData:
     dataset: Dataset
     examples: Mapping[str, TokenizedExamples]
     bucket_boundaries: tuple[int, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """The data's entry in result.json: source, kind of labels, rows per split and skipped rows."""
+        scale = {} if self.task.scale is None else {"label_scale": dataclasses.asdict(self.task.scale)}
+        return {
+            "name": self.dataset.name,
+            "fingerprint": self.dataset.fingerprint,
+            "labels": self.dataset.labels,
+            "label_names": list(self.task.schema.label_names),
+            **scale,
+            "rows": {split: len(examples) for split, examples in self.dataset.splits.items()},
+            "skipped": list(self.dataset.skipped),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

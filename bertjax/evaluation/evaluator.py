@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bertjax.config import read_config
-from bertjax.data.dataset import Dataset
 from bertjax.data.pipeline import Inputs, TaskData, declared_tasks, load_inputs
 from bertjax.errors import UserError
 from bertjax.evaluation import plots, prediction_files
@@ -98,7 +97,7 @@ def evaluate(
     summary = {
         "split": split,
         "checkpoint": checkpoint,
-        "datasets": {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()},
+        "datasets": {name: part.describe() for name, part in inputs.data.items()},
         "lineage": run.result["lineage"],
         "warnings": run.result["warnings"] + _changed_data(run, inputs),
         "steps": {name: evaluation.step for name, evaluation in evaluations.items()},
@@ -207,17 +206,3 @@ def _plot(task: Task, outputs: np.ndarray, labels: np.ndarray, title: str) -> Fi
     if task.schema.is_score:
         return plots.scatter(outputs[:, 0], labels, title)
     return plots.confusion_matrix(outputs, labels, task.schema.label_names, title)
-
-
-def describe_data(dataset: Dataset, task: Task) -> dict[str, Any]:
-    """The data's entry in result.json: source, kind of labels, rows per split and skipped rows."""
-    scale = {} if task.scale is None else {"label_scale": dataclasses.asdict(task.scale)}
-    return {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "labels": dataset.labels,
-        "label_names": list(task.schema.label_names),
-        **scale,
-        "rows": {split: len(examples) for split, examples in dataset.splits.items()},
-        "skipped": list(dataset.skipped),
-    }

@@ -1,8 +1,8 @@
 """The BERT family (Devlin et al., NAACL 2019) as a Linen module of pure functions of its parameters.
 
-Every function takes one example or a batch: `...` below is either nothing or a batch dimension B. S is the
-sequence length, D the hidden size. `embed` and `encode` are apart because SMART perturbs what lies between
-them. Softmax, LayerNorm and logits are float32 whatever the compute dtype.
+Every function takes one example or a batch: `...` below is nothing or a batch dimension B. S is the sequence length,
+D the hidden size. `embed` and `encode` are separate because SMART perturbs the embeddings in between. Softmax,
+LayerNorm and logits are float32 for every compute dtype.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from bertjax.models.config import ACTIVATIONS, BertConfig
 from bertjax.models.dropout import dropout
 
 DROPOUTS = 3
-"""Of a layer."""
+"""Dropout sites of a layer."""
 
 
 class Embeddings(nn.Module):
@@ -46,7 +46,7 @@ class Embeddings(nn.Module):
         """Int [..., S] twice to [..., S, D]."""
         words = self.word(input_ids)
         positions = self.position(jnp.arange(input_ids.shape[-1]))
-        # A model with a single token type gives it to both segments of a pair.
+        # A model with a single token type uses it for both segments of a pair.
         types = self.token_type(jnp.minimum(token_type_ids, self.config.type_vocab_size - 1))
         return self.norm(words + jnp.broadcast_to(positions, words.shape) + types)
 
@@ -67,7 +67,8 @@ class LayerNorm(nn.Module):
 class Normalize(nn.Module):
     """Layer normalisation in float32, with scale and bias.
 
-    Flax's own multiplies its reciprocal deviations by the scale first, an array [..., D] more: 5% of a SMART update.
+    Flax's LayerNorm first multiplies the reciprocal deviation by the scale, into one more array [..., D]: 5% of a SMART
+    update.
     """
 
     eps: float
@@ -80,7 +81,7 @@ class Normalize(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
         scale, bias = (jnp.broadcast_to(y.astype(jnp.float32), x.shape) for y in (scale, bias))
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        # Two passes: the mean of squares less the square of the mean cancels at BERT's eps of 1e-12.
+        # Two passes: E[x²] − E[x]² cancels at BERT's eps of 1e-12.
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         return centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
 
@@ -109,37 +110,43 @@ class Layer(nn.Module):
         self.output = dense(config.hidden_size)
         self.output_norm = norm()
 
-    def attend(self, queries: jax.Array, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Multi-head attention of queries [..., Q, D] to x [..., S, D] with its mask [..., S], to [..., Q, D]."""
+    def attend(
+        self, queries: jax.Array, hidden_states: jax.Array, attention_mask: jax.Array, dropout_keys: jax.Array | None
+    ) -> jax.Array:
+        """Multi-head attention of queries [..., Q, D] to hidden states [..., S, D] with mask [..., S]: [..., Q, D]."""
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
         query, key, value = (
             project(y).reshape(*y.shape[:-1], heads, size)
-            for project, y in ((self.query, queries), (self.key, x), (self.value, x))
+            for project, y in ((self.query, queries), (self.key, hidden_states), (self.value, hidden_states))
         )
         query = query * jnp.asarray(size**-0.5, query.dtype)
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
-        # Finite, so that a row without a real token gives numbers and not NaN.
+        # Finite, so that a row without a real token does not give NaN.
         scores = jnp.where(attention_mask[..., None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        weights = dropout(weights, keys, self.first_site, self.config.attention_probs_dropout_prob)
+        weights = dropout(weights, dropout_keys, self.first_site, self.config.attention_probs_dropout_prob)
         mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
         return self.attention_output(mixed.reshape(queries.shape))
 
     def __call__(
-        self, x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None, first: int | None = None
+        self,
+        hidden_states: jax.Array,
+        attention_mask: jax.Array,
+        dropout_keys: jax.Array | None,
+        num_positions: int | None = None,
     ) -> jax.Array:
-        """[..., S, D] to [..., S, D], or to [..., `first`, D], of the first positions alone."""
+        """[..., S, D] to [..., S, D], or to [..., num_positions, D] for the first positions alone."""
         rate = self.config.hidden_dropout_prob
-        queries = x[..., :first, :]
-        attended = self.attend(queries, x, attention_mask, keys)
-        x = self.attention_norm(queries + dropout(attended, keys, self.first_site + 1, rate))
-        y = self.output(ACTIVATIONS[self.config.hidden_act](self.intermediate(x)))
-        return self.output_norm(x + dropout(y, keys, self.first_site + 2, rate))
+        queries = hidden_states[..., :num_positions, :]
+        attended = self.attend(queries, hidden_states, attention_mask, dropout_keys)
+        attended = self.attention_norm(queries + dropout(attended, dropout_keys, self.first_site + 1, rate))
+        output = self.output(ACTIVATIONS[self.config.hidden_act](self.intermediate(attended)))
+        return self.output_norm(attended + dropout(output, dropout_keys, self.first_site + 2, rate))
 
 
 class MlmHead(nn.Module):
-    """The head of masked-language modelling, whose decoder is the table of word embeddings (Devlin et al., 2019)."""
+    """The masked-language-modelling head; its decoder is the word embeddings (Devlin et al., 2019)."""
 
     config: BertConfig
     dtype: Any
@@ -156,10 +163,11 @@ class MlmHead(nn.Module):
         self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype)
         self.bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), self.param_dtype)
 
-    def __call__(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
+    def __call__(self, hidden_states: jax.Array, word_embeddings: jax.Array) -> jax.Array:
         """Hidden states [..., D] and word embeddings [V, D] to logits [..., V], float32."""
-        x = self.norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden)))
-        logits = jnp.einsum("...d,vd->...v", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        x = self.norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden_states)))
+        table = word_embeddings.astype(self.dtype)
+        logits = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
         return logits + jnp.broadcast_to(self.bias.astype(jnp.float32), logits.shape)
 
 
@@ -167,12 +175,12 @@ class Bert(nn.Module):
     """A BERT encoder with a pooler and any number of named linear heads.
 
     Attributes:
-      config: the architecture.
-      heads: outputs of each head by its name: classes, or 1 for a score.
-      dtype: compute dtype.
-      param_dtype: dtype in which new parameters are made.
-      has_mlm: whether there is a head of masked-language modelling, for further pre-training.
-      remat: whether a backward pass computes the layers again, and a forward pass so keeps their inputs alone.
+      config: The architecture.
+      heads: Number of outputs of each head by name: classes, or 1 for a score.
+      dtype: Compute dtype.
+      param_dtype: Dtype of new parameters.
+      has_mlm: Whether there is a masked-language-modelling head, for further pre-training.
+      remat: Whether the backward pass recomputes the layers, so that the forward pass keeps only their inputs.
     """
 
     config: BertConfig
@@ -198,13 +206,13 @@ class Bert(nn.Module):
             self.mlm = MlmHead(config, self.dtype, self.param_dtype)
 
     def make_layer(self, first_site: int | jax.Array, **options: Any) -> Layer:
-        """A layer, by the number of its first dropout."""
+        """A layer whose dropout sites start at this number."""
         return Layer(self.config, first_site, self.dtype, self.param_dtype, **options)
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
         """Embeddings after their LayerNorm and before dropout: int [..., S] twice to [..., S, D].
 
-        This is the one site that SMART perturbs.
+        SMART perturbs these.
         """
         return self.embeddings(input_ids, token_type_ids)
 
@@ -212,101 +220,106 @@ class Bert(nn.Module):
         self,
         embeddings: jax.Array,
         attention_mask: jax.Array,
-        keys: jax.Array | None = None,
-        first: int | None = None,
+        dropout_keys: jax.Array | None = None,
+        num_positions: int | None = None,
     ) -> jax.Array:
         """Hidden states of the last layer.
 
         Args:
           embeddings: [..., S, D], from `embed`.
           attention_mask: bool [..., S], False on padding.
-          keys: dropout keys [...], one an example; None for a deterministic pass.
-          first: of how many positions, from the first; None for all. Only the last layer's work depends on it.
+          dropout_keys: Keys [...], one per example; None for a deterministic pass.
+          num_positions: Compute the last layer for the first positions alone; None for all.
 
         Returns:
-          [..., S, D], or [..., first, D], in the compute dtype.
+          [..., S, D] or [..., num_positions, D], in the compute dtype.
         """
-        x = dropout(embeddings.astype(self.dtype), keys, 0, self.config.hidden_dropout_prob)
+        hidden_states = dropout(embeddings.astype(self.dtype), dropout_keys, 0, self.config.hidden_dropout_prob)
         *layers, last = self.layer
         if self.remat and layers and not self.is_initializing():
-            x = self._recomputed(layers, x, attention_mask, keys)
+            hidden_states = self._recomputed(layers, hidden_states, attention_mask, dropout_keys)
         else:
             for layer in layers:
-                x = layer(x, attention_mask, keys)
-        return last(x, attention_mask, keys, first)
+                hidden_states = layer(hidden_states, attention_mask, dropout_keys)
+        return last(hidden_states, attention_mask, dropout_keys, num_positions)
 
     def _recomputed(
-        self, layers: Sequence[Layer], x: jax.Array, attention_mask: jax.Array, keys: jax.Array | None
+        self,
+        layers: Sequence[Layer],
+        hidden_states: jax.Array,
+        attention_mask: jax.Array,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
-        """Layers one after another, as a loop: out of straight-line code XLA schedules the recomputation too early."""
+        """The layers as a loop: in straight-line code XLA schedules the recomputation too early."""
 
         @partial(jax.checkpoint, prevent_cse=False)
         def body(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[Any, None]:
             params, site = layer
-            return self.make_layer(site, parent=None).apply({"params": params}, x, attention_mask, keys), None
+            return self.make_layer(site, parent=None).apply({"params": params}, x, attention_mask, dropout_keys), None
 
         params = jax.tree.map(lambda *each: jnp.stack(each), *(layer.variables["params"] for layer in layers))
-        return jax.lax.scan(body, x, (params, 1 + DROPOUTS * jnp.arange(len(layers))))[0]
+        return jax.lax.scan(body, hidden_states, (params, 1 + DROPOUTS * jnp.arange(len(layers))))[0]
 
-    def pool(self, hidden: jax.Array) -> jax.Array:
-        """The [CLS] state through a dense layer and tanh: [..., S, D] to [..., D]."""
-        return jnp.tanh(self.pooler(hidden[..., 0, :]))
+    def pool(self, hidden_states: jax.Array) -> jax.Array:
+        """Dense layer and tanh of the [CLS] state: [..., S, D] to [..., D]."""
+        return jnp.tanh(self.pooler(hidden_states[..., 0, :]))
 
     def logits(
         self,
         embeddings: jax.Array,
         attention_mask: jax.Array,
         head: str,
-        keys: jax.Array | None = None,
+        dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
-        """A head's float32 outputs [..., C] from embeddings [..., S, D]; arguments as in `encode`."""
-        # Of [CLS] alone: a sixth of six layers' work is otherwise done for positions that nobody reads.
-        return self.classify(self.pool(self.encode(embeddings, attention_mask, keys, first=1)), head, keys)
+        """A head's float32 outputs [..., C] from embeddings [..., S, D]; see `encode` for the arguments."""
+        # The head reads [CLS] alone: without the last layer's other positions, six layers do a sixth less work.
+        pooled = self.pool(self.encode(embeddings, attention_mask, dropout_keys, num_positions=1))
+        return self.classify(pooled, head, dropout_keys)
 
-    def classify(self, pooled: jax.Array, head: str, keys: jax.Array | None = None) -> jax.Array:
+    def classify(self, pooled: jax.Array, head: str, dropout_keys: jax.Array | None = None) -> jax.Array:
         """A head's float32 outputs [..., C] from pooled states [..., D]."""
         last_site = 1 + DROPOUTS * self.config.num_hidden_layers
-        return self.head[head](dropout(pooled, keys, last_site, self.config.hidden_dropout_prob))
+        return self.head[head](dropout(pooled, dropout_keys, last_site, self.config.hidden_dropout_prob))
 
     def pretraining_logits(
         self,
         embeddings: jax.Array,
         attention_mask: jax.Array,
         masked_positions: jax.Array,
-        keys: jax.Array | None = None,
+        dropout_keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Outputs of both pre-training heads, in one pass.
+        """Logits of both pre-training heads, in one pass.
 
         Args:
           embeddings: [..., S, D], from `embed`.
           attention_mask: bool [..., S].
-          masked_positions: int [..., P], where to predict words: the rest of the S × V logits is never computed.
-          keys: dropout keys as in `encode`; these heads have none of their own.
+          masked_positions: int [..., P], the positions whose words are predicted.
+          dropout_keys: See `encode`; the heads have no dropout.
 
         Returns:
-          Float32 logits over the vocabulary [..., P, V], and those of the head "nsp" [..., 2]: 0 for a second text that
-          follows the first, 1 for one that does not.
+          float32 logits over the vocabulary [..., P, V], and of the head "nsp" [..., 2]: class 0 if the second text
+          follows the first, else 1.
         """
-        hidden = self.encode(embeddings, attention_mask, keys)
-        masked = jnp.take_along_axis(hidden, masked_positions[..., None], axis=-2)
-        return self.mlm(masked, self.embeddings.word.embedding), self.head["nsp"](self.pool(hidden))
+        hidden_states = self.encode(embeddings, attention_mask, dropout_keys)
+        masked = jnp.take_along_axis(hidden_states, masked_positions[..., None], axis=-2)
+        return self.mlm(masked, self.embeddings.word.embedding), self.head["nsp"](self.pool(hidden_states))
 
     def __call__(
         self, input_ids: jax.Array, attention_mask: jax.Array, token_type_ids: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states [..., S, D] and pooled output [..., D], deterministic; also makes every parameter."""
+        """Hidden states [..., S, D] and pooled output [..., D], without dropout; also initialises every parameter."""
         embeddings = self.embed(input_ids, token_type_ids)
-        hidden = self.encode(embeddings, attention_mask)
+        hidden_states = self.encode(embeddings, attention_mask)
         if self.is_initializing():
             for name in self.heads:
                 self.logits(embeddings, attention_mask, name)
             if self.has_mlm:
-                self.mlm(hidden, self.embeddings.word.embedding)
-        return hidden, self.pool(hidden)
+                self.mlm(hidden_states, self.embeddings.word.embedding)
+        return hidden_states, self.pool(hidden_states)
 
 
 def init_params(key: jax.Array, model: Bert) -> Any:
-    """A fresh parameter tree for `model`, heads included."""
+    """New parameters for `model`, heads included."""
     ids = jnp.zeros((1,), jnp.int32)
     return jax.jit(model.init)(key, ids, jnp.ones((1,), bool), ids)["params"]
 
@@ -327,17 +340,17 @@ def encode(
     """Runs a pre-trained BERT as a plain encoder, in float32, without dropout.
 
     Args:
-      params: parameters from `load_pretrained` or from training.
-      config: their architecture.
+      params: Parameters from `load_pretrained` or from training.
+      config: Their architecture.
       input_ids: int [B, S] or [S].
-      attention_mask: bool or int of the same shape, 0 on padding; all ones where None.
-      token_type_ids: int of the same shape; all zeros where None.
+      attention_mask: bool or int of the same shape, 0 on padding; None for all ones.
+      token_type_ids: int of the same shape; None for all zeros.
 
     Returns:
       Hidden states [B, S, D] and pooled output [B, D], both float32.
 
     Raises:
-      ValueError: S exceeds the model's positions, or the shapes differ.
+      ValueError: S exceeds the number of the model's positions, or the shapes differ.
     """
     input_ids = jnp.asarray(input_ids, jnp.int32)
     if input_ids.shape[-1] > config.max_position_embeddings:

@@ -1,4 +1,4 @@
-"""A BERT's architecture, as Hugging Face's `config.json` tells it, checked."""
+"""A BERT's architecture, read from Hugging Face's `config.json` and checked."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,9 +13,9 @@ from bertjax.errors import UserError
 
 def gelu(x: jax.Array) -> jax.Array:
     """x Φ(x), with the normal distribution's Φ (Hendrycks and Gimpel, 2016)."""
-    if x.dtype != jnp.float32:  # 1 + erf needs more digits than bfloat16 has
+    if x.dtype != jnp.float32:  # 1 + erf needs more precision than bfloat16 has
         return jax.nn.gelu(x, approximate=False)
-    # JAX takes erfc, with branches for its tails: 3% of an update on a CPU.
+    # JAX uses erfc, with branches for its tails: 3% of an update on a CPU.
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
-_SIZES = {
+_MAX_SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**16,
     "num_hidden_layers": 2**10,
@@ -33,7 +33,7 @@ _SIZES = {
     "max_position_embeddings": 2**20,
     "type_vocab_size": 2**10,
 }
-"""The largest of each: ten times and more what anybody has, and little enough to count through."""
+"""Maximum of each size, at least ten times that of any published model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ class BertConfig:
             value = getattr(self, name)
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise UserError(f"BERT config: {name} must be {kind.__name__}, found {value!r:.80}")
-        for name, most in _SIZES.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise UserError(f"BERT config: {name} must be from 1 to {most:,}, found {getattr(self, name)!r:.40}")
+        for name, maximum in _MAX_SIZES.items():
+            if not 1 <= getattr(self, name) <= maximum:
+                raise UserError(f"BERT config: {name} must be from 1 to {maximum:,}, found {getattr(self, name)!r:.40}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)!r:.40}")
@@ -74,7 +74,7 @@ class BertConfig:
             )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"BERT config: hidden_size {self.hidden_size} is no multiple of "
+                f"BERT config: hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act not in ACTIVATIONS:
@@ -84,11 +84,10 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BertConfig":
-        """Reads a parsed `config.json`; keys that do not change the encoder's function are passed over.
+        """Reads a parsed `config.json`; keys that do not affect the encoder are ignored.
 
         Raises:
-          UserError: a value of the wrong type or range, another architecture than BERT's, or a required
-            size that is missing.
+          UserError: A value has the wrong type or is out of range, a size is missing, or the architecture is not BERT.
         """
         if values.get("model_type", "bert") != "bert":
             raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r:.80}")
@@ -98,7 +97,7 @@ class BertConfig:
                 f"found {values['position_embedding_type']!r:.80}"
             )
         if values.get("is_decoder"):
-            raise UserError("BERT config: is_decoder must be false: attention here looks both ways")
+            raise UserError("BERT config: is_decoder must be false: attention here is bidirectional")
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in values.items() if name in names and value is not None}
         missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - known.keys()

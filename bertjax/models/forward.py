@@ -12,22 +12,22 @@ from bertjax.tasks import Task
 
 Params = Any
 Batch = Mapping[str, jax.Array]
-"""input_ids, token_type_ids int32 [B, S]; attention_mask bool [B, S]; label [B]; index int32 [B], an example's
-place in its split; valid bool [B], false on rows that only fill up the batch. Where the encoder is frozen, "pooled"
-float32 [B, D] stands for the first three."""
+"""input_ids, token_type_ids int32 [B, S]; attention_mask bool [B, S]; label [B]; index int32 [B], the example's index
+in its split; valid bool [B], false on padding rows. With a frozen encoder, "pooled" float32 [B, D] replaces the first
+three."""
 
 
 def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None) -> jax.Array:
-    """The task's logits: float32 [..., C], from one example or a batch."""
+    """The task's logits, float32 [..., C], for one example or a batch."""
     if "pooled" in batch:
         logits: Any = model.apply({"params": params}, batch["pooled"], task.name, dropout_keys, method="classify")
         return logits
-    cut = as_smart_model(model, task)
-    return cut.logits(params, cut.embed(params, batch), batch, dropout_keys)
+    split = as_smart_model(model, task)
+    return split.logits(params, split.embed(params, batch), batch, dropout_keys)
 
 
 def as_smart_model(model: Bert, task: Task) -> smart.Model:
-    """The model cut at the embeddings, as SMART takes it."""
+    """The model split at the embeddings, as SMART needs it."""
 
     def apply(params: Params, *arguments: Any, method: str) -> Any:
         return model.apply({"params": params}, *arguments, method=method)
@@ -50,11 +50,11 @@ def eval_step(params: Params, batch: Batch, *, model: Bert, task: Task) -> jax.A
 
 
 def pooled_step(params: Params, batch: Batch, *, model: Bert) -> jax.Array:
-    """Pooled states without dropout, what a head sees of a frozen encoder: float32 [B, D]."""
+    """Pooled states without dropout, the input of a frozen encoder's head: float32 [B, D]."""
 
     def run(bert: Bert) -> jax.Array:
         embeddings = bert.embed(batch["input_ids"], batch["token_type_ids"])
-        return bert.pool(bert.encode(embeddings, batch["attention_mask"], first=1))
+        return bert.pool(bert.encode(embeddings, batch["attention_mask"], num_positions=1))
 
     pooled: Any = model.apply({"params": params}, method=run)
     return pooled.astype(jnp.float32)

@@ -14,7 +14,6 @@ from bertjax import smart
 from bertjax.config import RunConfig, read_config
 from bertjax.data.leakage import contamination_warnings
 from bertjax.data.pipeline import Inputs, load_inputs
-from bertjax.evaluation.evaluator import describe_data
 from bertjax.files.atomic import write_json
 from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
@@ -115,7 +114,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         )
 
         # The result.
-        datasets = {name: describe_data(part.dataset, part.task) for name, part in inputs.data.items()}
+        datasets = {name: part.describe() for name, part in inputs.data.items()}
         past += [{"trained_on": name, "fingerprint": dataset["fingerprint"]} for name, dataset in datasets.items()]
         result = {
             "datasets": datasets,

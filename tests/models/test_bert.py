@@ -167,7 +167,7 @@ def test_padding_is_not_seen():
 def test_the_first_positions_are_those_of_all(first):
     def encode_first(first):
         def run(bert):
-            return bert.encode(bert.embed(INPUTS[0], INPUTS[2]), INPUTS[1], first=first)
+            return bert.encode(bert.embed(INPUTS[0], INPUTS[2]), INPUTS[1], num_positions=first)
 
         return jax.jit(lambda params: MODEL.apply({"params": params}, method=run))
 
