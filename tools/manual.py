@@ -4,7 +4,7 @@
 
 `bash` and `python` blocks run in one temporary folder that all pages share. The Python blocks of a page form one
 script, which runs after the page's `bash` blocks. `<!-- not run: REASON -->` before a block skips it. Training stops
-after four updates, and evaluation skips smoothness.
+after two updates of short texts, which need few compilations, and evaluation skips smoothness.
 """
 
 import os
@@ -21,7 +21,7 @@ SHORT = """
 set -euo pipefail
 python() {
   case "${1-}" in
-    train.py) command python "$@" --config.max_steps=4 ;;
+    train.py) command python "$@" --config.max_steps=2 --config.max_length=16 ;;
     eval.py) if [[ "$*" == *--split* ]]; then command python "$@" --radius=0; else command python "$@"; fi ;;
     *) command python "$@" ;;
   esac
