@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from bertjax import smart
 from bertjax.models.bert import Bert
+from bertjax.smart.ema import Params
 from bertjax.tasks import Task
 
-Params = Any
 Batch = Mapping[str, jax.Array]
 """input_ids, token_type_ids int32 [B, S]; attention_mask bool [B, S]; label [B]; index int32 [B], the example's index
 in its split; valid bool [B], false on padding rows. With a frozen encoder, "pooled" float32 [B, D] replaces the first

@@ -14,7 +14,7 @@ from bertjax.smart import adversaries, norms
 Schedule = Callable[[jax.Array], jax.Array]
 Scalar = float | jax.Array | Schedule
 """A number, or an optax schedule of it: from the number of updates so far, int32 [], to float32 []."""
-Result = TypeVar("Result")
+Computed = TypeVar("Computed")
 
 
 def check_number(name: str, value: Scalar, *, maximum: float | None = None) -> None:
@@ -201,7 +201,7 @@ def value_at(value: Scalar, count: jax.Array) -> float | jax.Array:
         return value(count)
 
 
-def at_update(settings: SmartSettings, count: jax.Array, compute: Callable[[SmartSettings], Result]) -> Result:
+def at_update(settings: SmartSettings, count: jax.Array, compute: Callable[[SmartSettings], Computed]) -> Computed:
     """Calls `compute` with the settings of one update: schedules evaluated, and R_s left out unless `every` is due.
 
     Args:

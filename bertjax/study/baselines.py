@@ -12,7 +12,7 @@ from bertjax.files.json_files import read_json
 from bertjax.pretrained import is_sentence_encoder
 from bertjax.study.plan import Trial
 from bertjax.study.pool import run_jobs
-from bertjax.study.results import Line
+from bertjax.study.results import TrialLine
 from bertjax.tasks import Task
 
 BASELINES_FILE = "baselines.json"
@@ -22,7 +22,7 @@ _REMEDY = "remove it, and the study measures it again"
 _SHAPE = {str: {"init_from": str, "fingerprint": str, "metric": str, "score": float, "rows": int}}
 
 
-def read_baselines(root: Path, lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
+def read_baselines(root: Path, lines: Sequence[TrialLine]) -> dict[str, dict[str, Any]]:
     """Returns the baselines in a study's folder that were measured on the data of its finished trials.
 
     Args:

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bertjax.study.results import Line
-from bertjax.study.summary import BASE, Row
+from bertjax.study.results import TrialLine
+from bertjax.study.summary import BASE, SummaryRow
 
 THEMES = {"light": ("#1f2328", "#8c959f"), "dark": ("#e6edf3", "#6e7681")}
 """Colours of text and of lines. Charts have no background of their own."""
@@ -57,15 +57,15 @@ def group_title(group: tuple[str, str, float]) -> str:
     return f"{task if tasks == task else f'{task} of {tasks}'}, {100 * share:g}% of train"
 
 
-def by_group(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
+def by_group(rows: Sequence[SummaryRow]) -> dict[tuple[str, str, float], list[SummaryRow]]:
     """Rows by `Row.group`."""
-    groups: dict[tuple[str, str, float], list[Row]] = {}
+    groups: dict[tuple[str, str, float], list[SummaryRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     return groups
 
 
-def difference_chart(rows: Sequence[Row]) -> Chart | None:
+def difference_chart(rows: Sequence[SummaryRow]) -> Chart | None:
     """Every tested method's difference from BASE in points, with its 95% interval."""
     entries = [(row, comparison) for row in rows if (comparison := row.tested()) is not None]
     if not entries:
@@ -88,14 +88,14 @@ def difference_chart(rows: Sequence[Row]) -> Chart | None:
     return (9.5, 1.1 + 0.27 * len(entries)), draw
 
 
-def headline_rows(rows: Sequence[Row]) -> list[Row]:
+def headline_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     """The rows of methods tested against BASE on several tasks or sizes, and those with a significant difference."""
     tested = [(row, comparison) for row in rows if (comparison := row.tested()) is not None]
     methods = [row.method for row, _ in tested]
     return [row for row, comparison in tested if methods.count(row.method) > 1 or comparison.is_significant]
 
 
-def cost_chart(rows: Sequence[Row]) -> Chart | None:
+def cost_chart(rows: Sequence[SummaryRow]) -> Chart | None:
     """Differences from BASE against the time of a run; a panel for each task and size with at least three methods.
 
     Paired differences, not scores: methods may have different seeds.
@@ -108,7 +108,7 @@ def cost_chart(rows: Sequence[Row]) -> Chart | None:
     return _panels(panels, _draw_cost)
 
 
-def _draw_cost(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -> None:
+def _draw_cost(axes: Any, members: Sequence[SummaryRow], styles: Mapping[str, Style]) -> None:
     for row in members:
         comparison, tested = row.minus.get(BASE), row.tested()
         y = 0 if comparison is None else 100 * comparison.difference.mean
@@ -121,9 +121,9 @@ def _draw_cost(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -
     axes.set(xlabel=f"time of a run, {BASE} = 1", ylabel=f"{members[0].metric}, points minus {BASE}")
 
 
-def size_chart(rows: Sequence[Row]) -> Chart | None:
+def size_chart(rows: Sequence[SummaryRow]) -> Chart | None:
     """Mean score against the training-set size; a panel for each task, with methods run at several sizes."""
-    panels: dict[tuple[str, str, float], list[Row]] = {}
+    panels: dict[tuple[str, str, float], list[SummaryRow]] = {}
     for row in rows:
         panels.setdefault((row.tasks, row.task, 1.0), []).append(row)
     for group, members in panels.items():
@@ -132,7 +132,7 @@ def size_chart(rows: Sequence[Row]) -> Chart | None:
     return _panels({group: members for group, members in panels.items() if members}, _draw_sizes, show_share=False)
 
 
-def _draw_sizes(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -> None:
+def _draw_sizes(axes: Any, members: Sequence[SummaryRow], styles: Mapping[str, Style]) -> None:
     for name in dict.fromkeys(row.method for row in members):
         rows = sorted((row for row in members if row.method == name), key=lambda row: row.share)
         shares, scores, deviations = zip(*((row.share, row.mean, row.deviation or 0) for row in rows), strict=True)
@@ -143,7 +143,7 @@ def _draw_sizes(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) 
     axes.set(xlabel="share of the training examples, %", ylabel=f"{members[0].metric} on dev, %")
 
 
-def calibration_chart(rows: Sequence[Row]) -> Chart | None:
+def calibration_chart(rows: Sequence[SummaryRow]) -> Chart | None:
     """Calibration error against local smoothness; a panel for each classification group with at least three methods."""
     panels = {
         group: members
@@ -153,7 +153,7 @@ def calibration_chart(rows: Sequence[Row]) -> Chart | None:
     return _panels(panels, _draw_calibration)
 
 
-def _draw_calibration(axes: Any, members: Sequence[Row], styles: Mapping[str, Style]) -> None:
+def _draw_calibration(axes: Any, members: Sequence[SummaryRow], styles: Mapping[str, Style]) -> None:
     for row in members:
         style = styles[row.method] | {"linestyle": "none"}
         axes.plot(row.metrics["smoothness"], 100 * row.metrics["calibration_error"], label=row.method, **style)
@@ -162,7 +162,7 @@ def _draw_calibration(axes: Any, members: Sequence[Row], styles: Mapping[str, St
     axes.set(xlabel="divergence near the worst 2% perturbation", ylabel="expected calibration error, %")
 
 
-def loss_chart(lines: Sequence[Line]) -> Chart | None:
+def loss_chart(lines: Sequence[TrialLine]) -> Chart | None:
     """Training loss over epochs, mean and range over at least three seeds; a panel for each task and size."""
     logs_of: dict[tuple[str, str, float], dict[str, list[Any]]] = {}
     for line in lines:

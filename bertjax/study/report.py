@@ -30,8 +30,8 @@ from bertjax.study.charts import (
     size_chart,
 )
 from bertjax.study.plan import FURTHER
-from bertjax.study.results import RESULTS_FILE, Line
-from bertjax.study.summary import BASE, LONGER, MIN_SEEDS, Comparison, Row, summarise
+from bertjax.study.results import RESULTS_FILE, TrialLine
+from bertjax.study.summary import BASE, LONGER, MIN_SEEDS, Comparison, SummaryRow, summarise
 
 CHARTS = {
     "headline": f"Score on dev minus {BASE}'s, with 95% intervals: methods tested on several tasks or sizes, or with a "
@@ -86,8 +86,8 @@ class Report:
       notes: the recipe's paragraphs in Markdown, with links but no other markup. They come first.
     """
 
-    lines: Sequence[Line]
-    rows: Sequence[Row]
+    lines: Sequence[TrialLine]
+    rows: Sequence[SummaryRow]
     baselines: Baselines = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -96,7 +96,7 @@ class Report:
         """The number of comparisons that p-values are corrected for."""
         return sum(row.tested(other) is not None for row in self.rows for other in row.minus)
 
-    def sections(self) -> Iterator[tuple[str, list[Row], list[str]]]:
+    def sections(self) -> Iterator[tuple[str, list[SummaryRow], list[str]]]:
         """Yields the heading, the rows and the paragraphs below the table for each task and training-set size."""
         for group, rows in by_group(self.rows).items():
             warnings = dict.fromkeys(warning for row in rows for warning in row.warnings)
@@ -112,7 +112,7 @@ class Report:
 
 
 def write_report(
-    lines: Sequence[Line],
+    lines: Sequence[TrialLine],
     root: Path,
     out: Path,
     *,
@@ -219,7 +219,7 @@ def _findings_intro(report: Report) -> str:
     )
 
 
-def headline(rows: Sequence[Row]) -> list[str]:
+def headline(rows: Sequence[SummaryRow]) -> list[str]:
     """A sentence for each task and size: the methods significantly better or worse than BASE."""
     findings = []
     for group, members in by_group(rows).items():
@@ -266,7 +266,7 @@ def about(report: Report) -> dict[str, str]:
     }
 
 
-def table_cells(row: Row) -> list[str]:
+def table_cells(row: SummaryRow) -> list[str]:
     """A table row as text, in the order of COLUMNS; empty where a value is unknown."""
     comparison, tested, deviation = row.minus.get(BASE), row.tested(), row.deviation
     calibration = row.metrics.get("calibration_error")
@@ -295,7 +295,7 @@ def format_p(comparison: Comparison) -> str:
     return "" if p is None else f"{p:.2g}" if p >= 0.001 else "<0.001"
 
 
-def equal_time_note(rows: Sequence[Row]) -> list[str]:
+def equal_time_note(rows: Sequence[SummaryRow]) -> list[str]:
     """A sentence that compares the methods of a task and size with LONGER; none without it."""
     differences = [
         f"{row.method} {100 * comparison.difference.mean:+.2f} ({100 * comparison.difference.low:+.2f} to "
@@ -319,7 +319,7 @@ def zero_label_note(task: str, baselines: Baselines) -> list[str]:
     ]
 
 
-def settings_list(lines: Sequence[Line]) -> list[str]:
+def settings_list(lines: Sequence[TrialLine]) -> list[str]:
     """The settings that differ from the defaults: those that all trials share, then those of each method."""
     flat = [set(_flat(line["settings"])) for line in lines]
     shared = set.intersection(*flat)

@@ -11,7 +11,7 @@ from bertjax.runs.workdir import config_differences
 from bertjax.study.plan import Trial, TrialKey
 
 RESULTS_FILE = "cells.jsonl"  # earlier studies have it: the name stays
-Line = Mapping[str, Any]
+TrialLine = Mapping[str, Any]
 """The results of one trial; `bertjax.study.trial.run_trial` lists the keys."""
 
 
@@ -75,7 +75,7 @@ def _shown(value: Any) -> str:
     return "not recorded" if value is None else shown(value)
 
 
-def add_result(root: Path, line: Line) -> None:
+def add_result(root: Path, line: TrialLine) -> None:
     """Appends a finished trial, atomically."""
     root.mkdir(parents=True, exist_ok=True)
     text = _text(root)
@@ -84,7 +84,7 @@ def add_result(root: Path, line: Line) -> None:
     write_text(root / RESULTS_FILE, text + json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def trial_key(line: Line) -> TrialKey:
+def trial_key(line: TrialLine) -> TrialKey:
     """The key of a line's trial."""
     return TrialKey(*(line[name] for name in TrialKey._fields))
 

@@ -4,10 +4,10 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from bertjax.study.results import Line
+from bertjax.study.results import TrialLine
 from bertjax.study.statistics import SCORES, PairedDifference, holm, paired_difference
 
-LinesBySeed = Mapping[int, Line]
+LinesBySeed = Mapping[int, TrialLine]
 """One method's trials on the same tasks and training-set size."""
 BASE = "fine-tune"
 """The method that all others are compared with, on the same tasks and training-set size."""
@@ -36,7 +36,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One method on one task.
 
     Attributes:
@@ -95,13 +95,13 @@ class Row:
         return None if comparison is None or comparison.p is None else comparison
 
 
-def summarise(lines: Sequence[Line]) -> list[Row]:
+def summarise(lines: Sequence[TrialLine]) -> list[SummaryRow]:
     """Returns all rows of a study. Groups, and methods after BASE, are in the order of their first line.
 
     Args:
       lines: the finished trials, from `bertjax.study.results.read_results`.
     """
-    grouped: dict[tuple[str, float], dict[str, dict[int, Line]]] = {}
+    grouped: dict[tuple[str, float], dict[str, dict[int, TrialLine]]] = {}
     for line in lines:
         group = grouped.setdefault((line["tasks"], line["share"]), {})
         group.setdefault(line["method"], {})[line["seed"]] = line
@@ -123,7 +123,7 @@ def summarise(lines: Sequence[Line]) -> list[Row]:
     return rows
 
 
-def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str, LinesBySeed]) -> Row:
+def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str, LinesBySeed]) -> SummaryRow:
     lines, base_lines = methods[method], methods.get(BASE, {})
     dev = {seed: line["dev"][task] for seed, line in sorted(lines.items())}
     first = next(iter(dev.values()))
@@ -137,7 +137,7 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         )
         return paired_difference(predictions, other_predictions, first["labels"], SCORES[first["metric"]])
 
-    def ratio(measure: Callable[[Line], float | None], comparable: Callable[[Line], str]) -> float | None:
+    def ratio(measure: Callable[[TrialLine], float | None], comparable: Callable[[TrialLine], str]) -> float | None:
         medians, base_medians = (_medians(by_seed, measure, comparable) for by_seed in (lines, base_lines))
         ratios = [medians[key] / base_medians[key] for key in medians.keys() & base_medians.keys()]
         return statistics.median(ratios) if ratios else None
@@ -150,7 +150,7 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
         if line["settings"].get("tune") != "head" and (count := line["cost"]["flops_ratio"]) is not None
     ]
     differences = {name: difference(name) for name in (BASE, LONGER)}
-    return Row(
+    return SummaryRow(
         tasks=tasks,
         task=task,
         share=share,
@@ -169,7 +169,7 @@ def _row(tasks: str, task: str, share: float, method: str, methods: Mapping[str,
 
 
 def _medians(
-    lines: LinesBySeed, measure: Callable[[Line], float | None], comparable: Callable[[Line], str]
+    lines: LinesBySeed, measure: Callable[[TrialLine], float | None], comparable: Callable[[TrialLine], str]
 ) -> dict[str, float]:
     """Medians of a measure over trials that can be compared, by the name of what these share."""
     values: dict[str, list[float]] = {}
@@ -179,20 +179,20 @@ def _medians(
     return {key: statistics.median(each) for key, each in values.items()}
 
 
-def _seed(line: Line) -> str:
+def _seed(line: TrialLine) -> str:
     # The seed draws the examples, and so the longest batch, which sets the peak memory.
     return f"{line['seed']} {line['devices']}"
 
 
-def _machine(line: Line) -> str:
+def _machine(line: TrialLine) -> str:
     return f"{line['machine']} {line['devices']}"
 
 
-def _update_seconds(line: Line) -> float | None:
+def _update_seconds(line: TrialLine) -> float | None:
     seconds: float | None = line["timing"]["step_seconds_median"]
     return seconds
 
 
-def _run_seconds(line: Line) -> float | None:
+def _run_seconds(line: TrialLine) -> float | None:
     seconds, further = _update_seconds(line), line["further_seconds"]
     return None if seconds is None or further is None else line["steps"] * seconds + further

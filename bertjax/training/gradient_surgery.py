@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Params = Any
+from bertjax.models.forward import Params
+
 _ORDERS = 0x9C6
 """Number of this random stream among those of a seed."""
 

@@ -15,10 +15,10 @@ from bertjax.training.throughput import Meter
 from bertjax.training.train_loop import Outcome
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
-Kind = TypeVar("Kind", RunConfig, PretrainConfig)
+RunKind = TypeVar("RunKind", RunConfig, PretrainConfig)
 
 
-def run_once(config: Kind, workdir: Path, run: Callable[[Kind, Path], dict[str, Any]]) -> dict[str, Any]:
+def run_once(config: RunKind, workdir: Path, run: Callable[[RunKind, Path], dict[str, Any]]) -> dict[str, Any]:
     """Returns and prints the result of a run, and calls `run` only if its folder has none.
 
     Raises:
