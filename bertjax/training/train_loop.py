@@ -140,32 +140,30 @@ def train_loop(
     return Outcome(loop.state, loop.scores, loop.skipped.total, loop.peaks)
 
 
+@dataclasses.dataclass
 class _Loop:
-    """The state of a training loop, and the parts of one iteration, in the order in which they run."""
+    """The state of a training loop, and the parts of an iteration, in the order in which they run."""
 
-    log: MetricsLog
-    bar: tqdm
-    state: TrainState
+    plan: Plan
+    run_step: CompiledByShape
+    batches: Any
+    key: Any
+    evaluate: Callable[[Params], Scores]
+    parallel: DataParallel
+    meter: Meter
+    checkpoints: Checkpoints
+    interruption: Interruption
+    step: int = 0
+    eval_pending: bool = False
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
+    peaks: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    state: TrainState = dataclasses.field(init=False)
+    skipped: SkippedSteps = dataclasses.field(init=False)
+    log: MetricsLog = dataclasses.field(init=False)
+    bar: tqdm = dataclasses.field(init=False)
 
-    def __init__(
-        self,
-        plan: Plan,
-        run_step: CompiledByShape,
-        batches: Any,
-        key: Any,
-        evaluate: Callable[[Params], Scores],
-        parallel: DataParallel,
-        meter: Meter,
-        checkpoints: Checkpoints,
-        interruption: Interruption,
-    ):
-        self.plan, self.run_step, self.batches, self.key, self.evaluate = plan, run_step, batches, key, evaluate
-        self.parallel, self.meter, self.checkpoints, self.interruption = parallel, meter, checkpoints, interruption
-        self.step = 0
-        self.eval_pending = False
-        self.scores: dict[str, Any] = {}
-        self.peaks: dict[str, int | None] = {}
-        self.skipped = SkippedSteps(plan.max_skipped, plan.ids)
+    def __post_init__(self) -> None:
+        self.skipped = SkippedSteps(self.plan.max_skipped, self.plan.ids)
 
     def resume(self, workdir: Path, initial: TrainState) -> None:
         """Continues from the last checkpoint, if there is one, else from `initial`."""
