@@ -1,7 +1,7 @@
 """Steps of a run of several tasks, and of one whose encoder is frozen."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import chex
 import jax
@@ -24,6 +24,7 @@ from bertjax.training.state import init_state
 SST, STS = get_task("sst5"), get_task("sts")
 PLAIN, SMART = smart.preset("none"), smart.preset("bertjax_exact", radius=0.3)
 SGD = optax.sgd(0.1)
+SURGERY = optax.chain(pcgrad(), SGD)
 B, S = 8, 6
 
 
@@ -55,11 +56,17 @@ def make_batch(task, seed=0):
 BATCHES = {"sst5": make_batch(SST), "sts": make_batch(STS, 1)}
 
 
+@cache
+def mapped(config, heads, tasks, tx, settings, tune, devices):
+    spec = FinetuningSpec(
+        model=Bert(config, dict(heads)), tasks=tasks, tx=tx, settings=settings, num_steps=20, tune=tune
+    )
+    return DataParallel(jax.devices()[:devices]).map_train(partial(train_step, spec))
+
+
 def run(model, params, batches, *, tasks=(SST, STS), tx=SGD, settings=PLAIN, tune="all", state=None, devices=1):
     parallel = DataParallel(jax.devices()[:devices])
-    step = parallel.map_train(
-        partial(train_step, FinetuningSpec(model=model, tasks=tasks, tx=tx, settings=settings, num_steps=20, tune=tune))
-    )
+    step = mapped(model.config, tuple(model.heads.items()), tasks, tx, settings, tune, devices)
     state = parallel.replicate(state or init_state(jax.tree.map(jnp.copy, params), tx, settings, tune))
     shards = {name: parallel.shard(batch) for name, batch in batches.items()}
     return jax.device_get(parallel.unreplicate(step(state, shards, jax.random.key(0))))
@@ -96,7 +103,7 @@ def test_the_regression_step_is_gradient_descent_on_the_squared_error(model, par
         return jnp.mean(jnp.square(scores[real] - batch["label"][real]))
 
     state, means = run(model, params, {"sts": batch})
-    value, gradient = jax.value_and_grad(loss)(params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert float(means["loss"]) == pytest.approx(float(value), rel=1e-5)
     chex.assert_trees_all_close(changes(params, state), jax.tree.map(lambda g: -0.1 * g, gradient), atol=1e-5)
 
@@ -130,7 +137,7 @@ def test_surgery_of_both_tasks_gradients(model, params):
     expected = jax.tree.map(
         lambda a, b: (a - product / squares[1] * b + b - product / squares[0] * a) / 2, first, second
     )
-    state, means = run(model, params, BATCHES, tx=optax.chain(pcgrad(), SGD))
+    state, means = run(model, params, BATCHES, tx=SURGERY)
     chex.assert_trees_all_close(changes(params, state), jax.tree.map(lambda g: -0.1 * g, expected), atol=2e-5)
     losses = [float(means[f"{name}/loss"]) for name in BATCHES]
     assert float(means["loss"]) == pytest.approx(sum(losses) / 2)
@@ -144,15 +151,14 @@ def test_tasks_drop_out_apart(tiny_config, rate):
     params = init_params(jax.random.key(0), model)
     params["head_twin"] = params["head_sst5"]
     tasks, batch = (SST, dataclasses.replace(SST, name="twin")), BATCHES["sst5"]
-    _, means = run(model, params, {"sst5": batch, "twin": batch}, tasks=tasks, tx=optax.chain(pcgrad(), SGD))
+    _, means = run(model, params, {"sst5": batch, "twin": batch}, tasks=tasks, tx=SURGERY)
     gap = abs(float(means["sst5/loss"]) - float(means["twin/loss"]))
     assert gap > 1e-3 if rate else gap < 1e-6
 
 
 @pytest.mark.slow
 def test_four_devices_are_one(model, params):
-    tx = optax.chain(pcgrad(), SGD)
-    one, four = (run(model, params, BATCHES, tx=tx, settings=SMART, devices=n) for n in (1, 4))
+    one, four = (run(model, params, BATCHES, tx=SURGERY, settings=SMART, devices=n) for n in (1, 4))
     chex.assert_trees_all_close((one[0].params, one[1]), (four[0].params, four[1]), atol=2e-5)
 
 

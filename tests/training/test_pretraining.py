@@ -84,7 +84,7 @@ def lines(workdir, split="dev"):
 
 
 def test_a_whole_run(config, corpus, sst_folder, tmp_path, capsys):
-    config = change(config, epochs=15)
+    config = change(config, epochs=15, eval_every=60)
     result = pretrain(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     (dev,) = result["dev"].values()
