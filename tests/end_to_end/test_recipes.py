@@ -23,11 +23,14 @@ ROOT = Path(__file__).parents[2]
 RECIPES = [
     ("sst", None),
     ("sst_smart", None),
-    ("sst_smart", "paper"),
     *(("gold", variant) for variant in ("sst5", "quora", "sts", "sst5-head", "cfimdb-head-paper")),
 ]
-# The same code on other data.
-SLOW = [("mtl_smart", None), *(("gold", variant) for variant in ("cfimdb", "sts-head", "sst5-paper"))]
+# The same code on other data, or with another adversary.
+SLOW = [
+    ("sst_smart", "paper"),
+    ("mtl_smart", None),
+    *(("gold", variant) for variant in ("cfimdb", "sts-head", "sst5-paper")),
+]
 COURSE = {  # by prefix: text columns, label column, labels
     "ids-sst": (["sentence"], "sentiment", "01234"),
     "ids-cfimdb": (["sentence"], "sentiment", "01"),

@@ -229,7 +229,7 @@ def test_every_place_of_dropout_has_its_own_number(monkeypatch):
         return x
 
     monkeypatch.setattr(bert_module, "dropout", spy)
-    scores(PARAMS, *(x[0] for x in INPUTS), KEYS[0])
+    jax.eval_shape(lambda *inputs: scores(PARAMS, *inputs), *(x[0] for x in INPUTS), KEYS[0])
     hidden, whole = ((7, 12), 0.3), [((3, 7, 7), 0.2), *[((7, 12), 0.3)] * 2]
     of_cls = [((3, 1, 7), 0.2), *[((1, 12), 0.3)] * 2]  # the last layer's
     assert [site[1:] for site in seen] == [hidden, *whole, *of_cls, ((12,), 0.3)]

@@ -36,7 +36,7 @@ def test_the_words_by_hand():
 
 def correlation(a, b):
     """Of the words' bits, in standard errors: the largest of all pairs of places in a word."""
-    bits = [((x[:, None] >> np.arange(32, dtype=np.uint32)) & 1).astype(np.float64) * 2 - 1 for x in (a, b)]
+    bits = [((x[:, None] >> np.arange(32, dtype=np.uint32)) & 1).astype(np.float32) * 2 - 1 for x in (a, b)]
     return np.abs(bits[0].T @ bits[1]).max() / math.sqrt(len(a))
 
 

@@ -311,32 +311,32 @@ SEEKERS = {
 }
 
 
-@pytest.mark.parametrize("case", HARD)
-@pytest.mark.parametrize("divergence", ["symmetric_kl", "kl", "jensen_shannon", "squared_error"])
-def test_hard_cases_stay_finite(case, divergence):
-    x, w = as_jax(HARD[case])
-    divergence = getattr(smart, divergence)
+@partial(jax.jit, static_argnums=2)
+def everything(x, w, divergence):
+    """Each adversary's δ, and how far its output moves, with the gradients in x and w."""
     keys = jax.random.split(jax.random.key(0), len(x))
 
     def logits_fn(x, w=w):
         return jnp.sum(x, axis=0) @ w
 
-    @jax.jit
-    def everything(x, w):
-        deltas = {
-            name: jax.vmap(lambda x, key, seek=seek: seek(logits_fn, x, key, divergence=divergence))(x, keys)
-            for name, seek in SEEKERS.items()
-        }
-        deltas["random"] = jax.vmap(partial(smart.random_perturbation, radius=0.1))(x, keys)
+    deltas = {
+        name: jax.vmap(lambda x, key, seek=seek: seek(logits_fn, x, key, divergence=divergence))(x, keys)
+        for name, seek in SEEKERS.items()
+    }
+    deltas["random"] = jax.vmap(partial(smart.random_perturbation, radius=0.1))(x, keys)
 
-        def growth(x, w, delta):
-            values = jax.vmap(lambda x, d: divergence.value(logits_fn(x + d, w), logits_fn(x, w)))(x, delta)
-            return jnp.sum(values), values
+    def growth(x, w, delta):
+        values = jax.vmap(lambda x, d: divergence.value(logits_fn(x + d, w), logits_fn(x, w)))(x, delta)
+        return jnp.sum(values), values
 
-        run = jax.value_and_grad(growth, argnums=(0, 1), has_aux=True)
-        return deltas, {name: run(x, w, delta) for name, delta in deltas.items()}
+    run = jax.value_and_grad(growth, argnums=(0, 1), has_aux=True)
+    return deltas, {name: run(x, w, delta) for name, delta in deltas.items()}
 
-    deltas, growths = everything(x, w)
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("divergence", ["symmetric_kl", "kl", "jensen_shannon", "squared_error"])
+def test_hard_cases_stay_finite(case, divergence):
+    deltas, growths = everything(*as_jax(HARD[case]), getattr(smart, divergence))
     chex.assert_tree_all_finite((deltas, growths))
     for name, delta in deltas.items():
         assert float(jnp.abs(delta).max()) < 1, name

@@ -370,31 +370,36 @@ def fused_is_composed(model, params, devices):
     tx = optax.chain(smart.smart(settings), optax.stateless(lambda u, _: jax.lax.pmean(u, "data")), sgd)
 
     def composed(params, batch):
-        opt_state, none = tx.init(params), smart.preset("none")
-        for count in range(2):
+        none = smart.preset("none")
+
+        def update(carry, count):
+            params, opt_state = carry
             dropout_keys, noise_keys = (
                 jax.vmap(jax.random.fold_in, (None, 0))(
-                    jax.random.fold_in(jax.random.fold_in(key, which), jnp.int32(count)), batch["index"]
+                    jax.random.fold_in(jax.random.fold_in(key, which), count), batch["index"]
                 )
                 for which in range(2)
             )
 
-            def terms_fn(params, anchor, settings, keys=(dropout_keys, noise_keys)):
+            def terms_fn(params, anchor, settings):
                 return smart.smart_terms(
                     as_smart_model(model, task),
                     params,
                     anchor,
                     batch,
-                    *keys,
+                    dropout_keys,
+                    noise_keys,
                     mask=batch["attention_mask"],
                     divergence=task.divergence,
                     settings=settings,
                     loss_fn=lambda z, example: task.loss(z, example["label"]),
                 )
 
-            gradient = jax.grad(lambda p, f=terms_fn: jnp.mean(f(p, None, none).loss))(params)
+            gradient = jax.grad(lambda p: jnp.mean(terms_fn(p, None, none).loss))(params)
             updates, opt_state = tx.update(gradient, opt_state, params, terms_fn=terms_fn)
-            params = optax.apply_updates(params, updates)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        (_, opt_state), _ = jax.lax.scan(update, (params, tx.init(params)), jnp.arange(2, dtype=jnp.int32))
         return optax.tree.get(opt_state, "trace")
 
     split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)

@@ -43,7 +43,7 @@ def train_lines(workdir, split="train"):
 
 
 def test_a_whole_run_and_its_evaluation(config, tmp_path, capsys):
-    config = change(config, epochs=30, max_length=16)
+    config = change(config, epochs=30, max_length=16, eval_every=40)
     result = finetuning.train_and_evaluate(config, tmp_path / "run")
     written = json.loads((tmp_path / "run" / "result.json").read_text())
     assert written == result
@@ -222,8 +222,11 @@ def test_the_operations_of_a_lazy_run_are_those_of_its_updates(config, tmp_path)
     assert ratio(every=4) == pytest.approx(never + (each - never) / 4, rel=0.02)
 
 
+DIVERGING = {"learning_rate": 1e30, "max_steps": 8, "warmup": 0.0, "smart": SmartConfig()}
+
+
 def test_a_diverging_run_stops_in_one_line_and_keeps_nothing_of_it(config, tmp_path):
-    config = change(config, learning_rate=1e30, max_steps=8, warmup=0.0, max_skipped=2)
+    config = change(config, **DIVERGING, max_skipped=2)
     with pytest.raises(UserError, match="training diverged: 3 updates in a row, up to 4, .* rows train") as raised:
         finetuning.train_and_evaluate(config, tmp_path / "run")
     assert "\n" not in str(raised.value)
@@ -233,7 +236,7 @@ def test_a_diverging_run_stops_in_one_line_and_keeps_nothing_of_it(config, tmp_p
 
 
 def test_what_diverged_by_the_next_evaluation_is_not_kept(config, tmp_path):
-    config = change(config, learning_rate=1e30, max_steps=8, warmup=0.0, checkpoint_every=1, eval_every=1)
+    config = change(config, **DIVERGING, checkpoint_every=1, eval_every=1)
     with pytest.raises(UserError, match="training diverged: loss is .* at update 1;"):
         finetuning.train_and_evaluate(config, tmp_path / "run")
     assert not any(path.name.isdigit() for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -254,7 +257,9 @@ def test_skipped_rows_are_told_and_kept_in_the_result(config, sst_folder, tmp_pa
     with pytest.raises(UserError, match=r"ids-sst-train.csv:63: .*found '7'.*--config.on_bad_row=skip"):
         finetuning.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    result = finetuning.train_and_evaluate(change(config, on_bad_row="skip", max_steps=1), tmp_path / "run")
+    result = finetuning.train_and_evaluate(
+        change(config, on_bad_row="skip", max_steps=1, smart=SmartConfig()), tmp_path / "run"
+    )
     (reason,) = result["datasets"]["sst5"]["skipped"]
     assert reason.startswith("ids-sst-train.csv:63: ")
     assert f"skipped: {reason}\n" in capsys.readouterr().err

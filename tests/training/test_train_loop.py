@@ -61,7 +61,10 @@ def test_killed_between_updates_it_comes_to_the_same_end(whole, tmp_path, moment
     assert_same_end(tmp_path, run(tmp_path), whole)
 
 
-@pytest.mark.parametrize("count", range(1, 10))
+# Of nine saves, the first, the one beside an evaluation and the last; slow: the others.
+@pytest.mark.parametrize(
+    "count", [pytest.param(count, marks=[] if count in (1, 3, 9) else pytest.mark.slow) for count in range(1, 10)]
+)
 def test_killed_while_saving_it_comes_to_the_same_end(whole, tmp_path, monkeypatch, capsys, count):
     saves, save = [], ocp.CheckpointManager.save
 
@@ -87,8 +90,18 @@ def test_killed_after_the_last_checkpoint_nothing_is_done_twice(whole, tmp_path,
     assert_same_end(tmp_path, run(tmp_path, Batches(at={i: raises(AssertionError) for i in range(30)})), whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moments", [(0,), (4, 5), (7,), (9, 10, 11), (22,)])
+MOMENTS = [(0,), (4, 5), (7,), (9, 10, 11), (22,)]
+
+
+@pytest.mark.parametrize(
+    ("number", "moments"),
+    [
+        *((signal.SIGINT, moments) for moments in MOMENTS),
+        (signal.SIGTERM, MOMENTS[1]),
+        # Slow: the same handler at the other moments.
+        *(pytest.param(signal.SIGTERM, moments, marks=pytest.mark.slow) for moments in MOMENTS[:1] + MOMENTS[2:]),
+    ],
+)
 def test_asked_to_stop_it_saves_and_comes_to_the_same_end(whole, tmp_path, capfd, number, moments):
     for moment in moments:
         batches = Batches(at={moment: lambda: os.kill(os.getpid(), number)})
