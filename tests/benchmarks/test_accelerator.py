@@ -81,6 +81,7 @@ def rows(report):
     return found
 
 
+@pytest.mark.slow
 def test_a_trial_ends_within_its_seconds_and_lists_every_row(tmp_path):
     report, seconds = trial(tmp_path / "out.json", 12)
     assert seconds < 12

@@ -163,6 +163,7 @@ def test_the_unit_of_the_labels_does_not_matter(runs):
         assert found["mse"] == pytest.approx(base["mse"] * factor**2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_predictions_and_smoothness_of_each_unit(runs, capsys):
     summaries = {name: evaluate(run, "dev") for name, (_, run) in runs.items()}
     base = predictions(runs["1"][1])
@@ -177,6 +178,7 @@ def test_predictions_and_smoothness_of_each_unit(runs, capsys):
     assert "label_scale" in summaries["5"]["datasets"]["data_file"]
 
 
+@pytest.mark.slow
 def test_lines_and_explanations_of_each_unit(runs, tmp_path):
     (tmp_path / "lines").write_text("the superb film\na dull story\n")
     found, divergences = {}, {}
@@ -256,6 +258,7 @@ def test_a_finished_run_on_raw_scores_is_read_unscaled(runs, tmp_path):
     assert summary["metrics"]["data_file"]["loss"] == summary["metrics"]["data_file"]["mse"]
 
 
+@pytest.mark.slow
 def test_a_run_from_another_run_keeps_its_scores(runs, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     """With a learning rate of 0 the second run predicts what the first did."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))

@@ -182,6 +182,7 @@ def test_classes_of_a_file_of_ones_own(table, tiny_checkpoint, tmp_path):
     assert "accuracy" in result["dev"]["data_file"]["final"]
 
 
+@pytest.mark.slow
 def test_a_head_of_other_classes_does_not_go_on(table, tiny_checkpoint, tmp_path, capsys):
     first = own(tiny_checkpoint, table, columns={"classes": ["bad", "good"]})
     finetuning.train_and_evaluate(first, tmp_path / "first")
@@ -213,6 +214,7 @@ def test_a_file_too_small_to_split(table, tiny_checkpoint, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_task_after_several(data, tiny_checkpoint, tmp_path):
     config = shrunken(recipe("mtl_smart", "gold"), data, tiny_checkpoint)
     config.smart.preset = "none"  # a third of the time, and the starter's variant has it

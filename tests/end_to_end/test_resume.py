@@ -84,9 +84,8 @@ def test_a_cut_run_comes_to_the_same_end(make_config, tmp_path, monkeypatch, kin
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize(
-    "moments", [pytest.param((3, 2), id="heads"), pytest.param((7, 3, 2), id="all", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [pytest.param((3, 2), id="heads"), pytest.param((7, 3, 2), id="all")])
 def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_path, monkeypatch, moments):
     blocks = [f"the film\na {word} story\nwith this director" for word in ("good", "warm", "awful", "weak")]
     (tmp_path / "corpus").mkdir()
