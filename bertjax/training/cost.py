@@ -22,13 +22,13 @@ def flops_ratio(
     key: jax.Array,
     parallel: DataParallel,
 ) -> float | None:
-    """XLA's count of operations of an update over plain fine-tuning's; None if the backend does not count them.
+    """The operations of an update divided by plain fine-tuning's, as XLA counts them; None if it does not.
 
     Args:
       spec: The run's step.
       run_step: The same, compiled.
       state: A state of the run, replicated.
-      steps: The sharded batches of one or more updates; the ratio hardly depends on their length.
+      steps: The sharded batches of one or more updates; the ratio hardly depends on their sequence length.
       key: The run's key.
       parallel: The devices.
     """
@@ -43,7 +43,7 @@ def flops_ratio(
 
     ours = sum(run_step.flops(state, batches, key) for batches in steps)
     if settings.has_smoothness and settings.every > 1:
-        # XLA counts the more expensive branch of a condition, and R_s enters every k-th update alone.
+        # XLA counts the more expensive branch of a condition, but R_s enters only every k-th update.
         without = flops(dataclasses.replace(settings, weight=0.0), state)
         ours = without + (ours - without) / settings.every
     ratio = ours / flops(smart.PRESETS["none"], state.replace(anchor=None))

@@ -42,7 +42,7 @@ from bertjax.training.throughput import Meter
 from bertjax.training.train_loop import Plan, num_updates, train_loop
 
 MAX_START_SHARE = 0.1
-"""Weight of the initial parameters in the anchor at the end of a run above which a line warns."""
+"""A run warns if the initial parameters have more than this weight in its final anchor."""
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
       workdir: The run's folder, new or begun with the same config.
 
     Returns:
-      The contents of `result.json`. The result of a finished run is read, and the run is not repeated.
+      The contents of `result.json`. A finished run is not repeated.
 
     Raises:
       UserError: Something in the config, the data or the checkpoint that the user can fix.
@@ -140,7 +140,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
 
 def _standardized(inputs: Inputs) -> Inputs:
-    """Inputs whose score tasks are standardised by their training labels."""
+    """Standardises score tasks by their training labels."""
     parts = [part for part in inputs.data.values() if part.task.schema.is_score]
     return inputs.with_scales(
         {part.task.name: LabelScale.from_labels(part.examples["train"].labels, part.task.name) for part in parts}
@@ -148,7 +148,7 @@ def _standardized(inputs: Inputs) -> Inputs:
 
 
 def _own_heads(params: Params, inputs: Inputs) -> Params:
-    """The checkpoint's parameters with those of its heads that fit the tasks."""
+    """The checkpoint's parameters, with its heads matched and scaled to the tasks."""
     classes = {task.name: task.schema.label_names for task in inputs.tasks}
     params = matching_heads(params, head_class_names(inputs.folder), classes)
     return standardize_heads(params, head_label_scales(inputs.folder), inputs.scales)
@@ -181,8 +181,7 @@ def _anchor_warnings(plan: Plan) -> list[str]:
         return []
     return [
         f"--config.smart: after all {plan.num_steps} updates D's anchor is still {share:.0%} the start: its decay is "
-        "long for this run, and D pulls the outputs back to those of the start; --config.smart.horizon=0.1 follows the "
-        "model"
+        "too slow for this run, so D pulls the outputs back to those of the start; set --config.smart.horizon=0.1"
     ]
 
 

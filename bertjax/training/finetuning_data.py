@@ -27,14 +27,12 @@ class FinetuningData:
     """
 
     def __init__(self, config: RunConfig, inputs: Inputs, params: Params, parallel: DataParallel):
-        """Takes the initial parameters for the frozen encoder's states; they are not kept."""
+        """`params` are the initial parameters. Only a frozen encoder's states need them; they are not kept."""
         self._config, self._inputs, self._parallel = config, inputs, parallel
         self._pooled: dict[str, dict[str, np.ndarray]] = {}  # float32 [N, D] by task and split
         if config.tune == "head":
-            predictor, replicated = (
-                self._predictor(partial(pooled_step, model=inputs.model)),
-                parallel.replicate(params),
-            )
+            predictor = self._predictor(partial(pooled_step, model=inputs.model))
+            replicated = parallel.replicate(params)
             for name, part in inputs.data.items():
                 self._pooled[name] = {
                     split: predictor.predict(replicated, examples, **self._shapes(name))
@@ -52,7 +50,7 @@ class FinetuningData:
             if part.task.scale is not None:
                 train = dataclasses.replace(train, labels=part.task.scale.standardize(train.labels))
             shapes = self._shapes(name)
-            # Turns are drawn, so that one task might get all of them.
+            # Tasks are sampled, so one task might get every update.
             epochs = -(-num_steps // steps_per_epoch(train.lengths, **shapes))
             iterators[name] = train_batches(
                 train,

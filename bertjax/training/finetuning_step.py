@@ -55,21 +55,21 @@ def train_step(
     Args:
       spec: What to compute.
       state: The state, the same on every replica.
-      batches: This replica's share of one task's batch, by the task's name; or of a batch of each of several tasks, and
-        then `spec.tx` takes the list of their gradients, as `gradient_surgery.pcgrad` does.
+      batches: This replica's share of the batch of one or more tasks, by the task's name. With several, `spec.tx` must
+        accept a list of gradients, as `gradient_surgery.pcgrad` does.
       key: The run's key, the same on every replica and at every step.
       axis: Name of the mapped axis; None on a single device.
 
     Returns:
       The next state, and float32 scalars over all replicas.
         "loss": L, the mean over valid rows; "accuracy" for classes.
-        "smoothness" and "bregman": R_s and D, where their weights are not 0. With `settings.every` = k, R_s is k times
+        "smoothness" and "bregman": R_s and D, if their weights are not 0. With `settings.every` = k, R_s is k times
           its value at every k-th step and 0 in between, so that its mean over steps is right.
         "gradient_norm": before clipping.
         "skipped": 1 if one of the above is not finite, and the state is then returned unchanged; else 0.
-      In a run of several tasks these are "TASK/loss" and so on, beside the mean "loss".
+      In a run of several tasks the names are "TASK/loss" and so on, and "loss" is the mean over `batches`.
     """
-    # Counted in turns, not updates: of two tasks that take turns, one would get every second update's R_s, or none.
+    # Counted in turns, not updates: if two tasks alternate and k = 2, one would get every R_s and the other none.
     turn = state.step // (1 if len(batches) > 1 else len(spec.tasks))
     is_single = len(spec.tasks) == 1
     gradients: list[Params] = []

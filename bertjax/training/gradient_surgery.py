@@ -11,7 +11,7 @@ import optax
 from bertjax.models.forward import Params
 
 _ORDERS = 0x9C6
-"""Number of this random stream among those of a seed."""
+"""Separates this random stream from the others of a seed."""
 
 
 class PcgradState(NamedTuple):
@@ -52,7 +52,6 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
     def init(params: Params) -> PcgradState:
         del params
-        # A run splits its own keys from `key(seed)`; folding in a number keeps these apart.
         return PcgradState(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), _ORDERS)))
 
     def update(

@@ -22,7 +22,7 @@ def describe_init_checkpoint(past: list[dict[str, Any]], folder: Path, params: M
     Args:
       past: Its lineage.
       folder: Folder of its architecture and vocabulary.
-      params: From `load_pretrained`. The word embeddings are hashed alone: training of all parameters changes them.
+      params: From `load_pretrained`. Only the word embeddings are hashed: training all parameters changes them.
 
     Raises:
       UserError: A file cannot be read.

@@ -21,7 +21,7 @@ def update_if_finite(
 
     Args:
       state: The state before the update, a tree of arrays.
-      update: Returns the state after it. It runs only if needed: to select between two states would cost a tenth of a
+      update: Returns the state after it. It runs only if needed: selecting between two states would cost a tenth of a
         step.
       means: float32 [] each, the same on every replica; the loss and the gradient's norm are among them.
 
@@ -41,7 +41,7 @@ class SkippedSteps:
     """
 
     def __init__(self, max_in_row: int, ids: Mapping[str, Sequence[str]]):
-        """Takes the number of skipped updates in a row that is allowed, and the ids of rows by task."""
+        """Allows `max_in_row` skipped updates in a row; names rows by `ids`, by task."""
         self.total = self.in_row = 0
         self._max_in_row, self._ids = max_in_row, ids
         self._unread: list[tuple[int, dict[str, np.ndarray], Mapping[str, jax.Array]]] = []

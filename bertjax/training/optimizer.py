@@ -19,7 +19,7 @@ def linear_schedule(peak: float, num_steps: int, warmup: float) -> optax.Schedul
 
 
 def decay_mask(params: Any) -> Any:
-    """True where weight decay applies: kernels and embedding tables, not biases nor LayerNorm."""
+    """True where weight decay applies: kernels and embedding tables, not biases or LayerNorm."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         return path[-1].key in ("kernel", "embedding")

@@ -54,7 +54,7 @@ def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
       workdir: The run's folder, new or begun with the same config.
 
     Returns:
-      The contents of `result.json`. The result of a finished run is read, and the run is not repeated.
+      The contents of `result.json`. A finished run is not repeated.
 
     Raises:
       UserError: Something in the config, the corpus or the checkpoint that the user can fix.
@@ -86,7 +86,7 @@ class _Run:
         self.config = config
         self.parallel = DataParallel(jax.devices())
         self.parallel.check_batch_size(config.batch_size, config.micro_batches)
-        # Before the checkpoint, which may be a download, so that mistakes are reported at once.
+        # Before the checkpoint, which may need a download, so that mistakes are reported early.
         self.corpus: Corpus = load_corpus(config.corpus)
         self.folder = resolve_checkpoint(config.init_from)
         architecture = read_model_config(self.folder)
@@ -192,7 +192,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
         if is_new:
             first = run.stage(heads, params, step_key, tune="head", meter=heads_meter)
             params, before = first.params, first.outcome.scores[corpus.name]["final"]
-            del first  # and its optimizer's state
+            del first  # frees its optimizer's state
         else:
             before = run.evaluate(parallel.replicate(params))[corpus.name]
         stage = run.stage(workdir, params, step_key, tune="all", meter=meter)
@@ -211,7 +211,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
             "cost": stage.cost,
             **run_metadata(config, stage.num_steps, meter, parallel),
         }
-        if is_new:  # the run's first step was one of the first stage
+        if is_new:  # the run's first step was in the first stage
             result["timing"]["seconds_to_first_step"] = heads_meter.summary()["seconds_to_first_step"]
         if is_first_host():
             write_json(workdir / "result.json", result)
@@ -220,6 +220,6 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
 
 
 def _on_one(state: Any, batches: Any, key: jax.Array, *, step: Callable[..., Any], axis: str | None = None) -> Any:
-    """A step of one batch as `train_loop` calls it, with the batches by name."""
+    """Adapts a step on one batch to `train_loop`, which passes batches by name."""
     (batch,) = batches.values()
     return step(state, batch, key, axis=axis)

@@ -22,11 +22,11 @@ _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 def with_pretraining_heads(params: Params, model: Bert, key: jax.Array) -> tuple[dict[str, Any], bool]:
-    """The encoder with both pre-training heads: the checkpoint's own where it has them, else new ones.
+    """Adds both pre-training heads to an encoder: the checkpoint's own if it has them, else new ones.
 
     Args:
       params: From `load_pretrained`; other heads are dropped.
-      model: With `has_mlm` and the heads `HEADS`.
+      model: A model with `has_mlm` and the heads `HEADS`.
       key: Key of the new heads.
 
     Returns:
@@ -62,14 +62,14 @@ def pretrain_step(
       key: The run's key, the same on every replica and at every step.
       model: The model with both heads.
       tx: The optimizer.
-      tune: "all"; or "head" to freeze the encoder, without dropout, word embeddings included.
+      tune: "all", or "head" to freeze the encoder, word embeddings included; there is then no dropout.
       micro_batches: Number of parts in which a replica computes its share of a batch, one after another.
       axis: Name of the mapped axis; None on a single device.
 
     Returns:
       The next state, and float32 scalars over all replicas: "loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy";
-      "gradient_norm", before clipping; and "skipped": 1 if one of the others is not finite, and the state is then
-      returned unchanged, else 0.
+      "gradient_norm", before clipping; and "skipped". If one of the others is not finite, "skipped" is 1 and the state
+      is unchanged; else it is 0.
     """
     keys = example_keys(key, state.step, batch["index"]) if tune == "all" else None
     is_masked = (batch["masked_valid"] & batch["valid"][:, None]).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""What every kind of run does with its result: it is computed once, printed, and says how it was made."""
+"""The result of any run: computed once, printed, and with a record of how it was made."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -19,7 +19,7 @@ RunKind = TypeVar("RunKind", RunConfig, PretrainConfig)
 
 
 def run_once(config: RunKind, workdir: Path, run: Callable[[RunKind, Path], dict[str, Any]]) -> dict[str, Any]:
-    """Returns and prints the result of a run, and calls `run` only if its folder has none.
+    """Returns and prints the result of a run; calls `run` only if the folder has none.
 
     Raises:
       UserError: The folder holds another run or other files, or from `run`.
@@ -28,7 +28,7 @@ def run_once(config: RunKind, workdir: Path, run: Callable[[RunKind, Path], dict
     result = run(config, workdir) if finished is None else finished
     if is_first_host():
         if finished is not None:
-            print(f"{workdir} holds this run, which is finished; nothing to do")
+            print(f"{workdir}: this run is finished; nothing to do")
         print(result_table(result))
         print(f"result in {workdir / 'result.json'}, curves in {workdir / 'curves.png'}")
     return result

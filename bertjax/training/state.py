@@ -16,7 +16,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: Updates so far, int32 []; skipped ones do not count.
       params: θ, float32.
       opt_state: The optimizer's state.
-      anchor: θ̃ of the Bregman term after the update that gave `params`; None without the term.
+      anchor: θ̃ of the Bregman term, updated after `params`; None without the term.
     """
 
     step: jax.Array
@@ -26,7 +26,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def trainable(params: Params, tune: str) -> Params:
-    """The parameters that are trained: all of them, or with tune = "head" the heads alone."""
+    """The parameters that are trained: all, or with tune = "head" only the heads."""
     if tune == "all":
         return params
     return {name: tree for name, tree in params.items() if name == "mlm" or name.startswith("head_")}
@@ -35,6 +35,6 @@ def trainable(params: Params, tune: str) -> Params:
 def init_state(
     params: Params, tx: optax.GradientTransformation, settings: smart.SmartSettings | None = None, tune: str = "all"
 ) -> TrainState:
-    """The state before the first update; the optimizer's state covers the trainable parameters alone."""
+    """The state before the first update; the optimizer's state covers only the trainable parameters."""
     anchor = smart.init_anchor(params) if settings is not None and settings.has_bregman else None
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable(params, tune)), anchor)

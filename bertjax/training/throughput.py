@@ -1,4 +1,4 @@
-"""Means of what training steps return, and their rates."""
+"""Means of the scalars that training steps return, and the steps' speed."""
 
 import contextlib
 import statistics
@@ -38,7 +38,7 @@ class Meter:
         return [{name: float(value) for name, value in step.items()} for step in jax.device_get(self._means)]
 
     def resume(self, seconds: float, window: Sequence[Mapping[str, float]]) -> None:
-        """Restores the window and the seconds of an earlier call of the same run."""
+        """Restores the window and the seconds of an earlier process of the same run."""
         self._earlier = seconds
         self.open_window()
         self._means = list(window)
@@ -46,7 +46,7 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the run so far, earlier calls included."""
+        """Seconds of the run so far, earlier processes included."""
         return self._earlier + time.perf_counter() - self._created
 
     @contextlib.contextmanager
@@ -72,8 +72,8 @@ class Meter:
         """Closes the window.
 
         Returns:
-          The mean of each scalar over the steps that returned it and were not skipped, and the number "skipped" if
-          any were; and the seconds per step and examples per second of this call's own steps.
+          Two dictionaries. First, the mean of each scalar over the steps that returned it and were not skipped, and
+          the number "skipped" if any were. Second, seconds per step and examples per second, of this process alone.
         """
         window, seconds = self.window(), time.perf_counter() - self._since - self._paused
         made = [step for step in window if not step.get(SKIPPED)]
@@ -91,7 +91,7 @@ class Meter:
         return values, timing
 
     def summary(self) -> dict[str, float | None]:
-        """The run's timing for result.json; rates are None if this call made no step."""
+        """The run's timing for result.json; rates are None if this process made no step."""
         ran = self._busy > 0
         return {
             "seconds": self.seconds,

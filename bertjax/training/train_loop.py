@@ -25,7 +25,7 @@ from bertjax.training.throughput import Meter
 LOG_EVERY = 10
 """Updates between records of training metrics."""
 Scores = dict[str, dict[str, float]]
-"""Metrics by the name of what is evaluated: a task, or a corpus."""
+"""Metrics by the name of a task or corpus, or "mean" for the mean over tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Plan:
       epoch_steps: Updates per epoch.
       eval_every: Updates between evaluations, each followed by a checkpoint. The last update has both as well.
       checkpoint_every: Updates between further checkpoints, or None.
-      main_metrics: The metric that chooses the best checkpoint, by the name of what is evaluated.
+      main_metrics: For each name in `Scores`, the metric that selects its best checkpoint.
       fingerprints: Fingerprints of the data, by name; a run cannot be resumed on other data.
       max_skipped: Maximum number of updates skipped in a row, see `nonfinite`.
-      ids: Ids of the training rows, by the name of their batches; a row without an id is named by its index.
-      scales: Mean and std of the labels of scores, by name; a run cannot be resumed with others.
+      ids: Ids of the training rows, by task; rows of a task without ids are named by their index.
+      scales: Mean and std of each score task's labels, by task; a run cannot be resumed with others.
       anchor_start: Weight of the initial parameters in the anchor after each update, float64 [num_steps + 1], for the
         log; None without an anchor.
     """
@@ -69,7 +69,7 @@ class Plan:
 
 
 def num_updates(name: str, all_epochs: int, max_steps: int | None) -> int:
-    """Updates of a run: those of all epochs or, with a line on stderr, `max_steps` if that is fewer."""
+    """Number of updates of a run: all epochs, or `max_steps` if fewer, which is then reported on stderr."""
     if max_steps is None or max_steps >= all_epochs:
         return all_epochs
     print(f"{name}: --config.max_steps ends the run after {max_steps:,} of {all_epochs:,} updates", file=sys.stderr)
@@ -81,9 +81,9 @@ class Outcome(NamedTuple):
 
     Attributes:
       state: The last state, replicated.
-      scores: By what was evaluated, {"final": metrics, "best": metrics and their "step"}.
+      scores: By name, as in `Scores`, {"final": metrics, "best": metrics and their "step"}.
       skipped: Number of updates skipped because their loss or gradient was not finite.
-      peaks: Bytes that XLA allocates on a device for an update, or None, by the batch shapes it was compiled for.
+      peaks: By batch shapes, the bytes that XLA allocates on a device for an update; None if unknown.
     """
 
     state: TrainState
@@ -104,15 +104,15 @@ def train_loop(
     parallel: DataParallel,
     meter: Meter,
 ) -> Outcome:
-    """Trains from the last checkpoint to the end; a run killed at any moment ends the same, bit for bit.
+    """Trains from the last checkpoint to the end; a killed and resumed run has the same result, bit for bit.
 
     Args:
-      workdir: The run's folder, which exists.
+      workdir: The run's existing folder.
       plan: How long the run is, and when it is evaluated and saved.
-      initial: The state before the first update. It is popped, so that the caller does not keep it in memory.
-      run_step: (state, batches, key) to the next state and scalars; all on every replica.
+      initial: A list of the state before the first update. It is popped, so that the caller does not keep it in memory.
+      run_step: (state, sharded batches, key) to the next state and scalars, both replicated.
       batches: Iterator over mappings from a name to a batch, with `get_state` and `set_state`.
-      key: The key of every step.
+      key: The run's key, the same at every step.
       evaluate: From replicated parameters to metrics, by the names of `plan.main_metrics`.
       parallel: The devices.
       meter: The run's clock.
@@ -121,7 +121,7 @@ def train_loop(
       UserError: The data have changed since the run began, training diverged, or the folder cannot be written.
       Interrupted: SIGTERM or SIGINT arrived. The update was finished and the state is saved.
     """
-    # On several hosts a signal reaches one of them, the scheduler's notice all.
+    # On several hosts a signal may reach only one; the scheduler's notice reaches all.
     interruption = Interruption() if jax.process_count() == 1 else Interruption(())
     with Checkpoints(workdir / "checkpoints", tuple(plan.main_metrics)) as checkpoints, interruption:
         loop = _Loop(plan, run_step, batches, key, evaluate, parallel, meter, checkpoints, interruption)
@@ -142,7 +142,7 @@ def train_loop(
 
 @dataclasses.dataclass
 class _Loop:
-    """The state of a training loop, and the parts of an iteration, in the order in which they run."""
+    """The state of a training loop, and the parts of an iteration in the order they run."""
 
     plan: Plan
     run_step: CompiledByShape
@@ -198,7 +198,7 @@ class _Loop:
         self.bar.update()
 
     def compile(self, shapes: str, shards: Any) -> None:
-        """Compiles the step for batches of these shapes; this time counts in no rate."""
+        """Compiles the step for batches of these shapes; rates exclude this time."""
         before = self.run_step.seconds
         with self.meter.paused():
             self.peaks[shapes] = peak_bytes(self.run_step.compile(self.state, shards, self.key))
@@ -228,7 +228,7 @@ class _Loop:
                 self.checkpoints.save(self.step, state, self.progress(), main)
 
     def main_scores(self) -> dict[str, float]:
-        """Evaluates, logs all metrics, and returns each task's main one; a signal interrupts it at once."""
+        """Evaluates, logs all metrics, and returns the main ones; a signal interrupts it immediately."""
         try:
             with self.interruption.raise_at_once():
                 found = self.evaluate(self.state.params)
@@ -251,10 +251,10 @@ class _Loop:
         """Saves the state between two checkpoints; returns the exception to raise."""
         self.print_lines(*self.skipped.report())
         self.checkpoints.save_interrupted(self.step, self.parallel.unreplicate(self.state), self.progress())
-        return Interrupted(f"stopped after update {self.step} of {self.plan.num_steps}, which is saved")
+        return Interrupted(f"stopped after update {self.step} of {self.plan.num_steps}; the state is saved")
 
     def progress(self) -> dict[str, Any]:
-        """Everything but the state that a resumed run needs, as JSON."""
+        """What a resumed run needs besides the state, as JSON."""
         return {
             "fingerprints": dict(self.plan.fingerprints),
             "scales": dict(self.plan.scales),
@@ -274,14 +274,14 @@ class _Loop:
 
 
 def _flat(scores: Scores) -> dict[str, float]:
-    """Metrics by their own names, or by "TASK/metric" where there are several tasks."""
+    """Metrics by name, or by "TASK/metric" if there are several tasks."""
     if len(scores) == 1:
         return next(iter(scores.values()))
     return {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
 
 
 def _shapes(batches: Mapping[str, Mapping[str, Any]]) -> str:
-    """The shapes of batches, for people: "sst5 32 × 24"."""
+    """The shapes of batches as text: "sst5 32 × 24"."""
     sizes = {name: batch.get("input_ids", batch["valid"]).shape for name, batch in batches.items()}
     return ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in sizes.items())
 
@@ -307,7 +307,7 @@ def _check_scales(workdir: Path, then: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def _bar(plan: Plan, step: int) -> tqdm:
-    # A log file needs a line only now and then.
+    # In a log file every refresh is a line.
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(
         total=plan.num_steps,
@@ -345,7 +345,7 @@ def _check_finite(values: Mapping[str, float], step: int) -> None:
 def _with_score(
     scores: Mapping[str, Any] | None, values: Mapping[str, float], metric: str, step: int
 ) -> dict[str, dict[str, float]]:
-    """The scores with one more evaluation; of equal scores the later is best, as it is for Orbax."""
+    """Adds an evaluation to the scores. If scores tie, the later is best, as in Orbax."""
     is_best = scores is None or values[metric] >= scores["best"][metric]
     best = dict(values) | {"step": step} if is_best else dict(scores["best"])  # type: ignore[index]
     return {"final": dict(values), "best": best}

@@ -105,7 +105,7 @@ MOMENTS = [(0,), (4, 5), (7,), (9, 10, 11), (22,)]
 def test_asked_to_stop_it_saves_and_comes_to_the_same_end(whole, tmp_path, capfd, number, moments):
     for moment in moments:
         batches = Batches(at={moment: lambda: os.kill(os.getpid(), number)})
-        with pytest.raises(Interrupted, match=f"stopped after update {moment + 1} of 23, which is saved"):
+        with pytest.raises(Interrupted, match=f"stopped after update {moment + 1} of 23;"):
             run(tmp_path, batches)
         assert batches.step == moment + 1  # the update in hand, and no more
     assert f"{number.name}: finishing this update" in capfd.readouterr().err
