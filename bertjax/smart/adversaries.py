@@ -58,8 +58,8 @@ def power_iteration(
       mask: [S], bool or 0/1, true on real tokens. Padding is not perturbed and does not count in norms.
 
     Returns:
-      δ: [S, D], in the embedding's dtype but at least float32, on the ball's surface; 0 if the start is 0, as "output"
-      is for a constant model.
+      δ: [S, D], in the embedding's dtype but at least float32, on the ball's surface; 0 if the start is 0. The start
+      "output" is 0 for a constant model.
 
     Raises:
       ValueError: `num_steps` is below 0, the norm or start is unknown, or the start has another shape.
@@ -171,7 +171,7 @@ def projected_gradient_ascent(
       num_steps: Ascent steps, at least 1; each costs a forward and an input-only backward pass.
       norm: "linf" (the paper's) or "l2".
       per: Scope of a norm: "example" or "token".
-      projection: "ball", "sphere" (scaled to norm ε in any case) or "none".
+      projection: "ball", "sphere" (always scaled to norm ε) or "none".
       normalize_gradient: Whether g is divided by its norm.
       reference: f(x), [C]; if None it is computed, with one forward pass.
       mask: [S], bool or 0/1, true on real tokens. Padding is not perturbed and does not count in norms.

@@ -46,7 +46,7 @@ class Divergence(NamedTuple):
             v = u if kernel is None else (u @ kernel.T.astype(dtype)) @ kernel.astype(dtype)
             v = self.hvp(outputs, v)
             largest = jnp.max(jnp.abs(v))
-            # If one class has all the probability, H is 0, and any direction is as good.
+            # If one class has all the probability, H is 0 and all directions are equally good.
             return jnp.where(largest > 0, v / jnp.where(largest > 0, largest, 1), u)
 
         return jax.lax.fori_loop(0, TOP_PRODUCTS, product, start)
@@ -95,7 +95,7 @@ def _kl_value(logits: jax.Array, reference: jax.Array) -> jax.Array:
 
 
 kl = Divergence(_kl_value, partial(_fisher_product, 1.0))
-r"""KL(q‖p) = Σ q (log q − log p), q of the reference (the clean pass), in nats, as in VAT (Miyato et al., 2018).
+r"""KL(q‖p) = Σ q (log q − log p), with q from the reference (the clean pass), in nats, as in VAT (Miyato et al., 2018).
 
 Its Hessian in the logits is the Fisher information. Raises ValueError for a single logit.
 """

@@ -9,7 +9,7 @@ SCOPES = {"example": (-2, -1), "token": (-1,)}
 
 
 def check_norm(norm: str, per: str = "example") -> None:
-    """ValueError for an unknown norm or scope."""
+    """Raises ValueError for an unknown norm or scope."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, found {norm!r}")
     if per not in SCOPES:
@@ -31,7 +31,7 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
 
 def unit(x: jax.Array, norm: str, per: str = "example") -> jax.Array:
     """[S, D] divided by its norm; zeros stay zeros."""
-    # By the largest element first, also for l2: squares of tiny gradients underflow.
+    # Divide by the largest element first, even for l2: squares of tiny gradients underflow.
     x = _divide(x, jnp.max(jnp.abs(x), axis=SCOPES[per], keepdims=True))
     return x if norm == "linf" else _divide(x, _l2(x, per))
 

@@ -44,7 +44,7 @@ PRESETS = {
 - `none`: Plain fine-tuning.
 - `bertjax`: Our default. A relative ℓ2 ball, along the task's own gradient, which the backward pass computes anyway;
   the clean pass is a fixed target; matched dropout; and the Bregman term, whose anchor averages over a tenth of the
-  run. At the paper's β the anchor of a short run is the untrained head, and D makes the model answer as it does
+  run. At the paper's β the anchor of a short run keeps the untrained head, and D pulls the outputs towards its
   (docs/study/corrections.md).
 - `bertjax_exact`: As `bertjax`, but one power step from noise, and both passes differentiated.
 - `paper`: Jiang et al., ACL 2020, Algorithm 1 and section 4.2 as printed. At its ε, R_s is almost 0. The paper does not
@@ -55,7 +55,7 @@ PRESETS = {
   after the LayerNorm (there positions and LayerNorm are applied again), and both sides of the symmetric KL are
   differentiated, so that λ = 1 here is about λ = 2 there.
 - `mtdnn_head`: The same code today, and the packages that copy it: noise plus 1e-3 times the raw gradient, scaled to a
-  largest element of 1 in every token. It differs as `mtdnn_2020` does.
+  largest element of 1 in every token. The same three differences apply.
 - `sift`: DeBERTa's (He et al., ICLR 2021; `sift.py`): noise of 1e-2 and one step of 1e-4 along the gradient divided by
   its largest element, token by token, without projection, dropout not matched. There the noise is clipped at two
   standard deviations, and added after a LayerNorm without gain, so that 1e-2 is 1% of the RMS; here it is absolute.
@@ -88,14 +88,13 @@ def preset(name: str, **changes: Any) -> SmartSettings:
         changes.setdefault("horizon", None)
     settings = PRESETS[name]
     adversary: Any = changes.pop("adversary", settings.adversary)
-    of_adversary = {key: changes.pop(key) for key in adversary_fields(adversary) & changes.keys()}
-    if of_adversary:
-        adversary = dataclasses.replace(adversary, **of_adversary)
+    if adversary_changes := {key: changes.pop(key) for key in adversary_fields(adversary) & changes.keys()}:
+        adversary = dataclasses.replace(adversary, **adversary_changes)
     if unknown := changes.keys() - {field.name for field in dataclasses.fields(SmartSettings)}:
         raise ValueError(f"{min(unknown)}: expected a field of SmartSettings or of {name}'s adversary, {adversary}")
     return dataclasses.replace(settings, adversary=adversary, **changes)
 
 
 def adversary_fields(adversary: Any) -> set[str]:
-    """Names of an adversary's fields; none for None."""
+    """Names of an adversary's fields; empty for None."""
     return {field.name for field in dataclasses.fields(adversary)} if dataclasses.is_dataclass(adversary) else set()

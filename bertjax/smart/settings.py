@@ -18,13 +18,13 @@ Computed = TypeVar("Computed")
 
 
 def check_number(name: str, value: Scalar, *, maximum: float | None = None) -> None:
-    """ValueError for a plain number out of range, or a value that is no number; schedules and traced values pass."""
+    """Raises ValueError if the value is out of range or not a number; schedules and traced values pass."""
     if not isinstance(value, int | float):
         # An array or a list of two numbers would broadcast over the parameters silently.
         if callable(value) or (isinstance(value, jax.Array | np.ndarray | np.number) and value.ndim == 0):
             return
         raise ValueError(f"{name} must be a number or a schedule, found {value!r}")
-    # Written so that NaN is refused as well.
+    # Written so that NaN is rejected too.
     if maximum is not None and not 0 <= value <= maximum:
         raise ValueError(f"{name} must be a number in [0, {maximum}], found {value}")
     if not 0 <= value < math.inf:
@@ -62,7 +62,7 @@ class PowerIteration:
         check_number("radius", self.radius)
         _check_choice("norm", self.norm, norms.NORMS)
         _check_choice("start", self.start, (*adversaries.STARTS, "task_gradient"))
-        # Noise that no step turns hardly changes the output: R_s would be almost 0, at full cost.
+        # Without a power step, noise hardly changes the output: R_s would be almost 0, at full cost.
         is_noise = self.start == "noise"
         _check_minimum("num_steps", self.num_steps, int(is_noise), " when the start is noise" if is_noise else "")
 
@@ -74,7 +74,7 @@ class ProjectedGradientAscent:
     Attributes:
       step_size: η.
       noise: σ.
-      radius: ε; None where `projection` is "none".
+      radius: ε; None if and only if `projection` is "none".
       norm: "l2" or "linf".
       per: Scope of a norm: "example" or "token".
       projection: "ball", "sphere" or "none".
@@ -127,7 +127,7 @@ class SmartSettings:
 
     Attributes:
       weight: λ of the smoothness term; a plain 0 leaves the term out.
-      adversary: What finds the perturbation δ; None for δ = 0, and then R_s compares two dropout masks.
+      adversary: What finds the perturbation δ; None for δ = 0: R_s then compares two dropout masks.
       clean_gradient: Whether R_s is also differentiated through its clean pass. If not, that pass is a fixed target,
         which saves a backward pass with the start "task_gradient".
       every: k: R_s enters every k-th update, with k times its weight (lazy regularisation).
@@ -188,7 +188,7 @@ def is_zero(value: Scalar) -> bool:
 def as_number(name: str, value: Scalar) -> float | jax.Array:
     """The value, which must be a number at this point; ValueError for a schedule."""
     if callable(value):
-        raise ValueError(f"{name} is a schedule, and must be a number here: smart.at_update evaluates schedules")
+        raise ValueError(f"{name} is a schedule, but must be a number here: smart.at_update evaluates schedules")
     return value
 
 
@@ -226,8 +226,8 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
       num_steps: Updates of the whole run.
 
     Returns:
-      A number, or a schedule of the number of updates made when the anchor moves. Of a pair, the first number holds up
-      to num_steps / 10 updates, as in the paper's Algorithm 1.
+      A number, or a schedule over the number of updates made before the anchor moves. For a pair, the first number
+      applies up to num_steps / 10 updates, as in the paper's Algorithm 1.
 
     Raises:
       ValueError: β depends on the length of the run, and `num_steps` is None.
@@ -254,7 +254,7 @@ def start_share(settings: SmartSettings, num_steps: int) -> np.ndarray:
       num_steps: Updates of the whole run.
 
     Returns:
-      float64 [num_steps + 1]: the weight after 0, 1, ... updates of the parameters, each followed by one of the anchor.
+      float64 [num_steps + 1]: the weight after 0, 1, ... updates of the parameters and the anchor.
     """
     decay = anchor_decay(settings, num_steps)
     counts = jnp.arange(1, num_steps + 1)

@@ -37,7 +37,7 @@ class Model(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What `smart_terms` returns; with the start "task_gradient" it can be differentiated in the parameters only once.
+    """The result of `smart_terms`. With the start "task_gradient", only its first derivatives are right.
 
     Attributes:
       logits: Logits of the clean pass, [B, C], in the model's dtype.
@@ -87,7 +87,7 @@ def smart_terms(
       model: Model of one example; it is vmapped here.
       params: θ.
       anchor: θ̃, a constant; may be None if `settings.bregman_weight` is 0.
-      batch: Examples as `model` takes them, in leaves [B, ...].
+      batch: Examples for `model`, with leaves [B, ...].
       dropout_keys: Keys [B] of the clean pass, and with matched dropout of all passes.
       noise_keys: Keys [B] of the adversary's start.
       mask: [B, S], true on real tokens.
@@ -105,11 +105,11 @@ def smart_terms(
       Jiang et al., SMART, ACL 2020, equations 2 and 3.
     """
     if settings.has_bregman and anchor is None:
-        raise ValueError("anchor must be given where bregman_weight is not 0: see smart.init_anchor")
+        raise ValueError("anchor must be given if bregman_weight is not 0: see smart.init_anchor")
     adversary = settings.adversary
     starts_at_gradient = isinstance(adversary, PowerIteration) and adversary.start == "task_gradient"
     if settings.has_smoothness and starts_at_gradient and loss_fn is None:
-        raise ValueError("loss_fn must be given where start is 'task_gradient'")
+        raise ValueError("loss_fn must be given if start is 'task_gradient'")
     embed = jax.vmap(model.embed, (None, 0))
     forward = jax.vmap(model.logits, (None, 0, 0, 0))
     perturbed_keys = anchor_keys = dropout_keys
@@ -211,7 +211,7 @@ def _perturbation(
         case PowerIteration():
             start: str | jax.Array = adversary.start
             if gradient is not None:
-                # To second order both signs are equal. The sign is drawn, as the loss rises along the gradient itself.
+                # To second order both signs are equally good. Draw one: along the gradient itself the loss would rise.
                 start = jax.random.rademacher(noise_key, (), gradient.dtype) * gradient
             return power_iteration(
                 lambda x: model.logits(params, x, example, dropout_key),

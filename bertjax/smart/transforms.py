@@ -88,7 +88,7 @@ def add_bregman_proximal(
     check_number("decay", decay, maximum=1)
     _check_period(sync_period)
     if is_zero(weight):
-        return _nothing()
+        return _identity()
 
     def init(params: Params) -> SmartState:
         return SmartState(jnp.zeros((), jnp.int32), init_anchor(params))
@@ -128,7 +128,7 @@ def add_smoothness(
 
     Args:
       weight: λ, a number or a schedule over calls of `update`.
-      adversary: See `SmartSettings`, as for the next three.
+      adversary: See `SmartSettings`, also for the next three.
       clean_gradient: Whether R_s is also differentiated through its clean pass.
       every: k: R_s enters every k-th update, with k times its weight.
       matched_dropout: Whether all passes share their dropout masks.
@@ -177,7 +177,7 @@ def smart(
 
     Args:
       settings: A `SmartSettings`, or a preset's name. "bertjax" needs a `terms_fn` with a `loss_fn`, and computes that
-        loss's gradient again: the gradient passed in is not one of the embeddings.
+        loss's gradient in the embeddings: the gradient passed in is in the parameters.
       num_steps: Total number of anchor updates; required when the decay depends on the run's length.
       sync_period: See `add_bregman_proximal`.
       axis_name: Axis of `pmap` or `shard_map` over which the terms' gradient is averaged; the gradients passed in must
@@ -185,7 +185,7 @@ def smart(
 
     Returns:
       A GradientTransformationExtraArgs whose `update` takes `terms_fn`, from (params, anchor, settings of this update)
-      to `Terms`, which are averaged: leaves [B], or [] if averaged already.
+      to `Terms`; leaves are [B], or [] if averaged already.
 
     Raises:
       ValueError: An unknown preset, or `num_steps` is missing; in `update`, `params` or `terms_fn` is missing.
@@ -218,7 +218,7 @@ def smart(
     settings = preset(settings) if isinstance(settings, str) else settings
     _check_period(sync_period)
     if not (settings.has_smoothness or settings.has_bregman):
-        return _nothing()
+        return _identity()
     decay = anchor_decay(settings, num_steps) if settings.has_bregman else 0.0
 
     def init(params: Params) -> SmartState:
@@ -276,7 +276,7 @@ def anchor(opt_state: optax.OptState) -> Params:
     return init_anchor(found[0])
 
 
-def _nothing() -> optax.GradientTransformationExtraArgs:
+def _identity() -> optax.GradientTransformationExtraArgs:
     """The identity, which accepts every extra argument."""
     return optax.with_extra_args_support(optax.identity())
 
@@ -307,7 +307,7 @@ def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int |
 
 def _local_gradient(objective: Callable[[Params], jax.Array], params: Params, axis_name: str | None) -> Params:
     if axis_name is not None:
-        # Makes the parameters vary over the axis: `shard_map` sums the gradient of replicated parameters by itself.
+        # Makes the parameters vary over the axis: `shard_map` would sum the gradient of replicated parameters.
         here = jax.lax.axis_index(axis_name) >= 0
         params = jax.tree.map(lambda x: jnp.where(here, x, x), params)
     return jax.grad(objective)(params)
