@@ -44,8 +44,8 @@ PRESETS = {
 - `none`: Plain fine-tuning.
 - `bertjax`: Our default. A relative ℓ2 ball, along the task's own gradient, which the backward pass computes anyway;
   the clean pass is a fixed target; matched dropout; and the Bregman term, whose anchor averages over a tenth of the
-  run. At the paper's β the anchor of a short run keeps the untrained head, and D pulls the outputs towards its
-  (docs/study/corrections.md).
+  run. At the paper's β the anchor of a short run keeps the untrained head, and D pulls the model towards its
+  outputs (docs/study/corrections.md).
 - `bertjax_exact`: As `bertjax`, but one power step from noise, and both passes differentiated.
 - `paper`: Jiang et al., ACL 2020, Algorithm 1 and section 4.2 as printed. At its ε, R_s is almost 0. The paper does not
   say whether dropout is matched; here it is.
