@@ -127,7 +127,7 @@ def test_settings_change_the_preset_and_nothing_else():
             "--config.sampling: expected round_robin, proportional, square_root or annealed, found 'random'",
         ),
         ({"tasks": ["sts", "sts"]}, "--config.tasks: expected names of tasks, each once, found ('sts', 'sts')"),
-        ({"tasks": "sts"}, "--config.tasks: expected several values, as \"('a','b')\", found 'sts'"),
+        ({"tasks": "sts"}, "--config.tasks: expected several values, such as \"('a','b')\", found 'sts'"),
         ({"tasks": [1]}, "--config.tasks: expected str, found 1"),
         (
             {"pcgrad": True, "tasks": ["sts"]},
@@ -135,7 +135,7 @@ def test_settings_change_the_preset_and_nothing_else():
         ),
         (
             {"tasks": ["sts", "quora"], "task_weights": [1.0]},
-            "--config.task_weights: expected one for each of --config.tasks, found (1.0,)",
+            "--config.task_weights: expected a weight for each of --config.tasks, found (1.0,)",
         ),
         (
             {"tasks": ["sts", "quora"], "task_weights": [1.0, 0.0]},

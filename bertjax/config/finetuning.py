@@ -19,7 +19,7 @@ class ColumnsConfig:
       text_pair: Column of the second text of a pair, or None.
       label: Column of the label.
       id: Column of the rows' ids; None to number the rows.
-      classes: Names of the classes, which the file gives by name or by number from 0; None for a score.
+      classes: Names of the classes; a label is a name, or its number from 0. None for a score.
       range: Minimum and maximum of a score.
     """
 
@@ -39,14 +39,14 @@ class ColumnsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(TrainerConfig):
-    """Settings of a fine-tuning run, beside those of `TrainerConfig`.
+    """Settings of a fine-tuning run, in addition to those of `TrainerConfig`.
 
     Attributes:
       task: A key of `tasks.TASKS`.
-      tasks: Several of them, to train on all; `task` must then be left out.
+      tasks: Several keys of `tasks.TASKS`, to train on together; leave out `task` then.
       task_weights: Weights of the tasks' objectives, in the order of `tasks`; None for 1 each.
       sampling: How the task of each update is chosen: round_robin; proportional to its number of examples n;
-        square_root, to n^0.5; annealed, to a power of n that falls from 1 to 0.2 (Stickland and Murray, ICML 2019).
+        square_root: to n^0.5; annealed: to a power of n that falls from 1 to 0.2 (Stickland and Murray, ICML 2019).
       pcgrad: Whether every update takes a batch of each task and projects conflicting gradients
         (`gradient_surgery.pcgrad`). `sampling` is then ignored, and an epoch has as many batches as without.
       data_dir: Folder of the CS224N files, for tasks with gold labels.
@@ -109,7 +109,7 @@ class RunConfig(TrainerConfig):
         weights = self.task_weights
         if weights is not None:
             if names is None or len(weights) != len(names):
-                raise UserError(f"--config.task_weights: expected one for each of --config.tasks, found {weights}")
+                raise UserError(f"--config.task_weights: expected a weight for each of --config.tasks, found {weights}")
             if not all(math.isfinite(weight) and weight > 0 for weight in weights):
                 raise UserError(f"--config.task_weights: expected finite numbers above 0, found {weights}")
         if self.data_file is not None:

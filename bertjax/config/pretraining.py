@@ -7,7 +7,7 @@ from bertjax.config.trainer import TrainerConfig
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig(TrainerConfig):
-    """Settings of a run of further pre-training, beside those of `TrainerConfig`.
+    """Settings of a run of further pre-training, in addition to those of `TrainerConfig`.
 
     Attributes:
       corpus: `editorials`, a folder of .txt files, or a .csv file; see `data.corpus.load_corpus`.

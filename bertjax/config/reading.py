@@ -1,4 +1,4 @@
-"""Recipes and config.json files to validated settings."""
+"""Validated settings from recipes and config.json files."""
 
 import dataclasses
 import types
@@ -21,7 +21,7 @@ def is_pretraining(values: Mapping[str, Any]) -> bool:
 
 
 def default_config(kind: type[TrainerConfig] = RunConfig) -> ml_collections.ConfigDict:
-    """All keys of a kind of run with their defaults, for a recipe to change. It is locked: no key can be added."""
+    """All keys of a kind of run with their defaults, for a recipe to change; no key can be added."""
 
     def build(kind: Any) -> ml_collections.ConfigDict:
         config, hints = ml_collections.ConfigDict(), get_type_hints(kind)
@@ -87,14 +87,14 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, get_args(kind)[0], where) for item in value)
     if get_origin(kind) is tuple:
-        raise UserError(f"{where}: expected several values, as \"('a','b')\", found {shown(value)}")
+        raise UserError(f"{where}: expected several values, such as \"('a','b')\", found {shown(value)}")
     if type(value) is not kind:
         raise UserError(f"{where}: expected {kind.__name__}, found {shown(value)}")
     return value
 
 
 def _plain_type(hint: Any) -> Any:
-    """`int` of `int | None`, and of `int`."""
+    """The type without None: `int` for `int | None` and for `int`."""
     if isinstance(hint, types.UnionType):
         return next(kind for kind in get_args(hint) if kind is not type(None))
     return hint

@@ -42,7 +42,7 @@ class SmartConfig:
     matched_dropout: bool | None = None
 
     def settings(self) -> smart.SmartSettings:
-        """The preset with the changes that it reads; UserError for a value out of range."""
+        """The preset with the changes that apply to it; UserError for a value out of range."""
         unread = self._unread()
         try:
             return smart.preset(
@@ -52,19 +52,19 @@ class SmartConfig:
             raise UserError(f"--config.smart.{error}") from None
 
     def idle(self) -> list[str]:
-        """A line for each changed key without effect: a recipe may set it, and a flag change the preset."""
+        """A line for each changed key without effect, such as a recipe's key after a flag changed the preset."""
         settings, unread = self.settings(), self._unread()
         reasons = {name: _why_idle(name, settings, unread) for name in self._changes()}
         return [f"--config.smart.{name} has no effect: {reason}" for name, reason in reasons.items() if reason]
 
     def _changes(self) -> dict[str, Any]:
         changes = {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
-        if self.decay is not None and len(self.decay) == 1:  # a flag gives a single number as a tuple
+        if self.decay is not None and len(self.decay) == 1:  # a single number in a flag becomes a tuple
             changes["decay"] = self.decay[0]
         return changes
 
     def _unread(self) -> set[str]:
-        """Keys of adversaries that the preset's own adversary does not have."""
+        """Keys of other adversaries, which the preset's does not have."""
         if self.preset not in smart.PRESETS:  # which `smart.preset` reports
             return set()
         adversary = smart.PRESETS[self.preset].adversary

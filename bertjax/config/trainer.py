@@ -19,7 +19,7 @@ class TrainerConfig:
         `convert`, or of a finished run; or a hub name, optionally with `@revision`.
       seed: Seed of new heads, data order, dropout and noise, and of pairs and masks in pre-training.
       epochs: Passes over the training data; in pre-training each has new pairs and masks.
-      max_steps: Maximum number of updates, which the schedule follows; None for all epochs.
+      max_steps: Maximum number of updates, where the learning rate reaches 0; None for all epochs.
       batch_size: Examples per update, over all devices.
       micro_batches: Number of parts in which a device computes its share of a batch, one after another, to save memory.
         The update is the same.

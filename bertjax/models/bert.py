@@ -1,6 +1,6 @@
 """The BERT family (Devlin et al., NAACL 2019) as a Linen module of pure functions of its parameters.
 
-Every function takes one example or a batch: `...` below is nothing or a batch dimension B. S is the sequence length,
+Every function takes one example or a batch: `...` below is empty or a batch dimension B. S is the sequence length,
 D the hidden size. `embed` and `encode` are separate because SMART perturbs the embeddings in between. Softmax,
 LayerNorm and logits are float32 for every compute dtype.
 """
@@ -18,7 +18,7 @@ from bertjax.models.config import ACTIVATIONS, BertConfig
 from bertjax.models.dropout import dropout
 
 DROPOUTS = 3
-"""Dropout sites of a layer."""
+"""Number of dropout sites in a layer."""
 
 
 class Embeddings(nn.Module):
@@ -43,7 +43,7 @@ class Embeddings(nn.Module):
         self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype)
 
     def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
-        """Int [..., S] twice to [..., S, D]."""
+        """Ids of tokens and token types, int [..., S], to [..., S, D]."""
         words = self.word(input_ids)
         positions = self.position(jnp.arange(input_ids.shape[-1]))
         # A model with a single token type uses it for both segments of a pair.
@@ -67,8 +67,8 @@ class LayerNorm(nn.Module):
 class Normalize(nn.Module):
     """Layer normalisation in float32, with scale and bias.
 
-    Flax's LayerNorm first multiplies the reciprocal deviation by the scale, into one more array [..., D]: 5% of a SMART
-    update.
+    Flax's LayerNorm first multiplies the reciprocal deviation by the scale: one more array [..., D], which costs 5% of
+    a SMART update.
     """
 
     eps: float
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         )
         query = query * jnp.asarray(size**-0.5, query.dtype)
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
-        # Finite, so that a row without a real token does not give NaN.
+        # Finite, so that a row without a real token does not become NaN.
         scores = jnp.where(attention_mask[..., None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = dropout(weights, dropout_keys, self.first_site, self.config.attention_probs_dropout_prob)
@@ -146,7 +146,7 @@ class Layer(nn.Module):
 
 
 class MlmHead(nn.Module):
-    """The masked-language-modelling head; its decoder is the word embeddings (Devlin et al., 2019)."""
+    """The masked-language-modelling head; it decodes with the word embeddings (Devlin et al., 2019)."""
 
     config: BertConfig
     dtype: Any
@@ -210,10 +210,7 @@ class Bert(nn.Module):
         return Layer(self.config, first_site, self.dtype, self.param_dtype, **options)
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
-        """Embeddings after their LayerNorm and before dropout: int [..., S] twice to [..., S, D].
-
-        SMART perturbs these.
-        """
+        """Embeddings [..., S, D] as SMART perturbs them: after LayerNorm, before dropout."""
         return self.embeddings(input_ids, token_type_ids)
 
     def encode(
@@ -350,7 +347,7 @@ def encode(
       Hidden states [B, S, D] and pooled output [B, D], both float32.
 
     Raises:
-      ValueError: S exceeds the number of the model's positions, or the shapes differ.
+      ValueError: S exceeds the model's number of positions, or the shapes differ.
     """
     input_ids = jnp.asarray(input_ids, jnp.int32)
     if input_ids.shape[-1] > config.max_position_embeddings:

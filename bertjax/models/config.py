@@ -1,4 +1,4 @@
-"""A BERT's architecture, read from Hugging Face's `config.json` and checked."""
+"""BERT's architecture, read from Hugging Face's `config.json` and checked."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,19 +1,19 @@
-"""Dropout whose masks depend on the example and the site in the model alone, at almost no cost."""
+"""Cheap dropout with masks that depend only on the example and the site in the model."""
 
 import jax
 import jax.numpy as jnp
 
 
 def dropout(x: jax.Array, keys: jax.Array | None, site: int | jax.Array, rate: float) -> jax.Array:
-    """Inverted dropout whose mask depends on the example's key and the site alone.
+    """Inverted dropout with a mask that depends only on the example's key and the site.
 
     The mask does not depend on the example's place in a batch or on a device. A batch is the vmap of its examples, and
     several forward passes can share one mask.
 
     Args:
-      x: [..., *shape].
+      x: Any shape for one example, [B, ...] for a batch.
       keys: A key for one example, keys [B] for a batch, or None for no dropout.
-      site: Number of the site in the model, from 0; each site has its own.
+      site: Number of the site in the model, from 0.
       rate: Probability of a zero, rounded to a multiple of 2**-32.
     """
     threshold = min(round(rate * 2**32), 2**32 - 1)
@@ -29,9 +29,9 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int | jax.Array, rate: f
 def random_bits(key: jax.Array, site: int | jax.Array, size: int) -> jax.Array:
     """Random words, uint32 [size], from a key and a site.
 
-    Threefry, `jax.random`'s default, took 7% of an update on a CPU, and in a loop XLA does not merge repeated calls.
-    The keys come from Threefry. Words of one mask need only look independent: two rounds of an integer hash suffice,
-    and they fuse into the operation that reads the mask.
+    Threefry, `jax.random`'s default, took 7% of an update on a CPU. It is a loop there, and XLA does not merge repeated
+    loops. The keys still come from Threefry. Words of one mask need only look independent: two rounds of an integer
+    hash suffice, and they fuse into the operation that reads the mask.
     """
     words = jax.random.key_data(key)
     counts = jax.lax.iota(jnp.uint32, size) + words[0]

@@ -1,4 +1,4 @@
-"""Forward passes of a model for one task: logits, pooled states, and the model as SMART takes it."""
+"""Forward passes of a model for one task: logits, pooled states, and the model split for SMART."""
 
 from collections.abc import Mapping
 from typing import Any
