@@ -29,9 +29,9 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int | jax.Array, rate: f
 def random_bits(key: jax.Array, site: int | jax.Array, size: int) -> jax.Array:
     """Random words, uint32 [size], from a key and a site.
 
-    Threefry, `jax.random`'s default, took 7% of an update on a CPU, and inside a loop XLA does not merge repeated
-    calls of it. The keys still come from Threefry. Words of one mask need only look independent: two rounds of an integer
-    hash suffice, and they fuse into the operation that reads the mask.
+    Threefry, `jax.random`'s default, took 7% of an update on a CPU, and in a loop XLA does not merge repeated calls.
+    The keys still come from Threefry. Words of one mask need only look independent: two rounds of an integer hash
+    suffice, and they fuse into the operation that reads the mask.
     """
     words = jax.random.key_data(key)
     counts = jax.lax.iota(jnp.uint32, size) + words[0]
