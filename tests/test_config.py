@@ -103,6 +103,15 @@ def test_settings_change_the_preset_and_nothing_else():
         ({"smart": {"norm": "l1"}}, "--config.smart.norm must be one of l2, linf, found 'l1'"),
         ({"smart": {"every": 0}}, "--config.smart.every must be at least 1, found 0"),
         (
+            {"smart": {"preset": "rdrop", "radius": -1.0}},
+            "--config.smart.radius must be a finite number of at least 0, found -1.0",
+        ),
+        (
+            {"smart": {"preset": "paper", "start": "foo"}},
+            "--config.smart.start must be one of noise, output, task_gradient, found 'foo'",
+        ),
+        ({"smart": {"preset": "r3f", "norm": "l1"}}, "--config.smart.norm must be one of l2, linf, found 'l1'"),
+        (
             {"smart": {"preset": "bertjax", "start": "noise"}},
             "--config.smart.num_steps must be at least 1 when the start is noise, found 0",
         ),
@@ -183,7 +192,7 @@ def test_bad_values_are_refused_in_one_line(values, message):
         ),
         (
             {"preset": "sift", "radius": 0.5},
-            ["radius has no effect: R_s's adversary, ProjectedGradientAscent, does not read it"],
+            ["radius has no effect: R_s's adversary, ProjectedGradientAscent without projection, does not read it"],
         ),
         ({"preset": "rdrop", "radius": 0.5}, ["radius has no effect: R_s has no adversary"]),
         (

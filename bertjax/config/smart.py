@@ -45,6 +45,8 @@ class SmartConfig:
         """The preset with the changes that apply to it; UserError for a value out of range."""
         unread = self._unread()
         try:
+            # Bad values are refused even if the preset does not read them: a flag may change the preset.
+            smart.PowerIteration(**{name: value for name, value in self._changes().items() if name in unread})
             return smart.preset(
                 self.preset, **{name: value for name, value in self._changes().items() if name not in unread}
             )
@@ -91,5 +93,8 @@ def _why_idle(name: str, settings: smart.SmartSettings, unread: set[str]) -> str
     if settings.adversary is None and name in unread:
         return "R_s has no adversary"
     if name in unread:
-        return f"R_s's adversary, {type(settings.adversary).__name__}, does not read it"
+        without = ""
+        if isinstance(settings.adversary, smart.ProjectedGradientAscent) and settings.adversary.projection == "none":
+            without = " without projection"
+        return f"R_s's adversary, {type(settings.adversary).__name__}{without}, does not read it"
     return ""

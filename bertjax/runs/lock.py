@@ -1,7 +1,6 @@
 """A lock that keeps a second process out of a folder."""
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from bertjax.errors import UserError
 from bertjax.files.atomic import unwritable
 
 LOCK_FILE = ".lock"
-_CANNOT_LOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Errors of file systems without locks, such as some network ones."""
 
 
 @contextlib.contextmanager
@@ -24,24 +21,35 @@ def lock_folder(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: the folder cannot be written, or another process holds its lock.
     """
-    path, lock = workdir / LOCK_FILE, FileLock(workdir / LOCK_FILE, timeout=0)
+    path = workdir / LOCK_FILE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}); use another one") from None
+    # No fallback: a lock that is a mere file outlives a killed process, and the run could not be resumed.
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"--workdir: {workdir} is in use by another run, process {path.read_text().strip()}; wait until it ends, "
-            "or use another one"
+            f"--workdir: {workdir} is in use by another run, process {_holder(path)}; wait until it ends, or use "
+            "another one"
         ) from None
-    except OSError as error:
-        if error.errno not in _CANNOT_LOCK:
-            raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}); use another one") from None
+    except OSError as error:  # some network file systems
         print(f"warning: {workdir} cannot be locked ({error.strerror}); start only one run there", file=sys.stderr)
     try:
         _write_pid(path)
         yield
     finally:
         lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _write_pid(path: Path) -> None:

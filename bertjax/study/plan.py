@@ -9,10 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertjax import smart
 from bertjax.config import PretrainConfig, RunConfig, default_config, read_config
 from bertjax.data.pipeline import OWN_TASK, declared_tasks
 from bertjax.data.sources import SOURCES, CourseFiles
 from bertjax.errors import UserError, did_you_mean, shown
+from bertjax.smart.settings import Adversary
 from bertjax.study import statistics
 from bertjax.tasks import TASKS
 
@@ -102,16 +104,36 @@ class Trial:
     def resolved(self) -> dict[str, Any]:
         """What its settings mean in this version: SMART's values, whatever the preset, and how scores are learnt."""
         settings = self.config.smart.settings()
-        smart = dataclasses.asdict(settings) if settings.has_smoothness or settings.has_bregman else {}
-        if settings.adversary is not None:
-            smart["adversary"] = {"name": type(settings.adversary).__name__, **vars(settings.adversary)}
+        record = dataclasses.asdict(settings) if settings.has_smoothness or settings.has_bregman else {}
+        if record:
+            record |= _flat_adversary(settings.adversary)
         if not settings.has_bregman:
-            smart = {name: value for name, value in smart.items() if name not in ("decay", "horizon")}
+            record = {name: value for name, value in record.items() if name not in ("decay", "horizon")}
         if not settings.has_smoothness:
-            smart = {name: value for name, value in smart.items() if name in _OF_BREGMAN}
+            record = {name: value for name, value in record.items() if name in _OF_BREGMAN}
         has_score = any(task.schema.is_score for task in declared_tasks(self.config))
-        found = ({"smart": smart} if smart else {}) | ({"scores": "standardised"} if has_score else {})
+        found = ({"smart": record} if record else {}) | ({"scores": "standardised"} if has_score else {})
         return dict(json.loads(json.dumps(found)))
+
+
+def _flat_adversary(adversary: Adversary | None) -> dict[str, Any]:
+    """An adversary as results have recorded it since their first version: a name, and a value for every field."""
+    names = {
+        smart.PowerIteration: "power_iteration",
+        smart.ProjectedGradientAscent: "projected_gradient_ascent",
+        smart.RandomPerturbation: "random_perturbation",
+    }
+    defaults: dict[str, Any] = {
+        "radius": 0.02,
+        "norm": "l2",
+        "start": "noise",
+        "num_steps": 1,
+        "step_size": 0.0,
+        "noise": 0.0,
+    }
+    defaults |= {"per": "example", "projection": "ball", "normalize_gradient": True}
+    fields = {} if adversary is None else {name: x for name, x in vars(adversary).items() if x is not None}
+    return {**defaults, **fields, "adversary": "none" if adversary is None else names[type(adversary)]}
 
 
 def plan_trials(study: Mapping[str, Any]) -> list[Trial]:

@@ -133,14 +133,24 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO, errno.EINVAL])
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, capsys, number):
     def refuse(file, how):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / ".lock").write_text("4194305\n")  # left by a run that was killed
+    for _ in range(2):
+        with workdir.open_workdir(tmp_path, CONFIG):
+            pass
+        assert f"cannot be locked ({os.strerror(number)})" in capsys.readouterr().err
+
+
+def test_a_held_lock_that_names_no_process_is_one_line(tmp_path):
     with workdir.open_workdir(tmp_path, CONFIG):
-        pass
-    assert "cannot be locked (No locks available)" in capsys.readouterr().err
+        (tmp_path / ".lock").write_bytes(b"\xff")
+        with pytest.raises(UserError, match="is in use by another run"), workdir.open_workdir(tmp_path, CONFIG):
+            pass
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):

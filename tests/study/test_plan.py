@@ -203,7 +203,7 @@ def test_another_meaning_has_another_folder(monkeypatch):
     assert str(before).startswith("runs/sst5/smart/0.1/0-")
     monkeypatch.setitem(smart.PRESETS, "bertjax", smart.preset("bertjax", radius=0.5))
     assert trial.folder != before
-    assert trial.resolved["smart"]["adversary"]["radius"] == 0.5
+    assert trial.resolved["smart"]["radius"] == 0.5
 
 
 def test_resolved_leaves_out_what_nothing_reads():

@@ -56,10 +56,10 @@ def test_settings_that_meant_something_else_are_refused(tmp_path):
     smart = dataclasses.replace(RunConfig().smart, preset="bertjax")
     trial = Trial(("sst5",), "smart", 0.1, 0, RunConfig(smart=smart))
     old = line(trial)
-    assert old["resolved"]["smart"]["adversary"]["start"] == "task_gradient"
-    old["resolved"]["smart"]["adversary"] |= {"radius": 0.5}
+    assert old["resolved"]["smart"]["start"] == "task_gradient"
+    old["resolved"]["smart"] |= {"radius": 0.5}
     results.add_result(tmp_path, old)
-    with pytest.raises(UserError, match=r"cells.jsonl:1: sst5 smart .*: smart.adversary.radius was 0.5, is 0.02;"):
+    with pytest.raises(UserError, match=r"cells.jsonl:1: sst5 smart .*: smart.radius was 0.5, is 0.02;"):
         results.read_results(tmp_path, [trial])
 
 
