@@ -22,7 +22,7 @@ class UserError(ValueError):
     def __init__(self, *lines: str):
         # Text quoted from a user's file may contain line ends, terminal escape codes or half a surrogate pair.
         lines = tuple(line if len(line) <= _MAX_LINE_LENGTH else line[:_MAX_LINE_LENGTH] + "…" for line in lines)
-        super().__init__("\n".join(map(_printable, lines)))
+        super().__init__("\n".join(map(printable, lines)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By default an exception is pickled as its whole message, and __init__ would then escape the line ends.
@@ -51,7 +51,8 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with line ends, terminal escape codes and the like spelt out."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

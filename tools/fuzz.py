@@ -6,6 +6,7 @@ Prints the number of cases tried, refused and accepted for each target. Stops at
 """
 
 import argparse
+import contextlib
 import io
 import json
 import pickle
@@ -73,6 +74,15 @@ ORIGIN = {"lineage": [{"init_from": "minilm-l6"}], "files": {"vocab.txt": "0f"},
 RECORD = {"step": 10, "epoch": 0.5, "split": "train", "values": {"loss": 1.5}, "timing": {"seconds": 2.0}}
 RUN = {"task": "sst5", "epochs": 3, "learning_rate": 1e-4, "smart": {"preset": "bertjax", "radius": 0.02}}
 VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "##s", "é", "映"])
+TOKENIZER_CONFIG = {
+    **{
+        "do_lower_case": True,
+        "cls_token": "[CLS]",
+        "tokenizer_class": "BertTokenizer",
+        "model_input_names": ["input_ids"],
+    },
+    **{"additional_special_tokens": ["[E1]"], "added_tokens_decoder": {"10": {"content": "[E1]", "lstrip": False}}},
+}
 TABLE = '\tid\tsentence\tsentiment\n0\ta\tthe film\t3\n1\tb\tits "story"\t0.0\r\n2\tc\té映\t4\n'
 CSV = "".join(["id,article\n", *(f'{i},"A film, number {i}. It was good!"\n' for i in range(60))])
 
@@ -105,10 +115,13 @@ def _in_folder(name: str, read: Callable[[Path], Any]) -> Callable[[Path], None]
     return run
 
 
-def _read_tokenizer_settings(path: Path) -> None:
-    (path.parent / "vocab.txt").write_text(VOCABULARY)
-    (path.parent / "tokenizer_config.json").write_bytes(path.read_bytes())
-    load_tokenizer(path.parent).encode("The films")
+def _beside_vocabulary(name: str) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        (path.parent / "vocab.txt").write_text(VOCABULARY)
+        (path.parent / name).write_bytes(path.read_bytes())
+        load_tokenizer(path.parent).encode("The films [E1]")
+
+    return run
 
 
 def _read_vocabulary(path: Path) -> None:
@@ -143,10 +156,12 @@ TARGETS: dict[str, tuple[Callable[[Path], None], bytes]] = {
     "config.json": (_in_folder("config.json", read_model_config), json.dumps(CONFIG).encode()),
     "index.json": (lambda path: list(shard_files(path)) and None, json.dumps({"weight_map": {"a": "x.bin"}}).encode()),
     "vocab.txt": (_read_vocabulary, VOCABULARY.encode()),
-    "tokenizer_config.json": (
-        _read_tokenizer_settings,
-        json.dumps({"do_lower_case": True, "cls_token": "[CLS]"}).encode(),
+    "tokenizer_config.json": (_beside_vocabulary("tokenizer_config.json"), json.dumps(TOKENIZER_CONFIG).encode()),
+    "special_tokens_map.json": (
+        _beside_vocabulary("special_tokens_map.json"),
+        json.dumps({"cls_token": "[CLS]", "additional_special_tokens": ["[E1]"]}).encode(),
     ),
+    "added_tokens.json": (_beside_vocabulary("added_tokens.json"), json.dumps({"[E1]": 10, "covid": 11}).encode()),
     "tokenizer.json": (_read_tokenizer_json, _tokenizer_seed()),
     "config of a run": (_in_folder("config.json", read_run_config), json.dumps(RUN).encode()),
     "origin of a run": (
@@ -250,7 +265,8 @@ def try_one(target: str, data: bytes, folder: Path) -> bool:
     path.write_bytes(data)
     start = time.monotonic()
     try:
-        TARGETS[target][0](path)
+        with contextlib.redirect_stderr(io.StringIO()):  # thousands of warnings
+            TARGETS[target][0](path)
         is_accepted = True
     except UserError as error:
         if not str(error):

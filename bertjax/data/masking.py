@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
-from bertjax.pretrained.tokenizer import special_token_ids
+from bertjax.errors import UserError
+from bertjax.pretrained.tokenizer import CheckpointTokenizer
 
 MASK_RATE = 0.15
 """Share of a text's tokens that are chosen for prediction."""
@@ -21,7 +22,7 @@ class Vocabulary:
 
     Attributes:
       cls, sep, mask, pad: ids of the special tokens.
-      is_special: bool [V]; special tokens are not text: never masked, never drawn as a random token.
+      is_special: bool [V]; special tokens, added ones too, are not text: never masked, never drawn as a random token.
       is_continued: bool [V]; pieces that begin with ## and belong to the word before them.
     """
 
@@ -33,12 +34,38 @@ class Vocabulary:
     is_continued: np.ndarray
 
 
-def read_vocabulary(tokenizer: Tokenizer, folder: Path) -> Vocabulary:
-    """The vocabulary of a tokenizer that `load_tokenizer` loaded from `folder`."""
-    special = special_token_ids(tokenizer, folder)
+def read_vocabulary(read: CheckpointTokenizer, folder: Path, *, whole_word: bool) -> Vocabulary:
+    """The vocabulary of a tokenizer.
+
+    Args:
+      read: from `read_tokenizer(folder)`.
+      folder: the checkpoint, for the error message.
+      whole_word: whether words must be known; pieces of other models than WordPiece do not mark them alike.
+
+    Raises:
+      UserError: the tokenizer is not one for BERT's pre-training.
+    """
+    tokenizer, special = read.tokenizer, read.special_ids
+    if missing := {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} - special.keys():
+        raise UserError(
+            f"{folder}: pre-training needs {', '.join(sorted(missing))}, which the tokenizer lacks; name it in "
+            "tokenizer_config.json, or use another checkpoint"
+        )
+    cls, sep, text = special["cls_token"], special["sep_token"], tokenizer.encode("a", add_special_tokens=False).ids
+    if tokenizer.encode("a", "a").ids != [cls, *text, sep, *text, sep]:
+        raise UserError(
+            f"{folder}: pre-training needs a tokenizer that encodes a pair as [CLS] A [SEP] B [SEP], found another "
+            "template; use a checkpoint with BERT's"
+        )
+    if whole_word and not isinstance(tokenizer.model, WordPiece):
+        raise UserError(
+            f"{folder}: --config.whole_word needs a WordPiece tokenizer, found {type(tokenizer.model).__name__}; set "
+            "--config.whole_word=false"
+        )
     pieces = tokenizer.get_vocab(with_added_tokens=True)
     is_special, is_continued = np.zeros((2, max(pieces.values()) + 1), bool)
-    is_special[list(special.values())] = True
+    added = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    is_special[[*added, *special.values()]] = True
     is_special[special["unk_token"]] = False  # [UNK] stands for text that the vocabulary cannot spell
     is_continued[[i for piece, i in pieces.items() if piece.startswith("##")]] = True
     return Vocabulary(

@@ -21,7 +21,7 @@ from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
 from bertjax.models.bert import Bert
 from bertjax.pretrained import read_model_config, resolve_checkpoint
-from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
+from bertjax.pretrained.tokenizer import check_tokenizer_fits, load_tokenizer
 from bertjax.tasks import Task, classification_task, get_task, regression_task, with_scale
 
 MAX_BUCKETS = 8
@@ -127,7 +127,7 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
     if config.max_length < 5 and any(len(task.schema.texts) == 2 for task in tasks):
         raise UserError(f"--config.max_length: expected at least 5 tokens for pairs, found {config.max_length}")
     tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, architecture.vocab_size, folder)
+    check_tokenizer_fits(tokenizer, architecture, folder)
     # A step that takes a batch of every task is compiled for each combination of their shapes.
     max_buckets = 1 if config.pcgrad else MAX_BUCKETS
     data = {}

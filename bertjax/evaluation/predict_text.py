@@ -23,7 +23,7 @@ from bertjax.models.bert import Bert
 from bertjax.models.forward import Params, eval_step
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import read_model_config
-from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
+from bertjax.pretrained.tokenizer import check_tokenizer_fits, load_tokenizer
 from bertjax.tasks import Task
 
 STDIN = "-"
@@ -65,7 +65,7 @@ def load_text_model(workdir: Path, task: str | None, checkpoint: str) -> TextMod
     chosen = _choose_task(tasks, task)
     architecture = read_model_config(run.encoder)
     tokenizer = load_tokenizer(run.encoder)
-    check_vocabulary(tokenizer, architecture.vocab_size, run.encoder)
+    check_tokenizer_fits(tokenizer, architecture, run.encoder)
     model = Bert(architecture, {t.name: t.num_outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
     restore = partial(run.restore, run.step(chosen.name, checkpoint), model)
     return TextModel(chosen, run.config, model, restore, tokenizer, architecture.pad_token_id)

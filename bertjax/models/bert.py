@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bertjax.models.config import ACTIVATIONS, BertConfig
 from bertjax.models.dropout import dropout
@@ -340,23 +341,41 @@ def encode(
       params: Parameters from `load_pretrained` or from training.
       config: Their architecture.
       input_ids: int [B, S] or [S].
-      attention_mask: bool or int of the same shape, 0 on padding; None for all ones.
-      token_type_ids: int of the same shape; None for all zeros.
+      attention_mask: bool or int of the same shape, 0 on padding and else 1; None for all ones.
+      token_type_ids: int of the same shape; None for all zeros. A model with a single type takes 1 for 0.
 
     Returns:
       Hidden states [B, S, D] and pooled output [B, D], both float32.
 
     Raises:
-      ValueError: S exceeds the model's number of positions, or the shapes differ.
+      ValueError: The shapes differ, S is 0 or exceeds the model's number of positions, or a value is out of range.
+        Values are not checked under a transformation such as `jax.jit`.
     """
-    input_ids = jnp.asarray(input_ids, jnp.int32)
-    if input_ids.shape[-1] > config.max_position_embeddings:
-        raise ValueError(f"input_ids have {input_ids.shape[-1]} positions, the model {config.max_position_embeddings}")
-    mask = jnp.ones_like(input_ids) if attention_mask is None else jnp.asarray(attention_mask)
-    mask = mask.astype(bool)
-    types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids, jnp.int32)
-    if not input_ids.shape == mask.shape == types.shape:
-        raise ValueError(
-            f"input_ids {input_ids.shape}, attention_mask {mask.shape} and token_type_ids {types.shape} differ"
-        )
-    return _encode(params, config, input_ids, mask, types)
+    ids = _checked(input_ids, "input_ids", config.vocab_size)
+    if not ids.ndim or not ids.shape[-1]:
+        raise ValueError(f"input_ids must have a position at least, found shape {ids.shape}")
+    if ids.shape[-1] > config.max_position_embeddings:
+        raise ValueError(f"input_ids have {ids.shape[-1]} positions, the model {config.max_position_embeddings}")
+    mask = jnp.ones_like(ids) if attention_mask is None else _checked(attention_mask, "attention_mask", 2)
+    num_types = max(config.type_vocab_size, 2)  # see `Embeddings`
+    types = jnp.zeros_like(ids) if token_type_ids is None else _checked(token_type_ids, "token_type_ids", num_types)
+    if not ids.shape == mask.shape == types.shape:
+        raise ValueError(f"input_ids {ids.shape}, attention_mask {mask.shape} and token_type_ids {types.shape} differ")
+    return _encode(params, config, ids, mask.astype(bool), types)
+
+
+def _checked(values: Any, name: str, size: int) -> jax.Array:
+    """The values as int32; ValueError unless they are integers from 0 to size − 1, as far as they are known."""
+    is_known = not isinstance(values, jax.core.Tracer) and getattr(values, "is_fully_addressable", True)
+    array = np.asarray(values) if is_known else values
+    is_mask = name == "attention_mask"
+    kinds = "biuf" if is_mask and is_known else "biu" if is_mask else "iu"
+    if array.size and array.dtype.kind not in kinds:
+        raise ValueError(f"{name} must be {'bools or ' * is_mask}integers, found {array.dtype}")
+    if is_known:
+        outside = np.argwhere(~np.isin(array, (0, 1)) if is_mask else (array < 0) | (array >= size))
+        if len(outside):
+            place = tuple(outside[0].tolist())
+            limits = "0 or 1" if is_mask else f"from 0 to {size - 1}, as the model's config says"
+            raise ValueError(f"{name}{list(place)} must be {limits}, found {array[place]}")
+    return jnp.asarray(array, jnp.int32)

@@ -1,6 +1,7 @@
 """BERT's architecture, read from Hugging Face's `config.json` and checked."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_type_hints
@@ -8,7 +9,8 @@ from typing import Any, get_type_hints
 import jax
 import jax.numpy as jnp
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, shown
+from bertjax.models.families import other_family
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -19,11 +21,29 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
+_gelu_tanh = partial(jax.nn.gelu, approximate=True)
+
+
+def _quick_gelu(x: jax.Array) -> jax.Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_python": gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_python_tanh": _gelu_tanh,
+    "gelu_accurate": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
+"""By Transformers' names; some differ only in how PyTorch computes them."""
+_BERT_CLASS = re.compile(r"(TF|Flax)?Bert(?!Generation)(?![a-z])\w*")
 _MAX_SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**16,
@@ -89,18 +109,58 @@ class BertConfig:
         Raises:
           UserError: A value has the wrong type or is out of range, a size is missing, or the architecture is not BERT.
         """
-        if values.get("model_type", "bert") != "bert":
-            raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r:.80}")
-        if values.get("position_embedding_type", "absolute") != "absolute":
-            raise UserError(
-                "BERT config: position_embedding_type must be 'absolute', "
-                f"found {values['position_embedding_type']!r:.80}"
-            )
-        if values.get("is_decoder"):
-            raise UserError("BERT config: is_decoder must be false: attention here is bidirectional")
+        _check_is_bert(values)
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in values.items() if name in names and value is not None}
         missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - known.keys()
         if missing:
             raise UserError(f"BERT config: {', '.join(sorted(missing))} missing")
         return cls(**known)
+
+
+def _check_is_bert(values: Mapping[str, Any]) -> None:
+    """UserError if a `config.json` asks for a computation that is not a plain BERT encoder's."""
+    if values.get("model_type", "bert") != "bert":
+        raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r:.80}")
+    for name in architecture_names(values):
+        if "model_type" not in values and not _BERT_CLASS.fullmatch(name):
+            raise UserError(
+                f"BERT config: expected a model_type, or a BERT class as the architecture, found {shown(name)} alone; "
+                'if the model is a BERT, add "model_type": "bert"'
+            )
+        if family := other_family(name):
+            raise UserError(
+                f"BERT config: expected a BERT class as the architecture, found {shown(name)}, of the family {family}; "
+                "use a BERT checkpoint"
+            )
+    auto_map = values.get("auto_map") or {}
+    if not isinstance(auto_map, dict):
+        raise UserError(f"BERT config: auto_map must be an object, found {shown(auto_map)}")
+    if own_code := sorted(name for name in auto_map if name.startswith(("AutoModel", "AutoConfig"))):
+        raise UserError(
+            f"BERT config: auto_map must not name a model, found {shown(own_code[0])}: the checkpoint brings its own "
+            "model code, which is not run; use a checkpoint without model code"
+        )
+    if values.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError(
+            f"BERT config: position_embedding_type must be 'absolute', found {values['position_embedding_type']!r:.80}"
+        )
+    if values.get("is_decoder"):
+        raise UserError("BERT config: is_decoder must be false: attention here is bidirectional")
+    if values.get("add_cross_attention"):
+        raise UserError("BERT config: add_cross_attention must be false: there is no second text to attend to here")
+    if values.get("pruned_heads"):
+        raise UserError(
+            f"BERT config: pruned_heads must be empty, found {shown(values['pruned_heads'])}: layers here have all "
+            "their attention heads; use the checkpoint from before pruning"
+        )
+
+
+def architecture_names(values: Mapping[str, Any]) -> list[str]:
+    """The classes that wrote a checkpoint, by its `config.json`; empty if it names none, UserError if it is broken."""
+    names = values.get("architectures")
+    if names is None:
+        return []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"BERT config: architectures must be a list of class names, found {shown(names)}")
+    return [re.sub("^(TF|Flax)(?=Bert)", "", name) for name in names]

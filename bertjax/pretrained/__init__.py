@@ -1,7 +1,7 @@
 """Reads and writes BERT checkpoints in all common formats; a missing or surplus tensor is an error."""
 
 from bertjax.pretrained.encoder_files import copy_encoder_files, encoder_files, read_model_config
-from bertjax.pretrained.head_metadata import head_class_names, head_label_scales
+from bertjax.pretrained.head_metadata import classifier_problem_type, head_class_names, head_label_scales
 from bertjax.pretrained.heads import matching_heads, standardize_heads, with_heads
 from bertjax.pretrained.lineage import read_lineage
 from bertjax.pretrained.load import load_pretrained
@@ -11,6 +11,7 @@ from bertjax.pretrained.tokenizer import load_tokenizer
 
 __all__ = [
     "STARTER",
+    "classifier_problem_type",
     "copy_encoder_files",
     "encoder_files",
     "head_class_names",

@@ -8,17 +8,24 @@ from bertjax.files.atomic import replace_file
 from bertjax.files.json_files import read_json
 from bertjax.models.config import BertConfig
 
-_CONFIG_FILES = ("config.json", "bert_config.json")
+CONFIG_FILES = ("config.json", "bert_config.json")
 """Hugging Face's name, and Google's."""
-_TOKENIZER_FILES = ("vocab.txt", "tokenizer_config.json", "tokenizer.json")
+TOKENIZER_FILES = (
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What together describes a tokenizer."""
 
 
 def config_path(folder: Path) -> Path:
     """The path of `config.json`, or else of `bert_config.json`; UserError if neither exists."""
-    for name in _CONFIG_FILES:
+    for name in CONFIG_FILES:
         if (folder / name).exists():
             return folder / name
-    raise UserError(f"{folder / _CONFIG_FILES[0]}: not found; a checkpoint folder needs config.json")
+    raise UserError(f"{folder / CONFIG_FILES[0]}: not found; a checkpoint folder needs config.json")
 
 
 def read_model_config(folder: Path) -> BertConfig:
@@ -41,8 +48,8 @@ def read_small_json(path: Path, shape: Any, remedy: str = "get the file again") 
 
 def encoder_files(folder: Path) -> dict[str, Path]:
     """The files a model needs besides its parameters, by their names in a copy; UserError without a config file."""
-    tokenizer_files = {name: folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()}
-    return {_CONFIG_FILES[0]: config_path(folder)} | tokenizer_files
+    tokenizer_files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    return {CONFIG_FILES[0]: config_path(folder)} | tokenizer_files
 
 
 def copy_encoder_files(folder: Path, target: Path) -> None:
@@ -59,8 +66,11 @@ def copy_encoder_files(folder: Path, target: Path) -> None:
         if target.is_symlink():
             target.unlink()
         target.mkdir(exist_ok=True)
-        for name, path in encoder_files(folder).items():
+        files = encoder_files(folder)
+        for name, path in files.items():
             replace_file(target / name, path.read_bytes())
+        for name in set(TOKENIZER_FILES) - files.keys():  # of another tokenizer
+            (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{target}: {folder} cannot be copied there ({error.strerror}); free space or make the folder writable, "

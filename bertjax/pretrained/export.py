@@ -11,11 +11,10 @@ import safetensors.numpy
 
 from bertjax.errors import UserError, reason
 from bertjax.files.atomic import new_folder, write_json
-from bertjax.files.json_files import check_shape
 from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
 from bertjax.models.config import BertConfig
-from bertjax.pretrained.encoder_files import config_path, read_small_json
+from bertjax.pretrained.head_metadata import classifier_problem_type, configured_class_names
 from bertjax.pretrained.lineage import LINEAGE_FILE, read_lineage
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.param_names import (
@@ -26,7 +25,7 @@ from bertjax.pretrained.param_names import (
     tensor_names,
 )
 from bertjax.pretrained.source import find_run, resolve_checkpoint
-from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer, tokenizer_settings
+from bertjax.pretrained.tokenizer.writing import write_tokenizer
 from bertjax.runs.run_result import RESULT_FILE, label_scales, read_result
 
 
@@ -126,12 +125,8 @@ def _labels_of_config(folder: Path, params: FlatParams) -> _Labels | None:
     if ("classifier", "bias") not in params:
         return None
     outputs = params["classifier", "bias"].size
-    path = config_path(folder)
-    config = {name: value for name, value in read_small_json(path, {}).items() if value is not None}
-    check_shape(config, {"id2label?": {str: str}, "problem_type?": str}, path, "fix it")
-    names = config.get("id2label", {})
     kind = "regression" if outputs == 1 else "single_label_classification"
-    return _Labels([names.get(str(i), f"LABEL_{i}") for i in range(outputs)], config.get("problem_type", kind))
+    return _Labels(configured_class_names(folder, outputs), classifier_problem_type(folder) or kind)
 
 
 def _with_classifier(params: FlatParams, task: str) -> FlatParams:
@@ -142,10 +137,10 @@ def _with_classifier(params: FlatParams, task: str) -> FlatParams:
 
 def _architecture(params: FlatParams) -> str:
     heads = {path[0] for path in params}
+    if "classifier" in heads:  # the last that was trained
+        return "BertForSequenceClassification"
     if "mlm" in heads:
         return "BertForPreTraining" if "head_nsp" in heads else "BertForMaskedLM"
-    if "classifier" in heads:
-        return "BertForSequenceClassification"
     return "BertForNextSentencePrediction" if "head_nsp" in heads else "BertModel"
 
 
@@ -171,7 +166,7 @@ def _write(
     except safetensors.SafetensorError as error:  # such as a full disk
         raise OSError(reason(error)) from None
     write_json(target / "config.json", _hf_config(config, architecture, labels))
-    _write_tokenizer(target, folder, config)
+    write_tokenizer(target, folder, config)
     write_json(target / LINEAGE_FILE, lineage)
 
 
@@ -187,19 +182,3 @@ def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) ->
         if labels.scale is not None:
             values["label_scale"] = dataclasses.asdict(labels.scale)
     return values
-
-
-def _write_tokenizer(target: Path, folder: Path, config: BertConfig) -> None:
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, config.vocab_size, folder)
-    settings = tokenizer_settings(folder, tokenizer) | {
-        "tokenizer_class": "BertTokenizer",
-        "model_max_length": config.max_position_embeddings,
-    }
-    if config.type_vocab_size == 1:  # else Transformers looks up type 1 for a pair's second text
-        settings["model_input_names"] = ["input_ids", "attention_mask"]
-    write_json(target / "tokenizer_config.json", settings)
-    # Both files: a tokenizer built from vocab.txt alone would lack the added tokens in tokenizer.json.
-    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    if (folder / "vocab.txt").is_file():
-        (target / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())

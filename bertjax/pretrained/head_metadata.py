@@ -5,10 +5,10 @@ A run keeps both in its result; `convert` in two files of its own; `export` and 
 
 import dataclasses
 import os
-import re
 from pathlib import Path
 from typing import Any
 
+from bertjax.errors import UserError, shown
 from bertjax.files.atomic import write_json
 from bertjax.files.json_files import check_shape
 from bertjax.label_scale import LabelScale
@@ -19,12 +19,15 @@ from bertjax.runs.run_result import LABEL_SCALE_SHAPE, label_scales, parse_label
 _CLASS_NAMES_FILE = "labels.json"
 _SCALES_FILE = "label_scales.json"
 _REMEDY = "get the file again"
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+"""Transformers' names of what a classifier is trained for."""
 
 
 def head_class_names(source: str | os.PathLike[str]) -> dict[str, list[str]]:
     """The names of the classes of each head, "head_TASK" or "classifier"; heads without names are left out.
 
-    Transformers' default names (LABEL_0, LABEL_1, ...) do not count as names.
+    Numbers count as names by their text. Transformers' default names (LABEL_0, LABEL_1, ...) and the classes' own
+    indices do not.
 
     Raises:
       UserError: the run is not finished, or a file is broken.
@@ -67,9 +70,53 @@ def write_head_metadata(source: Path, target: Path) -> None:
         write_json(target / _SCALES_FILE, {head: dataclasses.asdict(scale) for head, scale in scales.items()})
 
 
+def classifier_problem_type(source: str | os.PathLike[str]) -> str | None:
+    """What a checkpoint's classifier is trained for, one of `PROBLEM_TYPES`; None if its config.json does not say.
+
+    Raises:
+      UserError: the run is not finished, or a file is broken.
+    """
+    path = config_path(resolve_checkpoint(source))
+    kind: Any = read_small_json(path, {}).get("problem_type")
+    if kind is not None and kind not in PROBLEM_TYPES:
+        raise UserError(
+            f"{path}: expected problem_type to be one of {', '.join(PROBLEM_TYPES)}, found {shown(kind)}; fix it"
+        )
+    checked: str | None = kind
+    return checked
+
+
+def configured_class_names(folder: Path, outputs: int) -> list[str]:
+    """The names of a classifier's outputs in config.json, or Transformers' default ones.
+
+    Raises:
+      UserError: the names are not those of the outputs 0 to `outputs` - 1, or are no text, number or truth value.
+    """
+    path = config_path(folder)
+    id2label = read_small_json(path, {}).get("id2label")
+    if id2label is None:
+        return [f"LABEL_{i}" for i in range(outputs)]
+    check_shape(id2label, {}, path, _REMEDY, "id2label")
+    if id2label.keys() != {str(i) for i in range(outputs)}:
+        raise UserError(
+            f"{path}: expected id2label to have the keys 0 to {outputs - 1}, one for each output of the classifier, "
+            f"found {shown(sorted(id2label))}; fix it"
+        )
+    return [_class_name(id2label[str(i)], path) for i in range(outputs)]
+
+
 def _class_names_in_config(folder: Path) -> list[str]:
-    """The names in config.json, in order; empty if any class lacks one."""
-    id2label = read_small_json(config_path(folder), {}).get("id2label")
-    names: list[Any] = [id2label.get(str(i)) for i in range(len(id2label))] if isinstance(id2label, dict) else []
-    is_named = all(isinstance(name, str) and not re.fullmatch(r"LABEL_\d+", name) for name in names)
-    return names if is_named else []
+    """The names in config.json, in order; empty if a class lacks one, or all have their numbers for names."""
+    path = config_path(folder)
+    id2label = read_small_json(path, {}).get("id2label")
+    if not isinstance(id2label, dict) or id2label.keys() != {str(i) for i in range(len(id2label))}:
+        return []
+    names = [_class_name(id2label[str(i)], path) for i in range(len(id2label))]
+    is_default = [name in (str(i), str(float(i)), f"LABEL_{i}") for i, name in enumerate(names)]
+    return [] if all(is_default) else names
+
+
+def _class_name(value: Any, path: Path) -> str:
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{path}: expected names in id2label, found {shown(value)}; fix it")
+    return str(value)

@@ -11,28 +11,37 @@ from bertjax.errors import shown
 from bertjax.label_scale import LabelScale
 from bertjax.models.config import BertConfig
 
+_SEVERAL = {"multi_label_classification": "several labels at once", "regression": "several scores at once"}
+"""By problem type."""
 _MAX_BIAS = 5.0
 """Standard deviations from the labels' mean beyond which a head's bias must be in other units."""
 
 
 def matching_heads(
-    params: Mapping[str, Any], stored_classes: Mapping[str, Sequence[str]], task_classes: Mapping[str, Sequence[str]]
+    params: Mapping[str, Any],
+    stored_classes: Mapping[str, Sequence[str]],
+    task_classes: Mapping[str, Sequence[str]],
+    problem_type: str | None = None,
 ) -> dict[str, Any]:
     """The tree with a "head_TASK" for each task whose classes a stored head has: its own, or else "classifier".
 
-    A line on stderr reports each head that is left out because its classes differ, and each head that does not name
-    its classes and is kept because their number is right.
+    A line on stderr reports each head that is left out because its classes differ or because it predicts several
+    labels at once, and each head that does not name its classes and is kept because their number is right.
 
     Args:
       params: the tree from `load_pretrained`.
       stored_classes: class names by head, from `head_class_names`.
       task_classes: class names by task, in order; empty for a score.
+      problem_type: what "classifier" is trained for, from `classifier_problem_type`.
     """
     kept = {top: tree for top, tree in params.items() if top != "classifier"}
     for task, classes in task_classes.items():
         own = f"head_{task}"
         head = own if own in params else "classifier"
         if head not in params:
+            continue
+        if head == "classifier" and not _predicts_one_label(params[head], problem_type):
+            print(f"{task}: a new head: the checkpoint's is for {_SEVERAL[str(problem_type)]}", file=sys.stderr)
             continue
         names = stored_classes.get(head)
         if names is not None and not _are_same_classes(names, classes):
@@ -48,6 +57,11 @@ def matching_heads(
                     file=sys.stderr,
                 )
     return kept
+
+
+def _predicts_one_label(head: Mapping[str, Any], problem_type: str | None) -> bool:
+    is_one_score = problem_type == "regression" and head["bias"].shape == (1,)
+    return problem_type not in _SEVERAL or is_one_score
 
 
 def _are_same_classes(names: Sequence[str], classes: Sequence[str]) -> bool:

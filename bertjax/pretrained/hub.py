@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
+from bertjax.pretrained.unread_formats import refuse_adapters
 
 
 class Commit(NamedTuple):
@@ -37,12 +38,14 @@ PINS: Mapping[str, Commit] = {
 }
 """The commits of names that recipes use."""
 _SMALL_FILES = ["config.json", "bert_config.json", "vocab.txt", "tokenizer*", "lineage.json"]
+_SMALL_FILES += ["special_tokens_map.json", "added_tokens.json", "adapter_config.json"]
 
 # The second only if the first does not exist: no model is fetched twice.
 _WEIGHTS = {
     "model.safetensors": ["*.safetensors", "*.safetensors.index.json"],
     "pytorch_model.bin": ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"],
 }
+_LIKE_WEIGHTS = re.compile(r"\.(safetensors|bin|h5|msgpack|ckpt|pth?|onnx|gguf|ot)$")
 _GIT_HASH = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -76,9 +79,12 @@ def fetch_model(name: str) -> Path:
                 if path.is_file() and any(path.match(pattern) for pattern in patterns):
                     _check_hash(path, commit)
             return folder
+    refuse_adapters(folder)
+    others = sorted(file for file in commit.hashes or () if _LIKE_WEIGHTS.search(file))
     raise UserError(
-        f"init_from: {pinned_name(name)}: expected {' or '.join(_WEIGHTS)}, found neither; convert its weights, or use "
-        "another model"
+        f"init_from: {pinned_name(name)}: expected {' or '.join(_WEIGHTS)}, found "
+        f"{', '.join(others[:3]) or 'neither'}; download the folder and pass its path, for a command that converts it, "
+        "or use another model"
     )
 
 

@@ -1,7 +1,7 @@
 """Names and shapes of parameters: our paths, Hugging Face's tensors, and how other formats' names map to those."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,11 @@ CLASSIFIER_NAMES: dict[ParamPath, str] = {
     ("classifier", "bias"): "classifier.bias",
 }
 """Of a sequence classification head."""
+GOOGLE_CLASSIFIER_NAMES: dict[ParamPath, str] = {
+    ("classifier", "kernel"): "output_weights",
+    ("classifier", "bias"): "output_bias",
+}
+"""Of one by Google's run_classifier.py."""
 PRETRAINING_HEAD_PREFIXES = {"mlm": "cls.predictions.", "head_nsp": "cls.seq_relationship."}
 """How Hugging Face's names of each pre-training head begin."""
 
@@ -110,10 +115,11 @@ def describe_mismatch(found: Mapping[str, TensorShape], expected: Mapping[str, T
             if name in found and found[name] != shape
         ],
     }
-    return "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
+    return "; ".join(f"{kind}: {shorten(names)}" for kind, names in problems.items() if names)
 
 
-def _shorten(names: list[str], max_names: int = 8) -> str:
+def shorten(names: Sequence[str], max_names: int = 8) -> str:
+    """The first names, and the number of others."""
     more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
     return ", ".join(names[:max_names]) + more
 
@@ -144,9 +150,9 @@ def torch_name(slashed_name: str) -> tuple[str, bool]:
       slashed_name: such as `bert/encoder/layer_0/attention/self/query/kernel` (TensorFlow), or with `layer/0` (Flax).
     """
     *parents, leaf = slashed_name.split("/")
+    if not parents:
+        return leaf, False
     parts = [*parents, _TORCH_LEAVES.get(leaf, leaf)]
-    if not parents and leaf in ("output_weights", "output_bias"):  # from Google's run_classifier.py
-        parts.insert(0, "classifier")
     if re.fullmatch(r"(word|position|token_type)_embeddings", leaf):
         parts.append("weight")
     return re.sub(r"\blayer_(\d+)\b", r"layer.\1", ".".join(parts)), leaf == "kernel"

@@ -8,7 +8,9 @@ from bertjax.errors import UserError
 from bertjax.files import assets
 from bertjax.files.paths import user_path
 from bertjax.pretrained import hub
-from bertjax.pretrained.encoder_files import read_small_json
+from bertjax.pretrained.encoder_files import CONFIG_FILES, read_small_json
+from bertjax.pretrained.unread_formats import explain_unread_weights, refuse_adapters
+from bertjax.pretrained.weight_files import has_weights
 from bertjax.runs.run_result import RESULT_FILE
 
 STARTER = "minilm-l6"
@@ -29,13 +31,33 @@ def resolve_checkpoint(source: str | os.PathLike[str]) -> Path:
         return assets.fetch_asset(STARTER)
     folder = user_path(source)
     if folder.is_dir():
-        return folder / "encoder" if find_run(folder) == folder else folder
+        if find_run(folder) == folder:
+            return folder / "encoder"
+        _check_is_whole(folder)
+        return folder
     if not is_hub_name(source):
         raise UserError(
             f"init_from: {os.fspath(source)!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
             "'bert-base-uncased' or 'owner/model@revision'"
         )
     return hub.fetch_model(os.fspath(source))
+
+
+def _check_is_whole(folder: Path) -> None:
+    """UserError if a folder has PEFT's adapters, an encoder in a subfolder, or no config and unread weights."""
+    refuse_adapters(folder)
+    if has_weights(folder):
+        return
+    if (path := folder / "modules.json").is_file():  # of sentence-transformers
+        modules = read_small_json(path, [{"path": str, "type": str}])
+        places = [module["path"] for module in modules if module["type"].endswith(".Transformer") and module["path"]]
+        if places:
+            raise UserError(
+                f"{path}: expected the encoder in the same folder, found it in the subfolder {places[0]!r:.200}; pass "
+                f"{str(folder / places[0])!r:.400}"
+            )
+    if not any((folder / name).exists() for name in CONFIG_FILES) and (line := explain_unread_weights(folder)):
+        raise UserError(line)
 
 
 def is_hub_name(source: str | os.PathLike[str]) -> bool:

@@ -46,11 +46,10 @@ def check_float(name: str, file: Path, dtype: str) -> None:
 
 
 def collect_tensors(tensors: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
-    """Tensors by their current names, without the `bert.` prefix; UserError if one appears twice."""
+    """Tensors by their current names; UserError if one appears twice."""
     collected: dict[str, StoredTensor] = {}
     for tensor in tensors:
-        name = tensor.name.removeprefix("bert.")
-        name = re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_LAYER_NORM[m[1]]}", name)
+        name = re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_LAYER_NORM[m[1]]}", tensor.name)
         if name in collected:
             raise UserError(f"{tensor.file}: tensor {name} appears twice in this checkpoint")
         collected[name] = tensor._replace(name=name)

@@ -20,7 +20,7 @@ from bertjax.evaluation.predictor import Predictor
 from bertjax.models.bert import Bert
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained, resolve_checkpoint
-from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
+from bertjax.pretrained.tokenizer import check_tokenizer_fits, load_tokenizer
 from bertjax.tasks import Task
 
 
@@ -43,7 +43,7 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     folder = resolve_checkpoint(config.init_from)
     architecture, params = load_pretrained(config.init_from)
     tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, architecture.vocab_size, folder)
+    check_tokenizer_fits(tokenizer, architecture, folder)
     max_positions = architecture.max_position_embeddings
     parallel = DataParallel(jax.devices())
     step = partial(mean_pool, model=Bert(architecture, {}))

@@ -20,6 +20,7 @@ from bertjax.label_scale import LabelScale
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import (
+    classifier_problem_type,
     copy_encoder_files,
     head_class_names,
     head_label_scales,
@@ -150,7 +151,8 @@ def _standardized(inputs: Inputs) -> Inputs:
 def _own_heads(params: Params, inputs: Inputs) -> Params:
     """The checkpoint's parameters, with its heads matched and scaled to the tasks."""
     classes = {task.name: task.schema.label_names for task in inputs.tasks}
-    params = matching_heads(params, head_class_names(inputs.folder), classes)
+    problem_type = classifier_problem_type(inputs.folder) if "classifier" in params else None
+    params = matching_heads(params, head_class_names(inputs.folder), classes, problem_type)
     return standardize_heads(params, head_label_scales(inputs.folder), inputs.scales)
 
 

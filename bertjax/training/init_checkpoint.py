@@ -14,6 +14,8 @@ from bertjax.pretrained import encoder_files
 from bertjax.runs.workdir import config_differences
 
 INIT_CHECKPOINT = "origin.json"
+_RECORDED_SINCE = ("special_tokens_map.json", "added_tokens.json")
+"""Files that records of earlier versions do not mention; in newer ones, null says that the checkpoint has none."""
 
 
 def describe_init_checkpoint(past: list[dict[str, Any]], folder: Path, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,9 +31,10 @@ def describe_init_checkpoint(past: list[dict[str, Any]], folder: Path, params: M
     """
     words = np.ascontiguousarray(params["embeddings"]["word"]["embedding"])
     try:
-        files = {name: _digest(path.read_bytes()) for name, path in encoder_files(folder).items()}
+        digests = {name: _digest(path.read_bytes()) for name, path in encoder_files(folder).items()}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+    files: dict[str, str | None] = {**dict.fromkeys(_RECORDED_SINCE), **digests}
     return {"lineage": past, "files": files, "word_embeddings": _digest(words.data)}
 
 
@@ -46,6 +49,9 @@ def keep_init_checkpoint(workdir: Path, origin: Mapping[str, Any]) -> None:
         write_json(path, origin)
         return
     then = read_json(path, remedy)
+    recorded = then["files"] if isinstance(then, dict) and isinstance(then.get("files"), dict) else {}
+    unrecorded = set(_RECORDED_SINCE) - recorded.keys()
+    origin = {**origin, "files": {name: x for name, x in origin["files"].items() if name not in unrecorded}}
     differing = config_differences({"origin": then}, {"origin": origin})
     if changes := "; ".join(f"{key} was {shown(was)}, is now {shown(is_now)}" for key, was, is_now in differing):
         raise UserError(

@@ -23,7 +23,7 @@ from bertjax.models.bert import Bert
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import copy_encoder_files, load_pretrained, read_lineage, read_model_config, resolve_checkpoint
-from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
+from bertjax.pretrained.tokenizer import check_tokenizer_fits, read_tokenizer
 from bertjax.runs.workdir import open_workdir
 from bertjax.training.init_checkpoint import describe_init_checkpoint, keep_init_checkpoint
 from bertjax.training.optimizer import adamw, linear_schedule
@@ -95,11 +95,11 @@ class _Run:
                 f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "
                 f"found {config.max_length}"
             )
-        tokenizer = load_tokenizer(self.folder)
-        check_vocabulary(tokenizer, architecture.vocab_size, self.folder)
-        self.vocabulary: Vocabulary = read_vocabulary(tokenizer, self.folder)
+        read = read_tokenizer(self.folder)
+        check_tokenizer_fits(read.tokenizer, architecture, self.folder)
+        self.vocabulary: Vocabulary = read_vocabulary(read, self.folder, whole_word=config.whole_word)
         self.documents: dict[str, list[TokenDocument]] = {
-            split: tokenize_documents(documents, tokenizer) for split, documents in self.corpus.splits.items()
+            split: tokenize_documents(documents, read.tokenizer) for split, documents in self.corpus.splits.items()
         }
         self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
         for documents in self.documents.values():
@@ -179,7 +179,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
     corpus, parallel = run.corpus, run.parallel
     head_key, step_key = jax.random.split(jax.random.key(config.seed))
     past = read_lineage(config.init_from)
-    _, loaded = load_pretrained(config.init_from)
+    _, loaded = load_pretrained(config.init_from, strict_heads=True)
     origin = describe_init_checkpoint(past, run.folder, loaded)
     params, is_new = with_pretraining_heads(loaded, run.model, head_key)
     del loaded

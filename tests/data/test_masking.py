@@ -5,9 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import zoo
 
 from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions, read_vocabulary
-from bertjax.pretrained.tokenizer import load_tokenizer
+from bertjax.errors import UserError
+from bertjax.pretrained.tokenizer import read_tokenizer
 
 PAD, CLS, SEP, MASK, FIRST = 0, 2, 3, 4, 10
 SIZE = 60_000
@@ -97,7 +99,28 @@ def test_special_tokens_and_pieces_of_a_vocabulary(tmp_path):
     names = ["[UNK]", "<pad>", "[SEP]", "[CLS]", "a", "##b", "[MASK]", "##", "c##"]
     (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
-    vocabulary = read_vocabulary(load_tokenizer(tmp_path), tmp_path)
+    vocabulary = read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=True)
     assert (vocabulary.cls, vocabulary.sep, vocabulary.mask, vocabulary.pad) == (3, 2, 6, 1)
     assert vocabulary.is_special.tolist() == [False, True, True, True, False, False, True, False, False]
     assert np.flatnonzero(vocabulary.is_continued).tolist() == [5, 7]
+
+
+def test_added_special_tokens_are_not_text(tmp_path):
+    zoo.bert_files(tmp_path, "4", added=[zoo.E1, zoo.COVID])
+    vocabulary = read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=True)
+    size = len(zoo.UNCASED)
+    assert vocabulary.is_special[[size, size + 1]].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "names", "whole_word", "message"),
+    [
+        (zoo.word_level, {"mask_token": None}, False, "pre-training needs mask_token, which the tokenizer lacks"),
+        (zoo.unigram, zoo.ROBERTA_NAMES, False, r"encodes a pair as \[CLS\] A \[SEP\] B \[SEP\], found another"),
+        (zoo.metaspace_bpe, {}, True, "whole_word needs a WordPiece tokenizer, found BPE"),
+    ],
+)
+def test_tokenizers_that_are_not_for_pre_training(tmp_path, tokenizer, names, whole_word, message):
+    zoo.generic(tmp_path, tokenizer(), zoo.NAMES | names)
+    with pytest.raises(UserError, match=message):
+        read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=whole_word)

@@ -56,7 +56,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(config, tiny_checkpoint, tmp_
     folder.mkdir()
     (folder / "config.json").write_text((tiny_checkpoint / "config.json").read_text())
     (folder / "vocab.txt").write_text((tiny_checkpoint / "vocab.txt").read_text() + "more\n")
-    with pytest.raises(UserError, match="expected a vocabulary of 40 entries"):
+    with pytest.raises(UserError, match="expected a vocabulary of at most 40 entries"):
         load_inputs(config, folder, ("dev",))
 
 

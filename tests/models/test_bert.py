@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from functools import partial
 
 import chex
@@ -98,10 +99,17 @@ def reference(params, config, ids, mask, types, head):
     return x, pooled, dense(pooled, params[f"head_{head}"])
 
 
+def gelu_tanh(x):
+    return x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
 CLOSED_FORMS = {
-    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
-    "gelu_new": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    **dict.fromkeys(("gelu", "gelu_python"), lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"), gelu_tanh),
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
     "relu": lambda x: max(x, 0.0),
+    **dict.fromkeys(("silu", "swish"), lambda x: x / (1 + math.exp(-x))),
+    "tanh": math.tanh,
 }
 
 
@@ -373,3 +381,69 @@ def test_encode_refuses_what_does_not_fit():
     for name, shape in [("attention_mask", (1, 7)), ("token_type_ids", (3, 6))]:
         with pytest.raises(ValueError, match=rf"input_ids \(3, 7\).*{name} \({shape[0]}, {shape[1]}\).*differ"):
             encode(PARAMS, CONFIG, IDS, **{name: np.ones(shape, np.int32)})
+
+
+def changed(array, place, value):
+    array = np.array(array)
+    array[place] = value
+    return array
+
+
+WRONG_INPUTS = {
+    "an id beyond the vocabulary": ((changed(IDS, (1, 3), 23),), "input_ids[1, 3] must be from 0 to 22, .*, found 23"),
+    "a negative id": ((changed(IDS, (2, 0), -1),), "input_ids[2, 0] must be from 0 to 22, .*, found -1"),
+    "an id beyond int32": (
+        (changed(IDS.astype(np.int64), (0, 6), 2**32 + 5),),
+        "input_ids[0, 6] must be from 0 to 22, .*, found 4294967301",
+    ),
+    "an id beyond int64": (([[2**70]],), "input_ids must be integers, found object"),
+    "a device array": ((jnp.full((1, 2), 99),), "input_ids[0, 0] must be from 0 to 22, .*, found 99"),
+    "one text": (([5, 99],), "input_ids[1] must be from 0 to 22, .*, found 99"),
+    "fractional ids": ((IDS + 0.5,), "input_ids must be integers, found float64"),
+    "whole floats": ((IDS.astype(np.float32),), "input_ids must be integers, found float32"),
+    "bools as ids": ((MASK,), "input_ids must be integers, found bool"),
+    "texts": ((["superb"],), "input_ids must be integers, found <U6"),
+    "no position": ((np.zeros((2, 0), np.int32),), "input_ids must have a position at least, found shape (2, 0)"),
+    "nothing": (([],), "input_ids must have a position at least, found shape (0,)"),
+    "a single id": ((5,), "input_ids must have a position at least, found shape ()"),
+    "an additive mask": (
+        (IDS, np.where(MASK, 0.0, -10000.0)),
+        "attention_mask[1, 4] must be 0 or 1, found -10000.0",
+    ),
+    "a mask of two": ((IDS, MASK * 2), "attention_mask[0, 0] must be 0 or 1, found 2"),
+    "a mask of NaN": ((IDS, np.full(IDS.shape, np.nan)), "attention_mask[0, 0] must be 0 or 1, found nan"),
+    "a type beyond its table": ((IDS, MASK, TYPES * 2), "token_type_ids[0, 3] must be from 0 to 1, .*, found 2"),
+    "a negative type": ((IDS, MASK, TYPES - 1), "token_type_ids[0, 0] must be from 0 to 1, .*, found -1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_INPUTS)
+def test_encode_names_the_value_that_is_out_of_range(name):
+    inputs, message = WRONG_INPUTS[name]
+    with pytest.raises(ValueError, match="^" + re.escape(message).replace(r"\.\*", ".*") + "$"):
+        encode(PARAMS, CONFIG, *inputs)
+
+
+def test_encode_takes_masks_of_any_number_type():
+    expected = encode(PARAMS, CONFIG, *INPUTS)
+    for mask in (MASK, MASK.astype(np.int64), MASK.astype(np.float32), MASK.tolist(), jnp.asarray(MASK, jnp.int32)):
+        chex.assert_trees_all_equal(encode(PARAMS, CONFIG, IDS.astype(np.int64), mask, TYPES.tolist()), expected)
+
+
+def test_a_model_with_one_token_type_takes_two():
+    config = dataclasses.replace(CONFIG, type_vocab_size=1)
+    params = random_params(Bert(config))
+    hidden = encode(params, config, IDS, MASK, TYPES)[0]
+    chex.assert_trees_all_equal(hidden, encode(params, config, IDS, MASK)[0])
+    with pytest.raises(ValueError, match=r"token_type_ids\[0, 3\] must be from 0 to 1"):
+        encode(params, config, IDS, MASK, TYPES * 2)
+
+
+def test_encode_under_jit_checks_types_alone():
+    run = jax.jit(lambda ids, mask: encode(PARAMS, CONFIG, ids, mask))
+    chex.assert_trees_all_close(run(IDS, MASK), encode(PARAMS, CONFIG, IDS, MASK), atol=1e-5)
+    run(jnp.asarray(IDS) + 100, MASK)
+    with pytest.raises(ValueError, match="input_ids must be integers, found float32"):
+        run(IDS.astype(np.float32), MASK)
+    with pytest.raises(ValueError, match="attention_mask must be bools or integers, found float32"):
+        run(IDS, np.where(MASK, np.float32(0), np.float32(-10000)))

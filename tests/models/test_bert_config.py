@@ -1,11 +1,13 @@
 """A config.json is read under Hugging Face's names, or refused in one line."""
 
+import dataclasses
 import math
 
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.models.config import BertConfig
+from bertjax.models.config import BertConfig, architecture_names
+from bertjax.models.families import other_family
 
 SIZES = {"vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
 
@@ -28,7 +30,49 @@ def test_config_reads_hugging_face_names_and_passes_over_the_rest():
             {"position_embedding_type": "relative_key"},
             "position_embedding_type must be 'absolute', found 'relative_key'",
         ),
+        ({"position_embedding_type": None}, "position_embedding_type must be 'absolute', found None"),
         ({"is_decoder": True}, "is_decoder must be false: attention here is bidirectional"),
+        (
+            {"add_cross_attention": True},
+            "add_cross_attention must be false: there is no second text to attend to here",
+        ),
+        (
+            {"pruned_heads": {"0": [1]}},
+            "pruned_heads must be empty, found {'0': [1]}: layers here have all their attention heads; use the "
+            "checkpoint from before pruning",
+        ),
+        (
+            {"model_type": "bert", "auto_map": {"AutoTokenizer": ["t.T"], "AutoModelForMaskedLM": "x--m.M"}},
+            "auto_map must not name a model, found 'AutoModelForMaskedLM': the checkpoint brings its own model code, "
+            "which is not run; use a checkpoint without model code",
+        ),
+        (
+            {"auto_map": {"AutoConfig": "c.C"}},
+            "auto_map must not name a model, found 'AutoConfig': the checkpoint brings its own model code, which is "
+            "not run; use a checkpoint without model code",
+        ),
+        ({"auto_map": ["AutoModel"]}, "auto_map must be an object, found ['AutoModel']"),
+        *(
+            (
+                {"architectures": names},
+                f"expected a model_type, or a BERT class as the architecture, found {names[-1]!r} alone; if the model "
+                'is a BERT, add "model_type": "bert"',
+            )
+            for names in (
+                ["RobertaModel"],
+                ["BertModel", "RobertaModel"],
+                ["SentimentModel"],
+                ["BertGenerationEncoder"],
+                ["Bertha"],
+            )
+        ),
+        (
+            {"model_type": "bert", "architectures": ["XLMRobertaForSequenceClassification"]},
+            "expected a BERT class as the architecture, found 'XLMRobertaForSequenceClassification', of the family "
+            "roberta; use a BERT checkpoint",
+        ),
+        ({"architectures": "BertModel"}, "architectures must be a list of class names, found 'BertModel'"),
+        ({"architectures": [None]}, "architectures must be a list of class names, found [None]"),
         ({"vocab_size": None, "hidden_size": None}, "hidden_size, vocab_size missing"),
         ({"hidden_size": 12.0}, "hidden_size must be int, found 12.0"),
         ({"hidden_size": True}, "hidden_size must be int, found True"),
@@ -50,7 +94,11 @@ def test_config_reads_hugging_face_names_and_passes_over_the_rest():
         ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob must be in [0, 1), found -0.1"),
         ({"hidden_dropout_prob": math.nan}, "hidden_dropout_prob must be in [0, 1), found nan"),
         ({"num_attention_heads": 5}, "hidden_size 12 is not a multiple of num_attention_heads 5"),
-        ({"hidden_act": "silu"}, "hidden_act must be one of gelu, gelu_new, relu, found 'silu'"),
+        (
+            {"hidden_act": "gelu_10"},
+            "hidden_act must be one of gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, gelu_python_tanh, "
+            "gelu_accurate, quick_gelu, relu, silu, swish, tanh, found 'gelu_10'",
+        ),
         ({"hidden_act": ["gelu"]}, "hidden_act must be str, found ['gelu']"),
     ],
 )
@@ -58,3 +106,59 @@ def test_config_refuses_in_one_line(change, complaint):
     with pytest.raises(UserError) as info:
         BertConfig.from_dict(SIZES | change)
     assert str(info.value) == f"BERT config: {complaint}"
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(BertConfig) if field.type is float])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite(name, value):
+    with pytest.raises(UserError, match=f"^BERT config: {name} must be in .*, found {value}$"):
+        BertConfig.from_dict(SIZES | {name: value})
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"architectures": ["BertModel"]},
+        {"architectures": ["TFBertForSequenceClassification", "FlaxBertModel"]},
+        {"architectures": ["BertSentimentClassifier"]},
+        {"architectures": ["SentimentModel"], "model_type": "bert"},
+        {"architectures": None},
+        {"architectures": []},
+        {"auto_map": {"AutoTokenizer": ["t.T", None]}},
+        {"auto_map": None, "pruned_heads": {}, "add_cross_attention": False},
+    ],
+)
+def test_a_plain_bert_by_its_config(known):
+    assert BertConfig.from_dict(SIZES | known) == BertConfig(**SIZES)
+
+
+def test_the_classes_that_wrote_a_checkpoint():
+    assert architecture_names({}) == architecture_names({"architectures": None}) == []
+    names = ["TFBertForMaskedLM", "FlaxBertModel", "BertModel", "TFOther"]
+    assert architecture_names({"architectures": names}) == ["BertForMaskedLM", "BertModel", "BertModel", "TFOther"]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *(
+            ("xlm_roberta", "roberta"),
+            ("RobertaModel", "roberta"),
+            ("roc_bert", "rocbert"),
+            ("data2vec_text", "data2vec"),
+        ),
+        *(
+            ("MobileBertForMaskedLM", "mobilebert"),
+            ("layoutlmv2", "layoutlm"),
+            ("yoso", "yoso"),
+            ("camembert", "camembert"),
+        ),
+        *(("ernie", "ernie"), ("nezha", "nezha"), ("longformer", "longformer"), ("splinter", "splinter")),
+        *(
+            (name, None)
+            for name in ("bert", "BertModel", "", "model", "multi_bert", "_orig_mod", "0", "fluke", "pigeon")
+        ),
+    ],
+)
+def test_other_families(name, family):
+    assert other_family(name) == family

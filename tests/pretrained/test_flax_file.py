@@ -4,6 +4,7 @@ import json
 import struct
 import tracemalloc
 
+import flax.traverse_util
 import msgpack
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_a_bare_encoder(write):
 @pytest.mark.parametrize("dtype", ["float64", "float16"])
 def test_other_float_widths_become_float32(write, dtype):
     assert_holds(load_pretrained(write(tree_of(BERT, COARSE, dtype)))[1], COARSE)
+
+
+def test_shards(write):
+    """As Transformers 4 wrote them: each shard is a tree, and the index names tensors by their paths."""
+    folder = write({})
+    (folder / "flax_model.msgpack").unlink()
+    whole, weight_map = flax.traverse_util.flatten_dict({"bert": tree_of(BERT, TENSORS)}, sep="/"), {}
+    for i in (0, 1):
+        file = f"flax_model-0000{i + 1}-of-00002.msgpack"
+        part = {name: x for j, (name, x) in enumerate(whole.items()) if j % 2 == i}
+        (folder / file).write_bytes(msgpack.packb(flax.traverse_util.unflatten_dict(part, sep="/")))
+        weight_map |= dict.fromkeys(part, file)
+    (folder / "flax_model.msgpack.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_holds(load_pretrained(folder)[1], TENSORS)
 
 
 def test_a_classifier(write):

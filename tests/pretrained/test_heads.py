@@ -7,11 +7,12 @@ import chex
 import jax
 import numpy as np
 import pytest
-from checkpoints import MLM, NSP, TENSORS, assert_holds, refusal, write_checkpoint
+from checkpoints import GOLDEN, MLM, NSP, TENSORS, assert_holds, write_checkpoint
 from golden import make_bert
 
+from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
-from bertjax.pretrained import head_class_names, load_pretrained, matching_heads, with_heads
+from bertjax.pretrained import classifier_problem_type, head_class_names, load_pretrained, matching_heads, with_heads
 
 KEY = jax.random.key(0)
 
@@ -62,34 +63,64 @@ def test_one_head_of_pre_training_alone(write, present, absent):
     assert len(params) == len(load_pretrained(write())[1]) + 1
 
 
-@pytest.mark.parametrize("lost", [*MLM, *NSP])
-def test_a_part_of_a_head_of_pre_training(write, lost):
-    tensors = TENSORS | MLM | NSP | {"cls.predictions.more": np.zeros(1, np.float32)}
-    del tensors[lost]
+# Heads of pre-training that cannot be read: left out for the encoder, refused where they are wanted
+
+ODD_HEADS = {
+    **{f"without {name}": (MLM | NSP, name, f"tensors do not fit config.json: missing: {name}") for name in MLM | NSP},
+    "more": (
+        MLM | NSP | {"cls.predictions.more": np.zeros(1, np.float32)},
+        None,
+        "tensors do not fit config.json: surplus: cls.predictions.more",
+    ),
+    "a long decoder": (
+        MLM | NSP | DECODER | {"cls.predictions.decoder.weight": np.zeros((25, 12), np.float32)},
+        None,
+        "tensors do not fit config.json: misshapen: cls.predictions.decoder.weight (expected [24, 12], found [25, 12])",
+    ),
+    "three classes": (
+        NSP | MLM | {"cls.seq_relationship.weight": np.zeros((3, 12), np.float32)},
+        None,
+        "tensors do not fit config.json: misshapen: cls.seq_relationship.weight (expected [2, 12], found [3, 12])",
+    ),
+    **{
+        f"untied {name}": (
+            MLM | NSP | DECODER | {name: DECODER[name] + np.float32(1e-3)},
+            None,
+            f"expected {name} to equal {tied_to}: only tied decoders are supported",
+        )
+        for name, tied_to in {
+            "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.bias": "cls.predictions.bias",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("case", ODD_HEADS)
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_a_head_of_pre_training_that_cannot_be_read(write, capsys, case, prefix):
+    heads, lost, complaint = ODD_HEADS[case]
+    tensors = {prefix + name: x for name, x in TENSORS.items()} | {n: x for n, x in heads.items() if n != lost}
     folder = write(tensors)
-    expected = f"tensors do not fit config.json: missing: {lost}; surplus: cls.predictions.more"
-    assert refusal(folder) == f"{folder}: {expected}"
+    _, params = load_pretrained(folder)
+    assert_holds(params, TENSORS)
+    left, kept = ("head_nsp", "mlm") if "seq_relationship" in complaint else ("mlm", "head_nsp")
+    assert left not in params
+    assert kept in params
+    head = "cls.seq_relationship" if left == "head_nsp" else "cls.predictions"
+    assert capsys.readouterr().err == f"{folder}: left out the head {head}: {complaint}\n"
+    with pytest.raises(UserError) as info:
+        load_pretrained(folder, strict_heads=True)
+    assert str(info.value) == f"{folder}: {complaint}"
 
 
-def test_a_misshapen_head_of_pre_training(write):
-    folder = write(TENSORS | MLM | NSP | DECODER | {"cls.predictions.decoder.weight": np.zeros((25, 12), np.float32)})
-    expected = "misshapen: cls.predictions.decoder.weight (expected [24, 12], found [25, 12])"
-    assert refusal(folder) == f"{folder}: tensors do not fit config.json: {expected}"
-    folder = write(TENSORS | NSP | {"cls.seq_relationship.weight": np.zeros((3, 12), np.float32)})
-    expected = "misshapen: cls.seq_relationship.weight (expected [2, 12], found [3, 12])"
-    assert refusal(folder) == f"{folder}: tensors do not fit config.json: {expected}"
-
-
-@pytest.mark.parametrize(
-    ("name", "tied_to"),
-    [
-        ("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
-        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-    ],
-)
-def test_an_untied_decoder(write, name, tied_to):
-    folder = write(TENSORS | MLM | DECODER | {name: DECODER[name] + np.float32(1e-3)})
-    assert refusal(folder).startswith(f"{folder}: expected {name} to equal {tied_to}")
+def test_a_decoder_s_bias_alone(write, capsys):
+    bias = np.where(np.arange(24) == 3, np.float32("nan"), MLM["cls.predictions.bias"])
+    tensors = TENSORS | MLM | {"cls.predictions.decoder.bias": bias}
+    del tensors["cls.predictions.bias"]
+    _, params = load_pretrained(write(tensors), strict_heads=True)
+    np.testing.assert_array_equal(params["mlm"]["bias"], bias)
+    assert capsys.readouterr().err == ""
 
 
 def test_heads_by_their_own_names_come_first():
@@ -186,6 +217,16 @@ def test_a_score_takes_a_head_of_a_score(capsys):
     [
         ({"1": "good", "0": "bad"}, {"classifier": ["bad", "good"]}),
         ({"0": "LABEL_0", "1": "LABEL_1"}, {}),
+        ({"0": "LABEL_1", "1": "LABEL_0"}, {"classifier": ["LABEL_1", "LABEL_0"]}),
+        ({"0": 0, "1": 1}, {}),
+        ({"0": "0", "1": "1"}, {}),
+        ({"0": 0.0, "1": 1.0}, {}),
+        ({"0": 1, "1": 2}, {"classifier": ["1", "2"]}),
+        ({"0": "2", "1": "1", "2": "0"}, {"classifier": ["2", "1", "0"]}),
+        ({"0": -0.5, "1": True, "2": "x"}, {"classifier": ["-0.5", "True", "x"]}),
+        ({"0": False, "1": True}, {"classifier": ["False", "True"]}),
+        ({"00": "bad", "1": "good"}, {}),
+        ({}, {}),
         ({"0": "bad", "2": "good"}, {}),
         (["bad", "good"], {}),
         (None, {}),
@@ -198,13 +239,45 @@ def test_class_names_in_config_json(write, id2label, expected):
     assert head_class_names(folder) == expected
 
 
-@pytest.mark.parametrize(("weight", "bias"), [((5, 11), (5,)), ((5,), (5,)), ((5, 12), (4,)), ((5, 12), None)])
-def test_a_classifier_of_another_shape_is_ignored(write, weight, bias):
-    extra = {"classifier.weight": np.zeros(weight, np.float32)}
-    if bias is not None:
-        extra["classifier.bias"] = np.zeros(bias, np.float32)
-    _, params = load_pretrained(write(TENSORS | extra))
-    assert "classifier" not in params
+@pytest.mark.parametrize("value", [None, ["good"], {"a": 1}])
+def test_class_names_that_are_no_names(write, value):
+    folder = write(config=GOLDEN["config"] | {"id2label": {"0": "bad", "1": value}})
+    with pytest.raises(UserError) as info:
+        head_class_names(folder)
+    assert str(info.value) == f"{folder / 'config.json'}: expected names in id2label, found {value!r}; fix it"
+
+
+SEVERAL = {
+    ("multi_label_classification", 2): "a new head: the checkpoint's is for several labels at once",
+    ("multi_label_classification", 1): "a new head: the checkpoint's is for several labels at once",
+    ("regression", 2): "a new head: the checkpoint's is for several scores at once",
+    ("regression", 1): None,
+    ("single_label_classification", 2): None,
+    (None, 2): None,
+}
+
+
+@pytest.mark.parametrize(("problem_type", "outputs"), SEVERAL)
+def test_a_classifier_of_several_labels_is_for_no_task_of_one(capsys, problem_type, outputs):
+    classes = ("no", "yes") if outputs == 2 else ()
+    names = {"classifier": list(classes)} if classes else {}
+    found = matching_heads({"classifier": head_of(1.0, outputs)}, names, {"a": classes}, problem_type)
+    message = SEVERAL[problem_type, outputs]
+    assert capsys.readouterr().err == (f"a: {message}\n" if message else "")
+    assert ("head_a" in found) == (message is None)
+    # A run's own head is not the one in config.json.
+    assert "head_a" in matching_heads({"head_a": head_of(1.0, outputs)}, {}, {"a": classes}, problem_type)
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label", 3, ["regression"]])
+def test_an_unknown_problem_type(write, problem_type):
+    folder = write(config=GOLDEN["config"] | {"problem_type": problem_type})
+    with pytest.raises(UserError) as info:
+        classifier_problem_type(folder)
+    assert str(info.value) == (
+        f"{folder / 'config.json'}: expected problem_type to be one of regression, single_label_classification, "
+        f"multi_label_classification, found {problem_type!r}; fix it"
+    )
 
 
 def test_new_heads_are_independent():

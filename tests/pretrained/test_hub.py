@@ -11,7 +11,7 @@ import huggingface_hub.errors
 import pytest
 from checkpoints import TENSORS, assert_holds, refusal, write_checkpoint, write_tokenizer
 
-from bertjax.pretrained import hub, load_pretrained, read_lineage, resolve_checkpoint
+from bertjax.pretrained import hub, load_pretrained, load_tokenizer, read_lineage, resolve_checkpoint
 from bertjax.pretrained.convert import convert
 
 SHA = "ab" * 20
@@ -158,8 +158,21 @@ def test_a_model_without_safetensors(fake_hub):
 def test_a_model_without_weights_in_a_supported_format(fake_hub):
     fake_hub.files["flax_model.msgpack"] = fake_hub.files.pop("model.safetensors")
     assert refusal("owner/model").startswith(
-        f"init_from: owner/model@{SHA}: expected model.safetensors or pytorch_model.bin, found neither; "
+        f"init_from: owner/model@{SHA}: expected model.safetensors or pytorch_model.bin, found flax_model.msgpack; "
     )
+
+
+def test_an_adapter_is_not_a_model(fake_hub):
+    fake_hub.files["adapter_model.safetensors"] = fake_hub.files.pop("model.safetensors")
+    fake_hub.files["adapter_config.json"] = b'{"task_type": "SEQ_CLS"}'
+    assert "expected a whole model, found adapters of PEFT; merge them: " in refusal("owner/model")
+
+
+def test_every_file_of_the_tokenizer_is_fetched(fake_hub):
+    fake_hub.files["added_tokens.json"] = b'{"[E1]": 24}'
+    fake_hub.files["special_tokens_map.json"] = b'{"additional_special_tokens": ["[E1]"]}'
+    folder = resolve_checkpoint("owner/model")
+    assert load_tokenizer(folder).encode("the [E1]").ids[2] == 24
 
 
 # Hashes

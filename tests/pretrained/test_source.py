@@ -1,5 +1,7 @@
 """Sources of checkpoints: the starter, folders, the hub; and broken config.json files."""
 
+import json
+
 import pytest
 from checkpoints import refusal, write_checkpoint
 
@@ -79,6 +81,39 @@ def test_the_starter_and_folders_do_not_ask_the_hub(asked, tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(folder.parent))
     assert resolve_checkpoint(f"~/{folder.name}") == folder
     assert not asked
+
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+@pytest.mark.parametrize("old_config", [None, {"__version__": "0.2.5"}])
+def test_a_sentence_encoder_in_a_subfolder(tmp_path, old_config):
+    (tmp_path / "0_Transformer").mkdir()
+    write_checkpoint(tmp_path / "0_Transformer")
+    path = tmp_path / "modules.json"
+    path.write_text(json.dumps(MODULES))
+    if old_config:
+        (tmp_path / "config.json").write_text(json.dumps(old_config))
+    inner = tmp_path / "0_Transformer"
+    assert refusal(tmp_path) == (
+        f"{path}: expected the encoder in the same folder, found it in the subfolder '0_Transformer'; pass "
+        f"{str(inner)!r}"
+    )
+    assert resolve_checkpoint(inner) == inner
+
+
+def test_a_sentence_encoder_in_its_folder(tmp_path):
+    write_checkpoint(tmp_path)
+    for place in ("", "0_Transformer"):  # the folder itself holds weights, and its name was given
+        (tmp_path / "modules.json").write_text(json.dumps([MODULES[0] | {"path": place}, MODULES[1]]))
+        assert resolve_checkpoint(tmp_path) == tmp_path
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "modules.json").write_text("{}")
+    with pytest.raises(UserError, match="modules.json: expected a list, found {}; get the file again"):
+        resolve_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("read", [resolve_checkpoint, read_lineage, head_class_names])

@@ -102,20 +102,29 @@ def test_names_and_transposition(folder, use):
     np.testing.assert_array_equal(params["layer_1"]["query"]["kernel"], query.T)
 
 
-def test_a_classifier_by_google_s_own_script(folder, use):
+def test_a_classifier_by_google_s_own_script(folder, use, capsys):
     weight, bias = np.arange(36, dtype=np.float32).reshape(3, 12), np.arange(3, dtype=np.float32)
     use(variables() | {"output_weights": weight, "output_bias": bias})
     _, params = load_pretrained(folder)
     np.testing.assert_array_equal(params["classifier"]["kernel"], weight.T)
     np.testing.assert_array_equal(params["classifier"]["bias"], bias)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_question_answering_head_by_google_s_own_script_is_left_out(folder, use, capsys):
+    head = {"cls/squad/output_weights": np.zeros((2, 12), np.float32), "cls/squad/output_bias": np.zeros(2, np.float32)}
+    use(variables() | head)
+    assert_holds_all(load_pretrained(folder)[1])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder}: left out cls.squad.bias, cls.squad.weight: beside the encoder, ")
 
 
 def test_missing_surplus_and_misshapen_tensors(folder, use):
     tensors = variables() | {"bert/more": np.zeros(1), "bert/pooler/dense/kernel": np.zeros((12, 11))}
-    del tensors["bert/pooler/dense/bias"], tensors["cls/predictions/output_bias"]
+    del tensors["bert/pooler/dense/bias"]
     use(tensors)
     assert refusal(folder) == (
-        f"{folder}: tensors do not fit config.json: missing: cls.predictions.bias, pooler.dense.bias; "
+        f"{folder}: tensors do not fit config.json: missing: pooler.dense.bias; "
         "surplus: more; misshapen: pooler.dense.weight (expected [12, 12], found [11, 12])"
     )
 

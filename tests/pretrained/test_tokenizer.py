@@ -6,11 +6,12 @@ import os
 
 import numpy as np
 import pytest
+import zoo
 
 from bertjax.data.tokenize import tokenize
 from bertjax.errors import UserError
-from bertjax.pretrained import tokenizer as tokenizer_module
-from bertjax.pretrained.tokenizer import check_vocabulary, load_tokenizer
+from bertjax.models.config import BertConfig
+from bertjax.pretrained.tokenizer import check_tokenizer_fits, load_tokenizer, reading, vocabulary
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 UNCASED = [*SPECIAL, "a", "film", "!", "un", "##aff", "##able", "##a"]
@@ -133,15 +134,30 @@ def test_a_cased_vocabulary_is_not_lower_cased(tmp_path, config):
     assert pieces_of(folder, "Film film Résumé", CASED) == "Film film Résumé"
 
 
-@pytest.mark.parametrize("marker", ["[unused1]", "[E1]", "\u211d"])
+@pytest.mark.parametrize("marker", ["[unused1]", "[E1]", "<S>", "<T>", "\u211d"])
 def test_markers_and_capitals_without_a_small_form_do_not_make_a_vocabulary_cased(tmp_path, marker):
     folder = write(tmp_path, [*UNCASED, marker])
     assert pieces_of(folder, "Film") == "film"
 
 
+def test_a_few_capitals_do_not_make_a_vocabulary_cased(tmp_path):
+    words = [f"word{i}" for i in range(100)]
+    assert pieces_of(write(tmp_path, [*UNCASED, *words, "COVID"]), "Film") == "film"
+    assert pieces_of(write(tmp_path, [*UNCASED, *words, *(word.title() for word in words[:9])]), "Film") == "[UNK]"
+
+
+@pytest.mark.parametrize(("pieces", "guess"), [(UNCASED, "true"), (CASED, "false")])
+def test_a_guess_of_the_case_is_reported(tmp_path, capsys, pieces, guess):
+    load_tokenizer(write(tmp_path, pieces))
+    expected = f"warning: {tmp_path}/tokenizer_config.json: do_lower_case is not stated; guessed {guess}, "
+    assert capsys.readouterr().err.startswith(expected)
+    load_tokenizer(write(tmp_path, pieces, {"do_lower_case": True}))
+    assert capsys.readouterr().err == ""
+
+
 def test_special_tokens_under_other_names_do_not_make_a_vocabulary_cased(tmp_path):
-    vocabulary = ["[PAD]", "UNK", "[CLS]", "[SEP]", "[MASK]", "film"]
-    assert pieces_of(write(tmp_path, vocabulary, {"unk_token": "UNK"}), "Film FILMY", vocabulary) == "film UNK"
+    pieces = ["[PAD]", "UNK", "[CLS]", "[SEP]", "[MASK]", "film"]
+    assert pieces_of(write(tmp_path, pieces, {"unk_token": "UNK"}), "Film FILMY", pieces) == "film UNK"
 
 
 def test_the_config_decides_on_case_if_it_says_so(tmp_path):
@@ -162,24 +178,23 @@ def test_special_tokens_are_named_by_the_config(tmp_path):
 
 
 def test_vocabulary_lines_end_at_line_ends_only(tmp_path):
-    vocabulary = [*SPECIAL, "\u2028", "\x85", "a", "film"]
-    (tmp_path / "vocab.txt").write_bytes(("\r\n".join(vocabulary) + "\r\n\r\n").encode())
+    pieces = [*SPECIAL, "\u2028", "\x85", "a", "film"]
+    (tmp_path / "vocab.txt").write_bytes(("\r\n".join(pieces) + "\r\n\r\n").encode())
     tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.get_vocab_size() == len(vocabulary)
+    assert tokenizer.get_vocab_size() == len(pieces)
     assert tokenize(rows_of(["a film"]), tokenizer, max_length=8).input_ids[0].tolist() == [2, 7, 8, 3]
 
 
-def test_tokenizer_json_is_used_only_without_a_vocabulary(tmp_path):
-    ready = load_tokenizer(write(tmp_path))
+def test_tokenizer_json_may_truncate_and_pad_but_we_do_not(tmp_path):
+    ready = load_tokenizer(write(tmp_path, config={"do_lower_case": True}))
     ready.enable_truncation(4)
     ready.enable_padding(length=32)
     ready.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "vocab.txt").unlink()
-    tokenizer = load_tokenizer(tmp_path)
-    assert (tokenizer.truncation, tokenizer.padding) == (None, None)
-    assert pieces_of(tmp_path, "A film unaffable!") == "a film un ##aff ##able !"
-    vocabulary = [*SPECIAL, "film", "a"]
-    assert pieces_of(write(tmp_path, vocabulary), "a film", vocabulary) == "a film"
+    for _ in range(2):  # with vocab.txt beside it, and without
+        tokenizer = load_tokenizer(tmp_path)
+        assert (tokenizer.truncation, tokenizer.padding) == (None, None)
+        assert pieces_of(tmp_path, "A film unaffable!") == "a film un ##aff ##able !"
+        (tmp_path / "vocab.txt").unlink(missing_ok=True)
 
 
 # Errors
@@ -208,7 +223,7 @@ def write_changed_json(change):
     [
         (lambda folder: None, r"expected the checkpoint's vocab\.txt or tokenizer\.json, found neither"),
         (write_bytes("vocab.txt", b"[PAD]\nfilm\xff\n"), r"vocab\.txt: expected UTF-8"),
-        (write_bytes("vocab.txt", b""), r"vocab\.txt: expected the special token '\[PAD\]'"),
+        (write_bytes("vocab.txt", b""), r"vocab\.txt: expected the special token '\[UNK\]'"),
         (lambda folder: write(folder, SPECIAL[:4]), r"vocab\.txt: expected the special token '\[MASK\]'.*mask_token"),
         (lambda folder: write(folder, [*UNCASED, "film"]), r"line 20: .* found 'film', also on line 7"),
         (lambda folder: (write(folder) / "tokenizer_config.json").mkdir(), r"tokenizer_config\.json: cannot be read"),
@@ -219,7 +234,7 @@ def write_changed_json(change):
         (write_bytes("tokenizer_config.json", b'{"sep_token": 3}'), "sep_token: expected a string, found 3"),
         (write_only_json("{"), r"tokenizer\.json: not a readable tokenizer"),
         (
-            write_changed_json(lambda content: content["post_processor"].update(cls=["[CLS]", 99])),
+            write_changed_json(lambda content: content["post_processor"]["special_tokens"]["[CLS]"].update(ids=[99])),
             "ids that its vocabulary lacks",
         ),
         (
@@ -236,14 +251,27 @@ def test_errors_are_one_line_and_name_the_file(tmp_path, break_it, message):
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_vocabulary_must_fit_the_model(tmp_path):
-    tokenizer, size = load_tokenizer(write(tmp_path)), len(UNCASED)
-    check_vocabulary(tokenizer, size, tmp_path)
-    check_vocabulary(tokenizer, size + 127, tmp_path)
-    for vocab_size in (size - 1, size + 128):
-        with pytest.raises(UserError, match=f"vocabulary of {vocab_size} entries.* found {size};") as error:
-            check_vocabulary(tokenizer, vocab_size, tmp_path)
-        assert str(tmp_path) in str(error.value)
+def test_ids_must_lie_within_the_embedding_table(tmp_path, capsys):
+    tokenizer, size = load_tokenizer(write(tmp_path, config={"do_lower_case": True})), len(UNCASED)
+    check_tokenizer_fits(tokenizer, BertConfig(vocab_size=size), tmp_path)
+    check_tokenizer_fits(tokenizer, BertConfig(vocab_size=size + 127), tmp_path)
+    assert capsys.readouterr().err == ""
+    check_tokenizer_fits(tokenizer, BertConfig(vocab_size=size + 128), tmp_path)
+    assert f"{tmp_path}: the embedding table has {size + 128} rows, the vocabulary {size} entries" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match=f"vocabulary of at most {size - 1} entries.* found {size};") as error:
+        check_tokenizer_fits(tokenizer, BertConfig(vocab_size=size - 1), tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_token_types_must_lie_within_their_table(tmp_path):
+    zoo.generic(tmp_path, zoo.with_template(zoo.word_level(), zoo.NAMES, second_type=2))
+    tokenizer = load_tokenizer(tmp_path)
+    for types in (1, 3):  # a model with one type uses it for both texts
+        check_tokenizer_fits(tokenizer, BertConfig(type_vocab_size=types), tmp_path)
+    with pytest.raises(UserError, match="token types below 2, .*, found 2 in the tokenizer's template"):
+        check_tokenizer_fits(tokenizer, BertConfig(type_vocab_size=2), tmp_path)
 
 
 # The oracle
@@ -276,7 +304,7 @@ def test_a_vocabulary_without_read_permission(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(tokenizer_module, "read_text", refuse)
+    monkeypatch.setattr(vocabulary, "read_text", refuse)
     with pytest.raises(UserError, match=r"vocab.txt: cannot be read \(Permission denied\); check its permissions"):
         load_tokenizer(write(tmp_path))
 
@@ -303,6 +331,6 @@ def test_a_panic_of_the_library_is_one_line(tmp_path, monkeypatch):
             raise PanicException("index out of bounds")
 
     (tmp_path / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr(tokenizer_module, "Tokenizer", Panicking)
+    monkeypatch.setattr(reading, "Tokenizer", Panicking)
     with pytest.raises(UserError, match=r"tokenizer.json: not a readable tokenizer \(index out of bounds\); get it"):
         load_tokenizer(tmp_path)

@@ -173,11 +173,11 @@ def test_shards(folder):
 
 
 def test_missing_surplus_and_misshapen_tensors(folder):
-    tensors = TENSORS | {"more": np.zeros(1, np.float32), "pooler.dense.weight": np.zeros((12, 11), np.float32)}
+    tensors = TENSORS | {"encoder.more": np.zeros(1, np.float32), "pooler.dense.weight": np.zeros((12, 11), np.float32)}
     del tensors["pooler.dense.bias"]
     write_state(folder / "pytorch_model.bin", tensors)
     assert refusal(folder) == (
-        f"{folder}: tensors do not fit config.json: missing: pooler.dense.bias; surplus: more; "
+        f"{folder}: tensors do not fit config.json: missing: pooler.dense.bias; surplus: encoder.more; "
         "misshapen: pooler.dense.weight (expected [12, 12], found [12, 11])"
     )
 

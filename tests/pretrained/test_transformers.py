@@ -45,9 +45,7 @@ def transformers():
 
 
 VARIANTS = [
-    {"hidden_act": "gelu"},
-    {"hidden_act": "gelu_new"},
-    {"hidden_act": "relu"},
+    *({"hidden_act": name} for name in ACTIVATIONS),
     {"type_vocab_size": 1},
     {"layer_norm_eps": 1e-12},
     {"layer_norm_eps": 0.3},
@@ -76,6 +74,54 @@ def test_outputs_against_transformers(transformers, variant, tmp_path):
     real = inputs["attention_mask"] == 1
     chex.assert_trees_all_close(hidden[real], outputs.last_hidden_state.numpy()[real], atol=2e-5, rtol=0)
     chex.assert_trees_all_close(pooled, outputs.pooler_output.numpy(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_against_transformers(transformers, name):
+    import torch
+
+    x = np.concatenate([np.linspace(-12, 12, 2401), [-1e4, -100, 100, 1e4]]).astype(np.float32)
+    expected = transformers.activations.ACT2FN[name](torch.from_numpy(x)).numpy()
+    chex.assert_trees_all_close(ACTIVATIONS[name](jnp.asarray(x)), expected, atol=2e-6, rtol=2e-6)
+
+
+HEADS = {
+    "BertForSequenceClassification": {"classifier"},
+    "BertForTokenClassification": set(),
+    "BertForMultipleChoice": set(),
+    "BertForQuestionAnswering": set(),
+    "BertForMaskedLM": {"mlm"},
+    "BertForNextSentencePrediction": {"head_nsp"},
+    "BertForPreTraining": {"mlm", "head_nsp"},
+}
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_heads_of_transformers_models(transformers, architecture, tmp_path, capsys):
+    model = getattr(transformers, architecture)(transformers.BertConfig(**make_bert.CONFIG, num_labels=3))
+    save(model, tmp_path)
+    capsys.readouterr()
+    _, params = load_pretrained(tmp_path)
+    assert {top for top in params if top in ("classifier", "mlm") or top.startswith("head_")} == HEADS[architecture]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no pooler" not in line]
+    assert len(lines) == (not HEADS[architecture])
+    assert all(architecture in line and "left out" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod", "model"])  # of DataParallel, torch.compile, Lightning
+def test_wrapped_models_of_pytorch(transformers, name, tmp_path):
+    import torch
+
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**make_bert.CONFIG, num_labels=3))
+    save(model, tmp_path / "plain")
+    wrapped = torch.nn.Module()
+    wrapped.add_module(name, model)
+    (tmp_path / "wrapped").mkdir()
+    torch.save(wrapped.state_dict(), tmp_path / "wrapped" / "pytorch_model.bin")
+    (tmp_path / "wrapped" / "config.json").write_bytes((tmp_path / "plain" / "config.json").read_bytes())
+    plain, found = (load_pretrained(tmp_path / name)[1] for name in ("plain", "wrapped"))
+    assert "classifier" in plain
+    chex.assert_trees_all_equal(found, plain)
 
 
 def drawn(seed):

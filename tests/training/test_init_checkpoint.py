@@ -101,3 +101,18 @@ def test_a_small_file_that_cannot_be_read(checkpoint, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(UserError, match=r"config.json: cannot be read \(Permission denied\); check its permissions"):
         init_checkpoint.describe_init_checkpoint([], checkpoint, params)
+
+
+def test_files_that_earlier_versions_did_not_record(checkpoint, tmp_path):
+    write_map = (checkpoint / "special_tokens_map.json").write_text
+    write_map('{"cls_token": "[CLS]"}')
+    record = described(checkpoint)
+    earlier = record | {"files": {name: record["files"][name] for name in ("config.json", "vocab.txt")}}
+    earlier["files"]["tokenizer_config.json"] = record["files"]["tokenizer_config.json"]
+    (tmp_path / "origin.json").write_text(json.dumps(earlier))
+    init_checkpoint.keep_init_checkpoint(tmp_path, record)
+    (tmp_path / "origin.json").unlink()
+    init_checkpoint.keep_init_checkpoint(tmp_path, record)
+    write_map('{"cls_token": "[MASK]"}')
+    with pytest.raises(UserError, match="origin.files.special_tokens_map.json was"):
+        init_checkpoint.keep_init_checkpoint(tmp_path, described(checkpoint))

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from helpers import Seen
 
 from bertjax.config import PretrainConfig, RunConfig, is_pretraining
@@ -173,8 +175,19 @@ def test_the_frozen_stage_leaves_the_encoder_of_the_checkpoint(config, tmp_path,
     chex.assert_trees_all_equal({top: found[top] for top in loaded}, loaded)
 
 
+def test_a_head_that_cannot_be_read_is_not_replaced_by_a_new_one(config, tmp_path):
+    folder = tmp_path / "untied"
+    shutil.copytree(config.init_from, folder)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    decoder = {"cls.predictions.decoder.weight": np.zeros_like(tensors["embeddings.word_embeddings.weight"])}
+    safetensors.numpy.save_file(tensors | decoder, folder / "model.safetensors")
+    load_pretrained(folder)
+    with pytest.raises(UserError, match="untied: tensors do not fit config.json: missing: cls.predictions.bias"):
+        pretrain(change(config, init_from=str(folder)), tmp_path / "run")
+
+
 def test_a_checkpoint_with_heads_skips_the_first_stage(config, tmp_path, monkeypatch, model, params):
-    monkeypatch.setattr(pretraining, "load_pretrained", lambda _: (model.config, dict(params)))
+    monkeypatch.setattr(pretraining, "load_pretrained", lambda *_, **__: (model.config, dict(params)))
     (dev,) = pretrain(change(config, max_steps=1, warmup=1.0, learning_rate=0.0), tmp_path / "run")["dev"].values()
     assert not (tmp_path / "run" / "heads").exists()
     # Nothing has moved: what was measured at once is what is measured at the end.
@@ -203,7 +216,7 @@ def test_keys_reach_what_they_are_for(config, tmp_path, monkeypatch, seen, model
 
     monkeypatch.setattr(pretraining, "PairBatches", pair_batches)
     if tune == "all":  # the checkpoint has heads, and the first stage is passed over
-        monkeypatch.setattr(pretraining, "load_pretrained", lambda _: (model.config, dict(params)))
+        monkeypatch.setattr(pretraining, "load_pretrained", lambda *_, **__: (model.config, dict(params)))
         monkeypatch.setattr(pretraining._Run, "evaluate", lambda run, _: {run.corpus.name: {}})
     config = change(
         config,

@@ -1,4 +1,4 @@
-"""Reads `flax_model.msgpack`, as Transformers wrote it until version 4."""
+"""Reads `flax_model.msgpack`, whole or a shard, as Transformers wrote it until version 4."""
 
 from collections.abc import Iterator
 from functools import partial

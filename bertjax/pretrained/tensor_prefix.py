@@ -1,0 +1,108 @@
+"""Where the encoder is among a checkpoint's tensors: wrappers leave prefixes, and other modules may lie beside it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from bertjax.errors import UserError
+from bertjax.models.families import other_family
+from bertjax.pretrained.notes import note
+from bertjax.pretrained.param_names import shorten
+from bertjax.pretrained.tensors import StoredTensor
+
+_WORDS = "embeddings.word_embeddings.weight"
+_MODULES = ("embeddings.", "encoder.", "pooler.")
+_BUFFERS = re.compile(r"(.*\.)?embeddings\.(position_ids|token_type_ids)")
+_PEFT = re.compile(r"(^|[._])lora_|\.base_layer\.|modules_to_save")
+# Beside an encoder without a prefix, so perhaps part of it.
+_LIKE_ENCODER = re.compile(
+    r"(bert|encoder|pooler|layer|rel_|relative|attention)|.*(embed|norm|position)", re.IGNORECASE
+)
+_CHANGES_ENCODER = re.compile(r"(.*[._])?(adapters?|prefix|prompts?)[._]", re.IGNORECASE)
+
+
+class TensorGroups(NamedTuple):
+    """The tensors of a checkpoint.
+
+    Attributes:
+      encoder: by names without the prefix; all must belong to a BERT.
+      beside: tensors where Transformers puts heads, by names without the wrapper's prefix.
+      others: full names of all others.
+    """
+
+    encoder: dict[str, StoredTensor]
+    beside: dict[str, StoredTensor]
+    others: list[str]
+
+
+def group_tensors(folder: Path, tensors: Mapping[str, StoredTensor]) -> TensorGroups:
+    """Groups tensors by their place beside the word embeddings, without buffers.
+
+    A line on stderr reports a prefix other than "bert.".
+
+    Raises:
+      UserError: there is no encoder or more than one, it belongs to another family, or PEFT's adapters are not merged.
+    """
+    if unmerged := sorted(name for name in tensors if _PEFT.search(name)):
+        raise UserError(
+            f"{folder}: expected plain weights, found unmerged adapters of PEFT: {shorten(unmerged, 3)}; load them "
+            "with peft as they were saved, then run model.merge_and_unload().save_pretrained(FOLDER)"
+        )
+    prefix = _encoder_prefix(folder, tensors)
+    if prefix not in ("", "bert."):
+        note(f"{folder}: the encoder's tensors begin with {prefix!r}; read without that prefix")
+    is_shared = all(name.startswith(prefix) for name in tensors)
+    wrapper: str | None = prefix if is_shared else None
+    if re.fullmatch(r"(.*\.)?bert\.", prefix):
+        wrapper, is_shared = prefix.removesuffix("bert."), False
+    groups = TensorGroups({}, {}, [])
+    for name, tensor in tensors.items():
+        if _BUFFERS.fullmatch(name):
+            continue
+        relative = name.removeprefix(prefix)
+        is_inside = name.startswith(prefix) and (not is_shared or _is_like_encoder(relative))
+        if is_inside or _CHANGES_ENCODER.match(name):
+            groups.encoder[relative] = tensor._replace(name=relative)
+        elif wrapper is not None and name.startswith(wrapper):
+            beside = name.removeprefix(wrapper)
+            groups.beside[beside] = tensor._replace(name=beside)
+        else:
+            groups.others.append(name)
+    return groups
+
+
+def _encoder_prefix(folder: Path, names: Iterable[str]) -> str:
+    names = sorted(names)
+    prefixes = sorted(name.removesuffix(_WORDS) for name in names if f".{name}".endswith(f".{_WORDS}"))
+    if not prefixes:
+        raise UserError(
+            f"{folder}: expected a BERT with a tensor {_WORDS}, found {_described(names)}; use another folder"
+        )
+    if len(prefixes) > 1:
+        listed = shorten([repr(prefix) for prefix in prefixes], 3)
+        raise UserError(
+            f"{folder}: expected one encoder, found {len(prefixes)}, whose tensors begin with {listed}; save the one "
+            "to use as a checkpoint of its own"
+        )
+    (prefix,) = prefixes
+    for part in prefix.split("."):
+        if family := other_family(part):
+            raise UserError(
+                f"{folder}: expected BERT's tensors, found {prefix}{_WORDS}, of the family {family}; only BERT is "
+                "supported"
+            )
+    return prefix
+
+
+def _is_like_encoder(name: str) -> bool:
+    return name.startswith(_MODULES) or _LIKE_ENCODER.match(name.partition(".")[0]) is not None
+
+
+def _described(names: list[str]) -> str:
+    if not names:
+        return "no tensors"
+    first, last = names[0].split(".")[:-1], names[-1].split(".")[:-1]
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    start = f"all beginning with {'.'.join(first[:shared]) + '.'!r}" if shared else "without a common prefix"
+    return f"{len(names)} tensor{'s' * (len(names) > 1)} {start}, such as {names[0]}"

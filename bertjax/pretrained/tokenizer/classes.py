@@ -1,0 +1,213 @@
+"""Tokenizer classes of Transformers, built from a vocabulary as Transformers 5 builds them."""
+
+import base64
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+Settings = Mapping[str, Any]
+BERT_NORMALIZER = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
+}
+"""BERT's settings in tokenizer_config.json: their names in tokenizer.json, and their defaults."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerClass:
+    """A class of tokenizers.
+
+    Attributes:
+      name: without "Fast".
+      model: kind of its model in tokenizer.json.
+      special: contents of its special tokens by name, where no file states others.
+      settings: those that change ids, with their defaults.
+      has_token_types: whether Transformers passes token types to the model.
+      build: from tokenizer.json and settings to a tokenizer without added tokens and template.
+      template: from the contents of special tokens to the templates of a text and of a pair.
+    """
+
+    name: str
+    model: str
+    special: Mapping[str, str]
+    settings: Settings
+    has_token_types: bool
+    build: Callable[[Mapping[str, Any], Mapping[str, str], Settings], Tokenizer]
+    template: Callable[[Mapping[str, str]], tuple[list[str], list[str]]]
+
+    @property
+    def is_bert(self) -> bool:
+        """Whether it is BERT's pipeline, whatever its name."""
+        return self.build is _build_bert
+
+
+def bert_normalizer(settings: Settings, *, clean_text: bool = True) -> normalizers.BertNormalizer:
+    """BERT's normaliser with settings from tokenizer_config.json."""
+    arguments = {name: settings[key] for key, (name, _) in BERT_NORMALIZER.items()}
+    return normalizers.BertNormalizer(clean_text=clean_text, **arguments)
+
+
+def _build_bert(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(content["model"]["vocab"], unk_token=special["unk_token"]))
+    tokenizer.normalizer = bert_normalizer(settings)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _bert_template(special: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    cls, sep = special["cls_token"], special["sep_token"]
+    return [f"{cls}:0", "$A:0", f"{sep}:0"], [f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"]
+
+
+def _build_xlm_roberta(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    pieces = [(piece, score) for piece, score in content["model"]["vocab"]]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
+    if (charsmap := _charsmap(content["normalizer"])) is not None:
+        tokenizer.normalizer = normalizers.Precompiled(charsmap)
+    scheme = "always" if settings["add_prefix_space"] else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
+    )
+    return tokenizer
+
+
+def _charsmap(normalizer: Mapping[str, Any] | None) -> bytes | None:
+    """SentencePiece's table of characters, the first in a normaliser."""
+    for each in (normalizer or {}).get("normalizers", [normalizer or {}]):
+        if "precompiled_charsmap" in each:
+            return base64.b64decode(each["precompiled_charsmap"])
+    return None
+
+
+def _build_roberta(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
+    bpe = models.BPE(
+        content["model"]["vocab"],
+        [(left, right) for left, right in merges],
+        continuing_subword_prefix="",
+        end_of_word_suffix="",
+    )
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings["add_prefix_space"])
+    return tokenizer
+
+
+def _roberta_template(special: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    cls, sep = special["cls_token"], special["sep_token"]
+    return [f"{cls}:0", "$A:0", f"{sep}:0"], [f"{cls}:0", "$A:0", f"{sep}:0", f"{sep}:0", "$B:0", f"{sep}:0"]
+
+
+def _xlm_roberta_template(special: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    return _roberta_template({"cls_token": special["bos_token"], "sep_token": special["eos_token"]})
+
+
+BERT = TokenizerClass(
+    name="BertTokenizer",
+    model="WordPiece",
+    special={
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+    settings={key: default for key, (_, default) in BERT_NORMALIZER.items()},
+    has_token_types=True,
+    build=_build_bert,
+    template=_bert_template,
+)
+_ROBERTA_SPECIAL = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+_XLM_ROBERTA = TokenizerClass(
+    name="XLMRobertaTokenizer",
+    model="Unigram",
+    special=_ROBERTA_SPECIAL,
+    settings={"add_prefix_space": True},
+    has_token_types=False,
+    build=_build_xlm_roberta,
+    template=_xlm_roberta_template,
+)
+_ROBERTA = TokenizerClass(
+    name="RobertaTokenizer",
+    model="BPE",
+    special=_ROBERTA_SPECIAL,
+    settings={"add_prefix_space": False},
+    has_token_types=False,
+    build=_build_roberta,
+    template=_roberta_template,
+)
+_LIKE_BERT = ("ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer", "SqueezeBertTokenizer")
+CLASSES: Mapping[str, TokenizerClass] = {
+    kind.name: kind
+    for kind in (
+        BERT,
+        *(dataclasses.replace(BERT, name=name) for name in _LIKE_BERT),
+        dataclasses.replace(BERT, name="DistilBertTokenizer", has_token_types=False),
+        _XLM_ROBERTA,
+        _ROBERTA,
+    )
+}
+"""The classes that are read, by name."""
+PECULIARITIES: Mapping[str, str] = {
+    "BertJapaneseTokenizer": "which splits words with MeCab or Sudachi first",
+    "KoBertTokenizer": "which is a SentencePiece model",
+    "AlbertTokenizer": "which is a SentencePiece model",
+    "BertGenerationTokenizer": "which is a SentencePiece model",
+    "BertweetTokenizer": "which splits tweets by rules of its own",
+    "RoCBertTokenizer": "which also encodes the shape and the sound of characters",
+    "FunnelTokenizer": "whose [CLS] has token type 2",
+    "SplinterTokenizer": "which adds a [QUESTION] token",
+}
+"""What classes that are refused do that their vocabulary does not describe."""
+
+_PROBES = (
+    "",
+    " ",
+    "a",
+    "The film was superb, wasn't it?",
+    "  two  spaces\tand\na line\r\n ",
+    "Ünïcödé e\u0301 \u00a0 \u3000x\u200by\u00ad \ufeff",
+    "映画は最高 ภาพยนตร์ 영화 кино سينما",
+    "🎬👩\u200d👩\u200d👧 \U0010ffff \x00\x07\ufffd",
+    "ﬁ ½ ² Ⅷ \uff21\uff22㍿ …“quoted”—dash",
+    "▁ ▁▁x Ġ ##a [MASK] <mask> <s>",
+    "1234567890 3.14 a_b-c@d.e http://x.y/z?q=1#f",
+)
+
+
+def is_same_pipeline(stored: Tokenizer, built: Tokenizer, *, is_bert: bool, has_token_types: bool) -> bool:
+    """Whether two tokenizers with the same vocabulary give the same ids, and token types if they are used.
+
+    BERT's are compared part by part. Others have parts that differ without effect, so they are compared on texts.
+    """
+    if is_bert:
+        ours, theirs = json.loads(built.to_str()), json.loads(stored.to_str())
+        if any(theirs[part] != ours[part] for part in ("model", "normalizer", "pre_tokenizer")):
+            return False
+    probes = [(text, None) for text in _PROBES] + list(itertools.pairwise(_PROBES))
+    encodings = [(stored.encode(*probe), built.encode(*probe)) for probe in probes]
+    return all(
+        theirs.ids == ours.ids and (theirs.type_ids == ours.type_ids or not has_token_types)
+        for theirs, ours in encodings
+    )
+
+
+def processor(tokenizer: Tokenizer, single: list[str], pair: list[str]) -> processors.TemplateProcessing:
+    """The post-processor of two templates; KeyError if a token is not in the vocabulary."""
+    tokens = {piece.rpartition(":")[0] for piece in (*single, *pair)} - {"$A", "$B"}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    return processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(token, vocabulary[token]) for token in sorted(tokens)]
+    )

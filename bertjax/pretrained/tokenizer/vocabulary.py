@@ -1,0 +1,60 @@
+"""`vocab.txt`: one WordPiece per line, its id the line's number."""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from bertjax.errors import UserError, shown
+from bertjax.files.json_files import MIB, read_text
+
+_MIN_CASED_SHARE = 0.05
+"""Of the pieces with letters that have two cases. Uncased vocabularies have few by mistake, cased ones a fifth."""
+_MARKER = re.compile(r"\[.+\]|<.+>")
+_OTHER_CONTINUATIONS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
+"""Marks at the start of a word in other kinds of vocabulary."""
+
+
+def read_vocabulary_file(path: Path) -> dict[str, int]:
+    """Reads `vocab.txt`; UserError if it cannot be read, is not UTF-8 or has a duplicate entry."""
+    vocabulary: dict[str, int] = {}
+    try:
+        # Not splitlines(): it also breaks at separators such as U+2028, which are pieces of multilingual vocabularies.
+        pieces = [line.removesuffix("\r") for line in read_text(path, 16 * MIB).split("\n")]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected UTF-8, found {error.reason}; get the file again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    while pieces and not pieces[-1]:
+        pieces.pop()
+    for index, piece in enumerate(pieces):
+        if piece in vocabulary:
+            raise UserError(
+                f"{path}: line {index + 1}: expected every entry once, found {piece!r}, also on line "
+                f"{vocabulary[piece] + 1}; get the file again"
+            )
+        vocabulary[piece] = index
+    return vocabulary
+
+
+def check_is_wordpiece(vocabulary: Collection[str], path: Path) -> None:
+    """UserError if the pieces are another kind's: more words begin with its mark than pieces with "##"."""
+    continued = sum(piece.startswith("##") for piece in vocabulary)
+    for mark, kind in _OTHER_CONTINUATIONS.items():
+        marked = [piece for piece in vocabulary if piece.startswith(mark) and len(piece) > 1]
+        if len(marked) > continued:
+            raise UserError(
+                f"{path}: expected WordPieces, which continue a word with ##, found {len(marked)} entries of {kind}, "
+                f"such as {shown(marked[0])}; use a checkpoint with a tokenizer.json"
+            )
+
+
+def guess_is_cased(vocabulary: Mapping[str, int], special: Collection[str]) -> bool:
+    """Whether at least a twentieth of the pieces with cased letters has an upper-case one.
+
+    Special tokens and markers in brackets, such as [unused1] or <S>, do not count.
+    """
+    pieces = [piece for piece in vocabulary if piece not in special and not _MARKER.fullmatch(piece)]
+    # Not isupper(): uncased vocabularies contain U+211D, an upper-case letter without a lower-case form.
+    cased = sum(piece.lower() != piece for piece in pieces)
+    letters = sum(piece.lower() != piece.upper() for piece in pieces)
+    return cased > 0 and cased >= _MIN_CASED_SHARE * letters
