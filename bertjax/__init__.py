@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertjax import smart
-    from bertjax.models.bert import Bert, encode
+    from bertjax.models.bert import Bert
     from bertjax.models.config import BertConfig
+    from bertjax.models.inference import classify, encode
     from bertjax.pretrained import load_pretrained
 
-__all__ = ["Bert", "BertConfig", "encode", "load_pretrained", "smart"]
+__all__ = ["Bert", "BertConfig", "classify", "encode", "load_pretrained", "smart"]
 _MODULES = {
     "Bert": "models.bert",
     "BertConfig": "models.config",
-    "encode": "models.bert",
+    "classify": "models.inference",
+    "encode": "models.inference",
     "load_pretrained": "pretrained",
 }
 

@@ -311,6 +311,36 @@ TOKENIZERS = {
 }
 
 
+def camembert():
+    """CamemBERT's vocabulary: fairseq's four tokens first, then those that are used."""
+    content = json.loads(unigram().to_str())
+    names = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+    kept = [(piece, score) for piece, score in content["model"]["vocab"] if piece not in (*names, "<mask>")]
+    pieces = [*((name, 0.0) for name in names), *kept, ("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    tokenizer.add_special_tokens([*names, AddedToken("<mask>", lstrip=True, special=True)])
+    return roberta_template(tokenizer, ROBERTA_NAMES)
+
+
+FAMILY_TOKENIZERS = {
+    "roberta": (byte_bpe, ROBERTA_NAMES, "RobertaTokenizer"),
+    "xlm-roberta": (unigram, ROBERTA_NAMES, "XLMRobertaTokenizer"),
+    "camembert": (camembert, ROBERTA_NAMES, "CamembertTokenizer"),
+}
+"""Of each family: the tokenizer, its special tokens, and its class."""
+
+
+def family_tokenizer(folder, family, *, is_stated):
+    """The files of a family's tokenizer, with its class in tokenizer_config.json or without."""
+    build, names, class_name = FAMILY_TOKENIZERS[family]
+    write(folder, "tokenizer.json", build().to_str())
+    stated = {"tokenizer_class": class_name} if is_stated else {}
+    write(folder, "tokenizer_config.json", stated | names)
+
+
 def draw(folder, seed):
     """Writes a folder at random: a tokenizer, added tokens, a layout, a change to its files, and a model."""
     rng = np.random.default_rng(seed)

@@ -119,7 +119,7 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
                 raise UserError(f"--split: {dataset.name} has {', '.join(dataset.splits)}, found {split!r}")
     folder = resolve_checkpoint(source)
     architecture = read_model_config(folder)
-    max_positions = architecture.max_position_embeddings
+    max_positions = architecture.max_length
     if config.max_length > max_positions:
         raise UserError(
             f"--config.max_length: expected at most the model's {max_positions} positions, found {config.max_length}"

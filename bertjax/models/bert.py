@@ -1,8 +1,10 @@
-"""The BERT family (Devlin et al., NAACL 2019) as a Linen module of pure functions of its parameters.
+"""BERT (Devlin et al., NAACL 2019) and its post-norm relatives as a Linen module of pure functions of its parameters.
 
 Every function takes one example or a batch: `...` below is empty or a batch dimension B. S is the sequence length,
-D the hidden size. `embed` and `encode` are separate because SMART perturbs the embeddings in between. Softmax,
-LayerNorm and logits are float32 for every compute dtype.
+D the hidden size, E the size of the embeddings: D, except in ELECTRA. `embed` and `encode` are separate because SMART
+perturbs the embeddings in between. Softmax, LayerNorm and logits are float32 for every compute dtype.
+
+What differs between the families is in `config`; see `bertjax.models.families`.
 """
 
 import dataclasses
@@ -33,23 +35,45 @@ class Embeddings(nn.Module):
         config = self.config
         embed = partial(
             nn.Embed,
-            features=config.hidden_size,
+            features=config.embedding_size,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             embedding_init=nn.initializers.normal(config.initializer_range),
         )
         self.word = embed(config.vocab_size)
         self.position = embed(config.max_position_embeddings)
-        self.token_type = embed(config.type_vocab_size)
+        if config.type_vocab_size:
+            self.token_type = embed(config.type_vocab_size)
         self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype)
 
     def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
-        """Ids of tokens and token types, int [..., S], to [..., S, D]."""
+        """Ids of tokens and token types, int [..., S], to [..., S, E]."""
         words = self.word(input_ids)
-        positions = self.position(jnp.arange(input_ids.shape[-1]))
-        # A model with a single token type uses it for both segments of a pair.
-        types = self.token_type(jnp.minimum(token_type_ids, self.config.type_vocab_size - 1))
-        return self.norm(words + jnp.broadcast_to(positions, words.shape) + types)
+        positions = self.position(position_ids(input_ids, self.config.position_padding_id))
+        embeddings = words + jnp.broadcast_to(positions, words.shape)
+        if self.config.type_vocab_size:
+            # A model with a single token type uses it for both segments of a pair.
+            embeddings += self.token_type(jnp.minimum(token_type_ids, self.config.type_vocab_size - 1))
+        return self.norm(embeddings)
+
+
+def position_ids(input_ids: jax.Array, padding_id: int | None) -> jax.Array:
+    """Rows of the position table: [S] from 0, or [..., S] from `padding_id` + 1 that do not count that token."""
+    if padding_id is None:
+        return jnp.arange(input_ids.shape[-1])
+    is_counted = (input_ids != padding_id).astype(jnp.int32)
+    return padding_id + is_counted * jnp.cumsum(is_counted, axis=-1)
+
+
+def relative_bucket(distance: np.ndarray) -> np.ndarray:
+    """T5's bucket, 0 to 31, of key position minus query position (Raffel et al., 2020, as in MPNet).
+
+    Each direction has 8 buckets of one distance, and 8 that grow with the logarithm up to a distance of 128.
+    """
+    near = np.abs(distance)
+    far = np.log(np.maximum(near, 8).astype(np.float32) / np.float32(8)) / np.float32(np.log(128 / 8)) * np.float32(8)
+    bucket = np.where(near < 8, near, np.minimum(8 + far.astype(np.int32), 15))
+    return bucket + 16 * (distance > 0)
 
 
 class LayerNorm(nn.Module):
@@ -112,9 +136,17 @@ class Layer(nn.Module):
         self.output_norm = norm()
 
     def attend(
-        self, queries: jax.Array, hidden_states: jax.Array, attention_mask: jax.Array, dropout_keys: jax.Array | None
+        self,
+        queries: jax.Array,
+        hidden_states: jax.Array,
+        attention_mask: jax.Array,
+        dropout_keys: jax.Array | None,
+        bias: jax.Array | None,
     ) -> jax.Array:
-        """Multi-head attention of queries [..., Q, D] to hidden states [..., S, D] with mask [..., S]: [..., Q, D]."""
+        """Multi-head attention of queries [..., Q, D] to hidden states [..., S, D] with mask [..., S]: [..., Q, D].
+
+        The bias, [heads, S, S], is added to the scores.
+        """
         heads = self.config.num_attention_heads
         size = self.config.hidden_size // heads
         query, key, value = (
@@ -123,6 +155,8 @@ class Layer(nn.Module):
         )
         query = query * jnp.asarray(size**-0.5, query.dtype)
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
+        if bias is not None:
+            scores += jnp.broadcast_to(bias[:, : queries.shape[-2]], scores.shape)
         # Finite, so that a row without a real token does not become NaN.
         scores = jnp.where(attention_mask[..., None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
@@ -136,12 +170,13 @@ class Layer(nn.Module):
         attention_mask: jax.Array,
         dropout_keys: jax.Array | None,
         num_positions: int | None = None,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
         """[..., S, D] to [..., S, D], or to [..., num_positions, D] for the first positions alone."""
-        rate = self.config.hidden_dropout_prob
+        rate, attention_rate = self.config.hidden_dropout_prob, self.config.attention_output_dropout_prob
         queries = hidden_states[..., :num_positions, :]
-        attended = self.attend(queries, hidden_states, attention_mask, dropout_keys)
-        attended = self.attention_norm(queries + dropout(attended, dropout_keys, self.first_site + 1, rate))
+        attended = self.attend(queries, hidden_states, attention_mask, dropout_keys, bias)
+        attended = self.attention_norm(queries + dropout(attended, dropout_keys, self.first_site + 1, attention_rate))
         output = self.output(ACTIVATIONS[self.config.hidden_act](self.intermediate(attended)))
         return self.output_norm(attended + dropout(output, dropout_keys, self.first_site + 2, rate))
 
@@ -156,7 +191,7 @@ class MlmHead(nn.Module):
     def setup(self) -> None:  # noqa: D102
         config = self.config
         self.transform = nn.Dense(
-            config.hidden_size,
+            config.embedding_size,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=nn.initializers.normal(config.initializer_range),
@@ -165,15 +200,15 @@ class MlmHead(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), self.param_dtype)
 
     def __call__(self, hidden_states: jax.Array, word_embeddings: jax.Array) -> jax.Array:
-        """Hidden states [..., D] and word embeddings [V, D] to logits [..., V], float32."""
-        x = self.norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden_states)))
+        """Hidden states [..., D] and word embeddings [V, E] to logits [..., V], float32."""
+        x = self.norm(ACTIVATIONS[self.config.mlm_act](self.transform(hidden_states)))
         table = word_embeddings.astype(self.dtype)
         logits = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
         return logits + jnp.broadcast_to(self.bias.astype(jnp.float32), logits.shape)
 
 
 class Bert(nn.Module):
-    """A BERT encoder with a pooler and any number of named linear heads.
+    """A BERT encoder, or one of a post-norm relative, with a pooler and any number of named linear heads.
 
     Attributes:
       config: The architecture.
@@ -195,6 +230,13 @@ class Bert(nn.Module):
         config = self.config
         kernel_init = nn.initializers.normal(config.initializer_range)
         self.embeddings = Embeddings(config, self.dtype, self.param_dtype)
+        if config.embedding_size != config.hidden_size:
+            self.projection = nn.Dense(
+                config.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=kernel_init
+            )
+        if config.num_relative_buckets:
+            shape = (config.num_relative_buckets, config.num_attention_heads)
+            self.relative_bias = self.param("relative_bias", kernel_init, shape, self.param_dtype)
         self.layer = [self.make_layer(1 + DROPOUTS * i) for i in range(config.num_hidden_layers)]
         self.pooler = nn.Dense(
             config.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=kernel_init
@@ -211,7 +253,7 @@ class Bert(nn.Module):
         return Layer(self.config, first_site, self.dtype, self.param_dtype, **options)
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:
-        """Embeddings [..., S, D] as SMART perturbs them: after LayerNorm, before dropout."""
+        """Embeddings [..., S, E] as SMART perturbs them: after LayerNorm, before dropout and any projection to D."""
         return self.embeddings(input_ids, token_type_ids)
 
     def encode(
@@ -224,7 +266,7 @@ class Bert(nn.Module):
         """Hidden states of the last layer.
 
         Args:
-          embeddings: [..., S, D], from `embed`.
+          embeddings: [..., S, E], from `embed`.
           attention_mask: bool [..., S], False on padding.
           dropout_keys: Keys [...], one per example; None for a deterministic pass.
           num_positions: Compute the last layer for the first positions alone; None for all.
@@ -233,13 +275,24 @@ class Bert(nn.Module):
           [..., S, D] or [..., num_positions, D], in the compute dtype.
         """
         hidden_states = dropout(embeddings.astype(self.dtype), dropout_keys, 0, self.config.hidden_dropout_prob)
+        if self.config.embedding_size != self.config.hidden_size:
+            hidden_states = self.projection(hidden_states)
+        bias = self._position_bias(embeddings.shape[-2])
         *layers, last = self.layer
         if self.remat and layers and not self.is_initializing():
-            hidden_states = self._recomputed(layers, hidden_states, attention_mask, dropout_keys)
+            hidden_states = self._recomputed(layers, hidden_states, attention_mask, dropout_keys, bias)
         else:
             for layer in layers:
-                hidden_states = layer(hidden_states, attention_mask, dropout_keys)
-        return last(hidden_states, attention_mask, dropout_keys, num_positions)
+                hidden_states = layer(hidden_states, attention_mask, dropout_keys, bias=bias)
+        return last(hidden_states, attention_mask, dropout_keys, num_positions, bias)
+
+    def _position_bias(self, length: int) -> jax.Array | None:
+        """What relative positions add to the scores of every layer, float32 [heads, S, S]; None if they add nothing."""
+        if not self.config.num_relative_buckets:
+            return None
+        positions = np.arange(length)
+        buckets = relative_bucket(positions[None, :] - positions[:, None])
+        return jnp.moveaxis(self.relative_bias.astype(jnp.float32)[buckets], -1, 0)
 
     def _recomputed(
         self,
@@ -247,20 +300,25 @@ class Bert(nn.Module):
         hidden_states: jax.Array,
         attention_mask: jax.Array,
         dropout_keys: jax.Array | None,
+        bias: jax.Array | None,
     ) -> jax.Array:
         """The layers as a loop: in straight-line code XLA schedules the recomputation too early."""
 
         @partial(jax.checkpoint, prevent_cse=False)
         def body(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[Any, None]:
             params, site = layer
-            return self.make_layer(site, parent=None).apply({"params": params}, x, attention_mask, dropout_keys), None
+            inputs = (x, attention_mask, dropout_keys, None, bias)
+            return self.make_layer(site, parent=None).apply({"params": params}, *inputs), None
 
         params = jax.tree.map(lambda *each: jnp.stack(each), *(layer.variables["params"] for layer in layers))
         return jax.lax.scan(body, hidden_states, (params, 1 + DROPOUTS * jnp.arange(len(layers))))[0]
 
-    def pool(self, hidden_states: jax.Array) -> jax.Array:
-        """Dense layer and tanh of the [CLS] state: [..., S, D] to [..., D]."""
-        return jnp.tanh(self.pooler(hidden_states[..., 0, :]))
+    def pool(self, hidden_states: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Dense layer and activation of the [CLS] state: [..., S, D] to [..., D]; see `encode` for the keys."""
+        first = hidden_states[..., 0, :]
+        if self.config.has_pooler_dropout:
+            first = dropout(first, dropout_keys, self._head_site + 1, self.config.classifier_dropout_prob)
+        return ACTIVATIONS[self.config.pooler_act](self.pooler(first))
 
     def logits(
         self,
@@ -269,15 +327,18 @@ class Bert(nn.Module):
         head: str,
         dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
-        """A head's float32 outputs [..., C] from embeddings [..., S, D]; see `encode` for the arguments."""
+        """A head's float32 outputs [..., C] from embeddings [..., S, E]; see `encode` for the arguments."""
         # The head reads [CLS] alone: without the last layer's other positions, six layers do a sixth less work.
-        pooled = self.pool(self.encode(embeddings, attention_mask, dropout_keys, num_positions=1))
+        pooled = self.pool(self.encode(embeddings, attention_mask, dropout_keys, num_positions=1), dropout_keys)
         return self.classify(pooled, head, dropout_keys)
 
     def classify(self, pooled: jax.Array, head: str, dropout_keys: jax.Array | None = None) -> jax.Array:
         """A head's float32 outputs [..., C] from pooled states [..., D]."""
-        last_site = 1 + DROPOUTS * self.config.num_hidden_layers
-        return self.head[head](dropout(pooled, dropout_keys, last_site, self.config.hidden_dropout_prob))
+        return self.head[head](dropout(pooled, dropout_keys, self._head_site, self.config.classifier_dropout_prob))
+
+    @property
+    def _head_site(self) -> int:
+        return 1 + DROPOUTS * self.config.num_hidden_layers
 
     def pretraining_logits(
         self,
@@ -289,7 +350,7 @@ class Bert(nn.Module):
         """Logits of both pre-training heads, in one pass.
 
         Args:
-          embeddings: [..., S, D], from `embed`.
+          embeddings: [..., S, E], from `embed`.
           attention_mask: bool [..., S].
           masked_positions: int [..., P], the positions whose words are predicted.
           dropout_keys: See `encode`; the heads have no dropout.
@@ -320,62 +381,3 @@ def init_params(key: jax.Array, model: Bert) -> Any:
     """New parameters for `model`, heads included."""
     ids = jnp.zeros((1,), jnp.int32)
     return jax.jit(model.init)(key, ids, jnp.ones((1,), bool), ids)["params"]
-
-
-@partial(jax.jit, static_argnames="config")
-def _encode(params: Any, config: BertConfig, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    outputs: Any = Bert(config).apply({"params": params}, *inputs)
-    return outputs
-
-
-def encode(
-    params: Any,
-    config: BertConfig,
-    input_ids: jax.Array,
-    attention_mask: jax.Array | None = None,
-    token_type_ids: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Runs a pre-trained BERT as a plain encoder, in float32, without dropout.
-
-    Args:
-      params: Parameters from `load_pretrained` or from training.
-      config: Their architecture.
-      input_ids: int [B, S] or [S].
-      attention_mask: bool or int of the same shape, 0 on padding and else 1; None for all ones.
-      token_type_ids: int of the same shape; None for all zeros. A model with a single type takes 1 for 0.
-
-    Returns:
-      Hidden states [B, S, D] and pooled output [B, D], both float32.
-
-    Raises:
-      ValueError: The shapes differ, S is 0 or exceeds the model's number of positions, or a value is out of range.
-        Values are not checked under a transformation such as `jax.jit`.
-    """
-    ids = _checked(input_ids, "input_ids", config.vocab_size)
-    if not ids.ndim or not ids.shape[-1]:
-        raise ValueError(f"input_ids must have a position at least, found shape {ids.shape}")
-    if ids.shape[-1] > config.max_position_embeddings:
-        raise ValueError(f"input_ids have {ids.shape[-1]} positions, the model {config.max_position_embeddings}")
-    mask = jnp.ones_like(ids) if attention_mask is None else _checked(attention_mask, "attention_mask", 2)
-    num_types = max(config.type_vocab_size, 2)  # see `Embeddings`
-    types = jnp.zeros_like(ids) if token_type_ids is None else _checked(token_type_ids, "token_type_ids", num_types)
-    if not ids.shape == mask.shape == types.shape:
-        raise ValueError(f"input_ids {ids.shape}, attention_mask {mask.shape} and token_type_ids {types.shape} differ")
-    return _encode(params, config, ids, mask.astype(bool), types)
-
-
-def _checked(values: Any, name: str, size: int) -> jax.Array:
-    """The values as int32; ValueError unless they are integers from 0 to size − 1, as far as they are known."""
-    is_known = not isinstance(values, jax.core.Tracer) and getattr(values, "is_fully_addressable", True)
-    array = np.asarray(values) if is_known else values
-    is_mask = name == "attention_mask"
-    kinds = "biuf" if is_mask and is_known else "biu" if is_mask else "iu"
-    if array.size and array.dtype.kind not in kinds:
-        raise ValueError(f"{name} must be {'bools or ' * is_mask}integers, found {array.dtype}")
-    if is_known:
-        outside = np.argwhere(~np.isin(array, (0, 1)) if is_mask else (array < 0) | (array >= size))
-        if len(outside):
-            place = tuple(outside[0].tolist())
-            limits = "0 or 1" if is_mask else f"from 0 to {size - 1}, as the model's config says"
-            raise ValueError(f"{name}{list(place)} must be {limits}, found {array[place]}")
-    return jnp.asarray(array, jnp.int32)

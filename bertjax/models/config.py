@@ -1,16 +1,17 @@
-"""BERT's architecture, read from Hugging Face's `config.json` and checked."""
+"""An encoder's architecture, read from Hugging Face's `config.json` and checked."""
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, get_type_hints
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 
 from bertjax.errors import UserError, shown
-from bertjax.models.families import other_family
+from bertjax.models.other_families import other_family
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -44,6 +45,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 """By Transformers' names; some differ only in how PyTorch computes them."""
 _BERT_CLASS = re.compile(r"(TF|Flax)?Bert(?!Generation)(?![a-z])\w*")
+_OTHER_FRAMEWORK = re.compile("^(TF|Flax)(?=Bert|Roberta|XLMRoberta|Camembert|Electra|DistilBert|MPNet)")
 _MAX_SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**16,
@@ -58,7 +60,19 @@ _MAX_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """An encoder's architecture, under the names of Hugging Face's `config.json`."""
+    """An encoder's architecture, under the names of Hugging Face's `config.json`.
+
+    Post-norm relatives of BERT are subclasses. They state in class variables and properties what they compute
+    differently; the module reads these and knows no families.
+
+    Attributes:
+      model_type: The family's name in `config.json`.
+      title: The family's name in messages.
+      keys: Names in `config.json` of the fields that it names differently.
+      fixed: Fields that `config.json` does not state.
+      pooler_act: Activation of the pooler.
+      has_pooler_dropout: Whether there is dropout before the pooler, too.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -74,86 +88,156 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
 
+    model_type: ClassVar[str] = "bert"
+    title: ClassVar[str] = "BERT"
+    keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    pooler_act: ClassVar[str] = "tanh"
+    has_pooler_dropout: ClassVar[bool] = False
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of the embeddings, [..., S, E]; if it is not the hidden size, a dense layer follows them."""
+        return self.hidden_size
+
+    @property
+    def position_padding_id(self) -> int | None:
+        """The token id that positions do not count; they start above it. None for positions from 0 over all tokens."""
+        return None
+
+    @property
+    def max_length(self) -> int:
+        """Maximum number of tokens of an input."""
+        unused = 0 if self.position_padding_id is None else self.position_padding_id + 1
+        return self.max_position_embeddings - unused
+
+    @property
+    def num_relative_buckets(self) -> int:
+        """Rows of the table of relative position biases that all layers share; 0 for none."""
+        return 0
+
+    @property
+    def mlm_act(self) -> str:
+        """Activation of the masked-language-modelling head."""
+        return self.hidden_act
+
+    @property
+    def attention_output_dropout_prob(self) -> float:
+        """Rate of the dropout after a layer's attention."""
+        return self.hidden_dropout_prob
+
+    @property
+    def classifier_dropout_prob(self) -> float:
+        """Rate of the dropout around the pooler."""
+        return self.hidden_dropout_prob
+
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                raise UserError(f"BERT config: {name} must be {kind.__name__}, found {value!r:.80}")
+        self._check_types()
         for name, maximum in _MAX_SIZES.items():
+            if name in self.fixed:
+                continue
             if not 1 <= getattr(self, name) <= maximum:
-                raise UserError(f"BERT config: {name} must be from 1 to {maximum:,}, found {getattr(self, name)!r:.40}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"BERT config: {name} must be in [0, 1), found {getattr(self, name)!r:.40}")
+                raise self._error(name, f"must be from 1 to {maximum:,}")
+        for field in dataclasses.fields(self):
+            if "dropout" in field.name and not 0 <= (getattr(self, field.name) or 0) < 1:
+                raise self._error(field.name, "must be in [0, 1)")
         for name in ("initializer_range", "layer_norm_eps"):
             if not 0 <= getattr(self, name) <= 1000:
-                raise UserError(f"BERT config: {name} must be in [0, 1000], found {getattr(self, name)!r:.40}")
+                raise self._error(name, "must be in [0, 1000]")
         if not 0 <= self.pad_token_id < self.vocab_size:
-            raise UserError(
-                f"BERT config: pad_token_id must be below vocab_size and not negative, found {self.pad_token_id!r:.40}"
+            raise self._error("pad_token_id", "must be below vocab_size and not negative")
+        if self.max_length < 1:
+            raise self._error(
+                "max_position_embeddings", f"must be above {self.max_position_embeddings - self.max_length}"
             )
         if self.hidden_size % self.num_attention_heads:
+            key, heads = (self.keys.get(name, name) for name in ("hidden_size", "num_attention_heads"))
             raise UserError(
-                f"BERT config: hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
+                f"{self.title} config: {key} {self.hidden_size} is not a multiple of {heads} {self.num_attention_heads}"
             )
         if self.hidden_act not in ACTIVATIONS:
-            raise UserError(
-                f"BERT config: hidden_act must be one of {', '.join(ACTIVATIONS)}, found {self.hidden_act!r:.80}"
-            )
+            raise self._error("hidden_act", f"must be one of {', '.join(ACTIVATIONS)}", limit=80)
+
+    def _check_types(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), get_args(hints[field.name]) or (hints[field.name],)
+            if type(value) not in kinds and not (float in kinds and type(value) is int):
+                raise self._error(field.name, f"must be {kinds[0].__name__}", limit=80)
+
+    def _error(self, name: str, expected: str, limit: int = 40) -> UserError:
+        found = repr(getattr(self, name))[:limit]
+        return UserError(f"{self.title} config: {self.keys.get(name, name)} {expected}, found {found}")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "BertConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Reads a parsed `config.json`; keys that do not affect the encoder are ignored.
 
         Raises:
-          UserError: A value has the wrong type or is out of range, a size is missing, or the architecture is not BERT.
+          UserError: A value has the wrong type or is out of range, a size is missing, or the architecture is another.
         """
-        _check_is_bert(values)
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in names and value is not None}
+        cls._check_family(values)
+        known = {}
+        for field in dataclasses.fields(cls):
+            key = cls.keys.get(field.name, field.name)
+            # Transformers reads BERT's name for a renamed key, too.
+            stated = {name: values[name] for name in (key, field.name) if values.get(name) is not None}
+            if field.name in cls.fixed or not stated:
+                continue
+            if len(stated) == 2 and stated[key] != stated[field.name]:
+                raise UserError(
+                    f"{cls.title} config: {key} is {shown(stated[key])}, {field.name} is {shown(stated[field.name])}; "
+                    "they name the same thing; remove the wrong one"
+                )
+            known[field.name] = next(iter(stated.values()))
         missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - known.keys()
         if missing:
-            raise UserError(f"BERT config: {', '.join(sorted(missing))} missing")
+            names = sorted(cls.keys.get(name, name) for name in missing)
+            raise UserError(f"{cls.title} config: {', '.join(names)} missing")
         return cls(**known)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a `config.json` that `from_dict` reads back."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in self.fixed]
+        return {"model_type": self.model_type} | {self.keys.get(name, name): getattr(self, name) for name in fields}
 
-def _check_is_bert(values: Mapping[str, Any]) -> None:
-    """UserError if a `config.json` asks for a computation that is not a plain BERT encoder's."""
-    if values.get("model_type", "bert") != "bert":
-        raise UserError(f"BERT config: model_type must be 'bert', found {values['model_type']!r:.80}")
-    for name in architecture_names(values):
-        if "model_type" not in values and not _BERT_CLASS.fullmatch(name):
+    @classmethod
+    def _check_family(cls, values: Mapping[str, Any]) -> None:
+        """UserError if a `config.json` asks for a computation that is not this encoder's."""
+        config = f"{cls.title} config"
+        if values.get("model_type", "bert") != cls.model_type:
+            raise UserError(f"{config}: model_type must be '{cls.model_type}', found {values.get('model_type')!r:.80}")
+        for name in architecture_names(values):
+            if "model_type" not in values and not _BERT_CLASS.fullmatch(name):
+                raise UserError(
+                    f"BERT config: expected a model_type, or a BERT class as the architecture, found {shown(name)} "
+                    'alone; if the model is a BERT, add "model_type": "bert"'
+                )
+            if (family := other_family(name)) and family != cls.model_type.replace("-", ""):
+                raise UserError(
+                    f"{config}: expected a {cls.title} class as the architecture, found {shown(name)}, of the family "
+                    f"{family}; use a {cls.title} checkpoint"
+                )
+        auto_map = values.get("auto_map") or {}
+        if not isinstance(auto_map, dict):
+            raise UserError(f"{config}: auto_map must be an object, found {shown(auto_map)}")
+        if own_code := sorted(name for name in auto_map if name.startswith(("AutoModel", "AutoConfig"))):
             raise UserError(
-                f"BERT config: expected a model_type, or a BERT class as the architecture, found {shown(name)} alone; "
-                'if the model is a BERT, add "model_type": "bert"'
+                f"{config}: auto_map must not name a model, found {shown(own_code[0])}: the checkpoint brings its own "
+                "model code, which is not run; use a checkpoint without model code"
             )
-        if family := other_family(name):
+        if values.get("position_embedding_type", "absolute") != "absolute":
+            found = f"{values['position_embedding_type']!r:.80}"
+            raise UserError(f"{config}: position_embedding_type must be 'absolute', found {found}")
+        if values.get("is_decoder"):
+            raise UserError(f"{config}: is_decoder must be false: attention here is bidirectional")
+        if values.get("add_cross_attention"):
+            raise UserError(f"{config}: add_cross_attention must be false: there is no second text to attend to here")
+        if values.get("pruned_heads"):
             raise UserError(
-                f"BERT config: expected a BERT class as the architecture, found {shown(name)}, of the family {family}; "
-                "use a BERT checkpoint"
+                f"{config}: pruned_heads must be empty, found {shown(values['pruned_heads'])}: layers here have all "
+                "their attention heads; use the checkpoint from before pruning"
             )
-    auto_map = values.get("auto_map") or {}
-    if not isinstance(auto_map, dict):
-        raise UserError(f"BERT config: auto_map must be an object, found {shown(auto_map)}")
-    if own_code := sorted(name for name in auto_map if name.startswith(("AutoModel", "AutoConfig"))):
-        raise UserError(
-            f"BERT config: auto_map must not name a model, found {shown(own_code[0])}: the checkpoint brings its own "
-            "model code, which is not run; use a checkpoint without model code"
-        )
-    if values.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(
-            f"BERT config: position_embedding_type must be 'absolute', found {values['position_embedding_type']!r:.80}"
-        )
-    if values.get("is_decoder"):
-        raise UserError("BERT config: is_decoder must be false: attention here is bidirectional")
-    if values.get("add_cross_attention"):
-        raise UserError("BERT config: add_cross_attention must be false: there is no second text to attend to here")
-    if values.get("pruned_heads"):
-        raise UserError(
-            f"BERT config: pruned_heads must be empty, found {shown(values['pruned_heads'])}: layers here have all "
-            "their attention heads; use the checkpoint from before pruning"
-        )
 
 
 def architecture_names(values: Mapping[str, Any]) -> list[str]:
@@ -163,4 +247,6 @@ def architecture_names(values: Mapping[str, Any]) -> list[str]:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"BERT config: architectures must be a list of class names, found {shown(names)}")
-    return [re.sub("^(TF|Flax)(?=Bert)", "", name) for name in names]
+    return [
+        re.sub("^(TF|Flax)(?=Bert|Roberta|XLMRoberta|Camembert|Electra|DistilBert|MPNet)", "", name) for name in names
+    ]

@@ -15,8 +15,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertjax.errors import reason
-from bertjax.models.bert import Bert, encode
 from bertjax.models.config import BertConfig
+from bertjax.models.inference import classify, encode
 from bertjax.pretrained.convert import convert
 from bertjax.pretrained.export import export
 from bertjax.pretrained.load import load_pretrained
@@ -123,7 +123,7 @@ class Probe(NamedTuple):
         inside = [f"a {token} b{token}c {token.upper()} {token.lower()},{token}" for token in added[:20]]
         single = [*_TEXTS, *inside, "".join(added), " ".join(piece.removeprefix("##") for piece in pieces)]
         texts = [(text, None) for text in single] + list(zip(single, single[3:] + single[:3], strict=True))
-        return cls._encoded(tokenizer, texts, config.type_vocab_size - 1)
+        return cls._encoded(tokenizer, texts, max(config.type_vocab_size, 1) - 1)
 
     @classmethod
     def _encoded(cls, tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], max_type: int) -> "Probe":
@@ -189,7 +189,7 @@ def _compare_outputs(
 ) -> Iterator[Comparison]:
     """Hidden states, and logits where there is a head of sentences, with Transformers' models."""
     ids, mask, types = _inputs(probe, config)
-    hidden, pooled = encode(params, config, *(jnp.asarray(x) for x in (ids, mask, types)))
+    hidden, _ = encode(params, config, *(jnp.asarray(x) for x in (ids, mask, types)))
     real = mask.astype(bool)
     names = {"AutoModel": f"hidden states{when}"}
     if "classifier" in params:
@@ -219,10 +219,7 @@ def _compare_outputs(
         elif architecture == "AutoModel":
             yield _compare_arrays(name, hidden[real], outputs.last_hidden_state.numpy()[real])
         else:
-            outputs_of_head = params["classifier"]["bias"].size
-            bert = Bert(config, {"check": outputs_of_head})
-            variables = {"params": {**params, "head_check": params["classifier"]}}
-            logits = bert.apply(variables, jnp.asarray(pooled), "check", method="classify")
+            logits = classify(params, config, *(jnp.asarray(x) for x in (ids, mask, types)))
             yield _compare_arrays(name, logits, outputs.logits.numpy())
 
 
@@ -230,8 +227,9 @@ def _inputs(probe: Probe, config: BertConfig) -> tuple[np.ndarray, np.ndarray, n
     """A batch of texts and pairs, padded: ids, mask and token types, int32 [B, S]."""
     half = len(probe.texts) // 2
     rows = [*range(2, 2 + _MAX_INPUTS // 2), *range(half, half + _MAX_INPUTS // 2)]
-    length = min(config.max_position_embeddings, 128)
-    ids, mask, types = np.zeros((3, len(rows), length), np.int32)
+    length = min(config.max_length, 128)
+    mask, types = np.zeros((2, len(rows), length), np.int32)
+    ids = np.full_like(mask, config.pad_token_id)  # from which some families count positions
     for i, row in enumerate(rows):
         n = min(len(probe.ids[row]), length)
         ids[i, :n], types[i, :n], mask[i, : max(n, 1)] = probe.ids[row][:n], probe.types[row][:n], 1

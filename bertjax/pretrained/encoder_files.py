@@ -7,6 +7,7 @@ from bertjax.errors import UserError
 from bertjax.files.atomic import replace_file
 from bertjax.files.json_files import read_json
 from bertjax.models.config import BertConfig
+from bertjax.models.families import config_from_dict
 
 CONFIG_FILES = ("config.json", "bert_config.json")
 """Hugging Face's name, and Google's."""
@@ -29,11 +30,11 @@ def config_path(folder: Path) -> Path:
 
 
 def read_model_config(folder: Path) -> BertConfig:
-    """Reads the architecture; UserError if there is no config file, or it does not describe a BERT."""
+    """Reads the architecture; UserError if there is no config file, or it describes no known family."""
     path = config_path(folder)
     values = read_small_json(path, {})
     try:
-        return BertConfig.from_dict(values)
+        return config_from_dict(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -14,17 +14,21 @@ from bertjax.files.atomic import new_folder, write_json
 from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
 from bertjax.models.config import BertConfig
+from bertjax.models.families import family_of
 from bertjax.pretrained.head_metadata import classifier_problem_type, configured_class_names
 from bertjax.pretrained.lineage import LINEAGE_FILE, read_lineage
 from bertjax.pretrained.load import read_checkpoint
+from bertjax.pretrained.notes import note
 from bertjax.pretrained.param_names import (
-    CLASSIFIER_NAMES,
+    POOLER,
     FlatParams,
+    classifier_names,
     is_kernel,
     pretraining_head_names,
     tensor_names,
 )
 from bertjax.pretrained.source import find_run, resolve_checkpoint
+from bertjax.pretrained.stored_heads import sentence_class
 from bertjax.pretrained.tokenizer.writing import write_tokenizer
 from bertjax.runs.run_result import RESULT_FILE, label_scales, read_result
 
@@ -35,7 +39,8 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
     A run of one task becomes a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
     pre-training run a BertForPreTraining, with its decoder tied to the word embeddings. The heads of any other
     checkpoint decide: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
-    BertForSequenceClassification or BertModel. Regression outputs are in the labels' units; config.json records their
+    BertForSequenceClassification or BertModel. Other families have classes of the same names, such as
+    RobertaForSequenceClassification. Regression outputs are in the labels' units; config.json records their
     mean and std as `label_scale`.
 
     Args:
@@ -118,7 +123,7 @@ def _labels_of_run(run: Path, result: Mapping[str, Any], task: str, outputs: int
 
 def _labels_of_config(folder: Path, params: FlatParams) -> _Labels | None:
     """The labels of a checkpoint's classifier, from its config.json; Transformers' default names if it has none."""
-    task_heads = {path[0] for path in params if path[0].startswith("head_")} - pretraining_head_names().keys()
+    task_heads = {path[0] for path in params if path[0].startswith("head_")} - {"head_nsp"}
     if task_heads:
         heads = ", ".join(sorted(task_heads))
         raise UserError(f"{folder}: expected no heads of a run, found {heads}; export the run's own folder")
@@ -132,16 +137,19 @@ def _labels_of_config(folder: Path, params: FlatParams) -> _Labels | None:
 def _with_classifier(params: FlatParams, task: str) -> FlatParams:
     """The encoder with the head of one task as its classifier."""
     encoder = {path: array for path, array in params.items() if not path[0].startswith("head_")}
-    return encoder | {path: params["head_" + task, path[1]] for path in CLASSIFIER_NAMES}
+    return encoder | {("classifier", leaf): params["head_" + task, leaf] for leaf in ("kernel", "bias")}
 
 
-def _architecture(params: FlatParams) -> str:
+def _architecture(config: BertConfig, params: FlatParams) -> str:
     heads = {path[0] for path in params}
     if "classifier" in heads:  # the last that was trained
-        return "BertForSequenceClassification"
+        return sentence_class(config)
+    end = "Model"
     if "mlm" in heads:
-        return "BertForPreTraining" if "head_nsp" in heads else "BertForMaskedLM"
-    return "BertForNextSentencePrediction" if "head_nsp" in heads else "BertModel"
+        end = "ForPreTraining" if "head_nsp" in heads else "ForMaskedLM"
+    elif "head_nsp" in heads:
+        end = "ForNextSentencePrediction"
+    return f"{family_of(config).class_name}{end}"
 
 
 def _write(
@@ -153,11 +161,16 @@ def _write(
     lineage: list[dict[str, Any]],
 ) -> None:
     target.mkdir(exist_ok=True)
-    architecture = _architecture(params)
-    prefix = "" if architecture == "BertModel" else "bert."
-    names = {path: f"{prefix}{name}" for path, name in tensor_names(config).items()} | CLASSIFIER_NAMES
-    for head_tensors in pretraining_head_names().values():
+    architecture = _architecture(config, params)
+    prefix = "" if architecture.endswith("Model") else family_of(config).prefix
+    names = {path: f"{prefix}{name}" for path, name in tensor_names(config).items()}
+    if "classifier" in {path[0] for path in params}:
+        names |= classifier_names(config)
+    for head_tensors in pretraining_head_names(config).values():
         names |= head_tensors
+    if POOLER[0] in params and POOLER[0] not in names:
+        note(f"{folder}: left out the pooler: {architecture} has none")
+        params = {path: array for path, array in params.items() if path not in POOLER}
     tensors = {
         names[path]: np.ascontiguousarray(array.T if is_kernel(path) else array) for path, array in params.items()
     }
@@ -171,7 +184,7 @@ def _write(
 
 
 def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) -> dict[str, Any]:
-    values = {"architectures": [architecture], "model_type": "bert", **vars(config), "tie_word_embeddings": True}
+    values = {"architectures": [architecture], **config.to_dict(), "tie_word_embeddings": True}
     if labels is not None:
         values |= {
             "num_labels": len(labels.names),

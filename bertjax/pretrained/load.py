@@ -13,10 +13,18 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.label_scale import fold_heads
 from bertjax.models.config import BertConfig
+from bertjax.models.families import family_of
 from bertjax.pretrained.encoder_files import read_model_config
 from bertjax.pretrained.formats import orbax_folder
 from bertjax.pretrained.notes import note
-from bertjax.pretrained.param_names import FlatParams, describe_mismatch, expected_names, is_kernel, tensor_shapes
+from bertjax.pretrained.param_names import (
+    POOLER,
+    FlatParams,
+    describe_mismatch,
+    expected_names,
+    is_kernel,
+    tensor_shapes,
+)
 from bertjax.pretrained.source import find_run, resolve_checkpoint
 from bertjax.pretrained.stored_heads import has_sentence_classifier, read_heads, stored_architectures
 from bertjax.pretrained.tensor_prefix import TensorGroups, group_tensors
@@ -29,7 +37,7 @@ PARAMS_FOLDER = "params"
 
 
 def load_pretrained(source: str | os.PathLike[str], *, strict_heads: bool = False) -> tuple[BertConfig, dict[str, Any]]:
-    """Loads the architecture and float32 parameters of a pre-trained BERT.
+    """Loads the architecture and float32 parameters of a pre-trained encoder.
 
     Args:
       source: one of
@@ -49,10 +57,11 @@ def load_pretrained(source: str | os.PathLike[str], *, strict_heads: bool = Fals
         "classifier": a sequence classification head, {"kernel": [D, C], "bias": [C]};
         "head_TASK": a run's head, of the same form; scores are in the labels' units;
         "head_nsp": the next-sentence head, C = 2; class 0 means that the second text follows the first;
-        "mlm": {"transform": {"kernel": [D, D], "bias": [D]}, "norm": {"affine": {"scale": [D], "bias": [D]}},
+        "mlm": {"transform": {"kernel": [D, E], "bias": [E]}, "norm": {"affine": {"scale": [E], "bias": [E]}},
           "bias": [V]}; its decoder is the word embeddings.
-      "classifier" follows `architectures` in `config.json`: it is left out unless that names
-      `BertForSequenceClassification` or nothing. Lines on stderr report all tensors that are left out.
+      "classifier" follows `architectures` in `config.json`: it is left out unless that names the family's class for
+      sequence classification, such as `BertForSequenceClassification`, or nothing. "pooler" is the dense layer of the
+      sentence head where the family's has one. Lines on stderr report all tensors that are left out.
       A checkpoint without a pooler gets a new one, N(0, initializer_range²) from a fixed key, with a warning on stderr.
 
     Raises:
@@ -88,8 +97,8 @@ def read_checkpoint(
         return config, flax.traverse_util.flatten_dict(fold_heads(tree, label_scales(result)))
     if (folder / PARAMS_FOLDER).is_dir():
         converted = orbax_folder.read_orbax(folder / PARAMS_FOLDER, config)
-        return config, _without_foreign_classifier(folder, converted)
-    groups = group_tensors(folder, collect_tensors(read_weights(folder)))
+        return config, _without_foreign_classifier(folder, config, converted)
+    groups = group_tensors(folder, family_of(config), collect_tensors(read_weights(folder)))
     return config, _to_params(folder, config, groups, strict_heads=strict_heads)
 
 
@@ -103,15 +112,17 @@ def _to_params(folder: Path, config: BertConfig, groups: TensorGroups, *, strict
         raise UserError(f"{folder}: tensors do not fit config.json: {mismatch}")
     words = groups.encoder[names["embeddings", "word", "embedding"]]
     heads = read_heads(folder, config, words, groups.beside, groups.others, strict=strict_heads)
+    if has_pooler and POOLER[0] in heads:
+        note(f"{folder}: left out pooler.dense: the sentence head has a dense layer of its own")
     stored = {path: groups.encoder[name] for path, name in names.items()} | heads
     arrays = {path: tensor.float32() for path, tensor in stored.items()}
     return {path: array.T if is_kernel(path) else array for path, array in arrays.items()}
 
 
-def _without_foreign_classifier(folder: Path, params: FlatParams) -> FlatParams:
+def _without_foreign_classifier(folder: Path, config: BertConfig, params: FlatParams) -> FlatParams:
     """A converted checkpoint without a "classifier" that is no head of whole texts: earlier versions kept any."""
     architectures = stored_architectures(folder)
-    if ("classifier", "bias") not in params or has_sentence_classifier(architectures):
+    if ("classifier", "bias") not in params or has_sentence_classifier(architectures, config):
         return params
     note(f"{folder}: left out classifier: a head of {', '.join(architectures)}")
     return {path: array for path, array in params.items() if path[0] != "classifier"}

@@ -1,99 +1,129 @@
 """Names and shapes of parameters: our paths, Hugging Face's tensors, and how other formats' names map to those."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from bertjax.models.config import BertConfig
+from bertjax.models.families import family_of
 
 ParamPath = tuple[str, ...]
 """A parameter's place in our tree, such as ("layer_0", "query", "kernel")."""
 FlatParams = dict[ParamPath, np.ndarray]
 """Our parameter tree, flattened, on the host."""
 TensorShape = tuple[int, ...]
-CLASSIFIER_NAMES: dict[ParamPath, str] = {
-    ("classifier", "kernel"): "classifier.weight",
-    ("classifier", "bias"): "classifier.bias",
-}
-"""Of a sequence classification head."""
-GOOGLE_CLASSIFIER_NAMES: dict[ParamPath, str] = {
-    ("classifier", "kernel"): "output_weights",
-    ("classifier", "bias"): "output_bias",
-}
-"""Of one by Google's run_classifier.py."""
-PRETRAINING_HEAD_PREFIXES = {"mlm": "cls.predictions.", "head_nsp": "cls.seq_relationship."}
-"""How Hugging Face's names of each pre-training head begin."""
+_LEAVES = ("kernel", "bias", "embedding", "scale")
+POOLER: tuple[ParamPath, ...] = (("pooler", "kernel"), ("pooler", "bias"))
+GOOGLE_CLASSIFIER_NAMES = {"output_weights": "classifier.weight", "output_bias": "classifier.bias"}
+"""Of a BERT's sequence classification head by Google's run_classifier.py."""
 
 
 def tensor_names(config: BertConfig) -> dict[ParamPath, str]:
-    """Maps each encoder parameter to its Hugging Face tensor name, without the `bert.` prefix."""
+    """Maps each parameter of the plain encoder to its Hugging Face tensor name, without the family's prefix."""
+    family, shapes = family_of(config), _module_shapes(config)
     names: dict[ParamPath, str] = {}
-    for table in ("word", "position", "token_type"):
-        names["embeddings", table, "embedding"] = f"embeddings.{table}_embeddings.weight"
-    names |= _norm(("embeddings", "norm"), "embeddings.LayerNorm")
+    for module, theirs in family.modules.items():
+        if module in shapes and not module.startswith("layer/"):
+            names |= _tensors(module, theirs, shapes)
     for i in range(config.num_hidden_layers):
-        ours, theirs = f"layer_{i}", f"encoder.layer.{i}"
-        for part in ("query", "key", "value"):
-            names |= _dense((ours, part), f"{theirs}.attention.self.{part}")
-        names |= _dense((ours, "attention_output"), f"{theirs}.attention.output.dense")
-        names |= _norm((ours, "attention_norm"), f"{theirs}.attention.output.LayerNorm")
-        names |= _dense((ours, "intermediate"), f"{theirs}.intermediate.dense")
-        names |= _dense((ours, "output"), f"{theirs}.output.dense")
-        names |= _norm((ours, "output_norm"), f"{theirs}.output.LayerNorm")
-    return names | _dense(("pooler",), "pooler.dense")
+        for module, theirs in family.modules.items():
+            if module.startswith("layer/"):
+                names |= _tensors(module.replace("layer", f"layer_{i}"), theirs.format(i), shapes, module)
+    return names if family.pooler is None else names | _tensors("pooler", family.pooler, shapes)
+
+
+def classifier_names(config: BertConfig) -> dict[ParamPath, str]:
+    """Like `tensor_names`, for a sequence classification head; its own dense layer, if any, is our pooler."""
+    shapes = _module_shapes(config)
+    modules = family_of(config).classifier.items()
+    return {path: name for ours, theirs in modules for path, name in _tensors(ours, theirs, shapes).items()}
+
+
+def pretraining_head_names(config: BertConfig) -> dict[str, dict[ParamPath, str]]:
+    """Like `tensor_names`, for each of the pre-training heads "mlm" and "head_nsp" that the family has."""
+    family, shapes = family_of(config), _module_shapes(config)
+    mlm = {path: name for ours, theirs in family.mlm.items() for path, name in _tensors(ours, theirs, shapes).items()}
+    heads = {"mlm": mlm | {("mlm", "bias"): family.mlm_bias}}
+    return heads if family.nsp is None else heads | {"head_nsp": _tensors("head_nsp", family.nsp, shapes)}
+
+
+def pretraining_head_prefixes(config: BertConfig) -> dict[str, tuple[str, ...]]:
+    """How Hugging Face's names of each pre-training head begin."""
+    family = family_of(config)
+    if family.nsp is None:
+        modules = [*family.mlm.values(), family.mlm_decoder, family.mlm_bias.rpartition(".")[0]]
+        return {"mlm": tuple(sorted({f"{module.partition('.')[0]}." for module in modules}))}
+    return {"mlm": (f"{family.mlm_bias.removesuffix('bias')}",), "head_nsp": (f"{family.nsp}.",)}
+
+
+def param_shapes(config: BertConfig, paths: Iterable[ParamPath]) -> dict[ParamPath, TensorShape]:
+    """The shapes of parameters other than "classifier" and a run's heads, [in, out] for kernels."""
+    shapes = _module_shapes(config)
+
+    def shape(path: ParamPath) -> TensorShape:
+        if path == ("mlm", "bias"):
+            return (config.vocab_size,)
+        module = "/".join(part for part in path if part not in (*_LEAVES, "affine"))
+        sizes = shapes[re.sub(r"^layer_\d+/", "layer/", module)]
+        return sizes if path[-1] in ("kernel", "embedding", "relative_bias") else sizes[-1:]
+
+    return {path: shape(path) for path in paths}
 
 
 def tensor_shapes(config: BertConfig) -> dict[str, TensorShape]:
     """The shape of each Hugging Face tensor of an encoder, in PyTorch's layout: [out, in] for weights."""
-    d, f = config.hidden_size, config.intermediate_size
-    special = {
-        "word_embeddings.weight": (config.vocab_size, d),
-        "position_embeddings.weight": (config.max_position_embeddings, d),
-        "token_type_embeddings.weight": (config.type_vocab_size, d),
-        "intermediate.dense.weight": (f, d),
-        "intermediate.dense.bias": (f,),
+    return torch_shapes(config, tensor_names(config))
+
+
+def torch_shapes(config: BertConfig, names: Mapping[ParamPath, str]) -> dict[str, TensorShape]:
+    """Like `tensor_shapes`, for any of the names above but "classifier"."""
+    shapes = param_shapes(config, names)
+    return {name: shapes[path][::-1] if is_kernel(path) else shapes[path] for path, name in names.items()}
+
+
+def _module_shapes(config: BertConfig) -> dict[str, TensorShape]:
+    """The shape of each module's kernel [in, out], table or LayerNorm; those that an architecture lacks are missing."""
+    d, e, f = config.hidden_size, config.embedding_size, config.intermediate_size
+    shapes: dict[str, TensorShape] = {
+        "embeddings/word": (config.vocab_size, e),
+        "embeddings/position": (config.max_position_embeddings, e),
+        "embeddings/norm": (e,),
+        **dict.fromkeys(("layer/query", "layer/key", "layer/value", "layer/attention_output", "pooler"), (d, d)),
+        **dict.fromkeys(("layer/attention_norm", "layer/output_norm"), (d,)),
+        "layer/intermediate": (d, f),
+        "layer/output": (f, d),
+        "mlm/transform": (d, e),
+        "mlm/norm": (e,),
+        "head_nsp": (d, 2),
     }
-
-    def shape(name: str) -> TensorShape:
-        for suffix, value in special.items():
-            if name.endswith(suffix):
-                return value
-        if name.endswith(".bias") or "LayerNorm" in name:
-            return (d,)
-        return (d, f) if re.search(r"layer\.\d+\.output\.dense\.weight$", name) else (d, d)
-
-    return {name: shape(name) for name in tensor_names(config).values()}
+    if config.type_vocab_size:
+        shapes["embeddings/token_type"] = (config.type_vocab_size, e)
+    if e != d:
+        shapes["projection"] = (e, d)
+    if config.num_relative_buckets:
+        shapes["relative_bias"] = (config.num_relative_buckets, config.num_attention_heads)
+    return shapes
 
 
-def pretraining_head_names() -> dict[str, dict[ParamPath, str]]:
-    """Like `tensor_names`, for each of the pre-training heads "mlm" and "head_nsp"."""
-    return {
-        "mlm": _dense(("mlm", "transform"), "cls.predictions.transform.dense")
-        | _norm(("mlm", "norm"), "cls.predictions.transform.LayerNorm")
-        | {("mlm", "bias"): "cls.predictions.bias"},
-        "head_nsp": _dense(("head_nsp",), "cls.seq_relationship"),
-    }
-
-
-def pretraining_head_shapes(config: BertConfig) -> dict[str, TensorShape]:
-    """Like `tensor_shapes`, for the pre-training heads."""
-    d = config.hidden_size
-    return {
-        "cls.predictions.transform.dense.weight": (d, d),
-        "cls.predictions.transform.dense.bias": (d,),
-        "cls.predictions.transform.LayerNorm.weight": (d,),
-        "cls.predictions.transform.LayerNorm.bias": (d,),
-        "cls.predictions.bias": (config.vocab_size,),
-        "cls.seq_relationship.weight": (2, d),
-        "cls.seq_relationship.bias": (2,),
-    }
+def _tensors(
+    ours: str, theirs: str, shapes: Mapping[str, TensorShape], module: str | None = None
+) -> dict[ParamPath, str]:
+    """The tensors of a module: a table, a LayerNorm or a dense layer."""
+    path, kind = tuple(ours.split("/")), module or ours
+    if kind == "relative_bias":
+        return {path: f"{theirs}.weight"}
+    if kind.startswith("embeddings/") and len(shapes[kind]) == 2:
+        return {(*path, "embedding"): f"{theirs}.weight"}
+    if len(shapes.get(kind, ())) == 1:
+        return {(*path, "affine", "scale"): f"{theirs}.weight", (*path, "affine", "bias"): f"{theirs}.bias"}
+    return {(*path, "kernel"): f"{theirs}.weight", (*path, "bias"): f"{theirs}.bias"}
 
 
 def expected_names(config: BertConfig, parts: Collection[str]) -> dict[ParamPath, str]:
     """Like `tensor_names`, for a checkpoint with these of the optional parts "pooler", "mlm" and "head_nsp"."""
     names = {path: name for path, name in tensor_names(config).items() if path[0] != "pooler" or "pooler" in parts}
-    for head, head_tensors in pretraining_head_names().items():
+    for head, head_tensors in pretraining_head_names(config).items():
         if head in parts:
             names |= head_tensors
     return names
@@ -122,14 +152,6 @@ def shorten(names: Sequence[str], max_names: int = 8) -> str:
     """The first names, and the number of others."""
     more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
     return ", ".join(names[:max_names]) + more
-
-
-def _dense(path: ParamPath, name: str) -> dict[ParamPath, str]:
-    return {(*path, "kernel"): f"{name}.weight", (*path, "bias"): f"{name}.bias"}
-
-
-def _norm(path: ParamPath, name: str) -> dict[ParamPath, str]:
-    return {(*path, "affine", "scale"): f"{name}.weight", (*path, "affine", "bias"): f"{name}.bias"}
 
 
 _TORCH_LEAVES = {

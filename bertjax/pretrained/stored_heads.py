@@ -7,27 +7,26 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig, architecture_names
+from bertjax.models.families import family_of
 from bertjax.pretrained.encoder_files import config_path, read_small_json
 from bertjax.pretrained.notes import note
 from bertjax.pretrained.param_names import (
-    CLASSIFIER_NAMES,
     GOOGLE_CLASSIFIER_NAMES,
-    PRETRAINING_HEAD_PREFIXES,
     ParamPath,
+    classifier_names,
     describe_mismatch,
     pretraining_head_names,
-    pretraining_head_shapes,
+    pretraining_head_prefixes,
     shorten,
+    torch_shapes,
 )
 from bertjax.pretrained.tensors import StoredTensor
 
 HeadTensors = dict[ParamPath, StoredTensor]
-_SENTENCE_CLASS = "BertForSequenceClassification"
-_WITHOUT_CLASSIFIER = {
-    *("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel", "BertForNextSentencePrediction"),
-    "BertForQuestionAnswering",
-}
-_BIAS, _DECODER = "cls.predictions.bias", "cls.predictions.decoder."
+_WITHOUT_CLASSIFIER = (
+    *("Model", "ForPreTraining", "ForMaskedLM", "LMHeadModel", "ForNextSentencePrediction", "ForQuestionAnswering"),
+)
+"""Ends of the names of classes without a classifier."""
 
 
 def stored_architectures(folder: Path) -> list[str]:
@@ -35,10 +34,16 @@ def stored_architectures(folder: Path) -> list[str]:
     return architecture_names(read_small_json(config_path(folder), {}))
 
 
-def has_sentence_classifier(architectures: Sequence[str]) -> bool:
+def sentence_class(config: BertConfig) -> str:
+    """The family's class with a head for whole texts."""
+    return f"{family_of(config).class_name}ForSequenceClassification"
+
+
+def has_sentence_classifier(architectures: Sequence[str], config: BertConfig) -> bool:
     """Whether a `classifier` of such a checkpoint is one of whole texts: by its class, or because it names no class."""
-    owners = [name for name in architectures if name not in _WITHOUT_CLASSIFIER]
-    return not architectures or (bool(owners) and set(owners) == {_SENTENCE_CLASS})
+    without = {f"{family_of(config).class_name}{end}" for end in _WITHOUT_CLASSIFIER}
+    owners = [name for name in architectures if name not in without]
+    return not architectures or (bool(owners) and set(owners) == {sentence_class(config)})
 
 
 def read_heads(
@@ -65,7 +70,7 @@ def read_heads(
     """
     heads: HeadTensors = {}
     left = dict(beside)
-    for head, prefix in PRETRAINING_HEAD_PREFIXES.items():
+    for head, prefix in pretraining_head_prefixes(config).items():
         tensors = {name: left.pop(name) for name in beside if name.startswith(prefix)}
         if not tensors:
             continue
@@ -73,13 +78,14 @@ def read_heads(
         if complaint and strict:
             raise UserError(f"{folder}: {complaint}")
         if complaint:
-            note(f"{folder}: left out the head {prefix.removesuffix('.')}: {complaint}")
+            note(f"{folder}: left out the head {prefix[0].removesuffix('.')}: {complaint}")
         heads |= found
     architectures = stored_architectures(folder)
-    google = {path: left.pop(name) for path, name in GOOGLE_CLASSIFIER_NAMES.items() if name in left}
-    tensors = {name: left.pop(name) for name in beside if name.startswith("classifier.")}
-    if google:
-        tensors |= {CLASSIFIER_NAMES[path]: tensor for path, tensor in google.items()}
+    is_bert = family_of(config).config.model_type == "bert"
+    google = {name: left.pop(name) for name in GOOGLE_CLASSIFIER_NAMES if is_bert and name in left}
+    modules = tuple({f"{module.partition('.')[0]}." for module in family_of(config).classifier.values()})
+    tensors = {name: left.pop(name) for name in beside if name.startswith(modules)}
+    tensors |= {GOOGLE_CLASSIFIER_NAMES[name]: tensor for name, tensor in google.items()}
     if tensors:
         heads |= _classifier(folder, config, tensors, architectures, is_google=bool(google))
     if strangers := sorted([*left, *others]):
@@ -92,11 +98,12 @@ def _pretraining_head(
     head: str, config: BertConfig, words: StoredTensor, tensors: dict[str, StoredTensor]
 ) -> tuple[HeadTensors, str]:
     """A head of pre-training, or no tensors and why not."""
-    names = pretraining_head_names()[head]
-    shapes = pretraining_head_shapes(config)
-    if _BIAS not in tensors and f"{_DECODER}bias" in tensors:  # where newer checkpoints keep it
-        tensors = tensors | {_BIAS: tensors[f"{_DECODER}bias"]}
-    tied = {f"{_DECODER}weight": words, f"{_DECODER}bias": tensors.get(_BIAS)}
+    names = pretraining_head_names(config)[head]
+    shapes = torch_shapes(config, names)
+    bias, decoder = family_of(config).mlm_bias, family_of(config).mlm_decoder
+    if bias not in tensors and f"{decoder}.bias" in tensors:  # where newer checkpoints keep it
+        tensors = tensors | {bias: tensors[f"{decoder}.bias"]}
+    tied = {f"{decoder}.weight": words, f"{decoder}.bias": tensors.get(bias)}
     expected = {name: shapes[name] for name in names.values()}
     expected |= {name: tensor.shape for name, tensor in tied.items() if name in tensors and tensor is not None}
     if mismatch := describe_mismatch({name: tensor.shape for name, tensor in tensors.items()}, expected):
@@ -118,18 +125,26 @@ def _classifier(
     is_google: bool,
 ) -> HeadTensors:
     listed = shorten([f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items())])
-    if not has_sentence_classifier(architectures):
-        note(f"{folder}: left out {listed}: a head of {', '.join(architectures)}, not of {_SENTENCE_CLASS}")
+    if not has_sentence_classifier(architectures, config):
+        note(f"{folder}: left out {listed}: a head of {', '.join(architectures)}, not of {sentence_class(config)}")
         return {}
-    bias = tensors.get("classifier.bias")
+    names = classifier_names(config)
+    weight, bias_name = (names["classifier", leaf] for leaf in ("kernel", "bias"))
+    bias = tensors.get(bias_name)
     outputs = bias.shape if bias is not None and len(bias.shape) == 1 else (0,)
-    expected = {"classifier.weight": (*outputs, config.hidden_size), "classifier.bias": outputs}
+    expected = torch_shapes(config, {path: name for path, name in names.items() if path[0] != "classifier"})
+    expected |= {weight: (*outputs, config.hidden_size), bias_name: outputs}
     if outputs == (0,) or {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        own = (weight, bias_name)
+        others = "".join(f", {name} {list(shape)}" for name, shape in expected.items() if name not in own)
         note(
-            f"{folder}: left out {listed}: expected classifier.weight [classes, {config.hidden_size}] and "
-            "classifier.bias [classes] alone"
+            f"{folder}: left out {listed}: expected {weight} [classes, {config.hidden_size}] and {bias_name} [classes]"
+            f"{others} alone"
         )
         return {}
     if not architectures and not is_google:
-        note(f"{folder}: config.json names no architecture; {listed} are assumed to be those of a {_SENTENCE_CLASS}")
-    return {path: tensors[name] for path, name in CLASSIFIER_NAMES.items()}
+        note(
+            f"{folder}: config.json names no architecture; {listed} are assumed to be those of a "
+            f"{sentence_class(config)}"
+        )
+    return {path: tensors[name] for path, name in names.items()}

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertjax.errors import UserError
-from bertjax.models.families import other_family
+from bertjax.models.families.family import Family
+from bertjax.models.other_families import other_family
 from bertjax.pretrained.notes import note
 from bertjax.pretrained.param_names import shorten
 from bertjax.pretrained.tensors import StoredTensor
 
 _WORDS = "embeddings.word_embeddings.weight"
-_MODULES = ("embeddings.", "encoder.", "pooler.")
 _BUFFERS = re.compile(r"(.*\.)?embeddings\.(position_ids|token_type_ids)")
 _PEFT = re.compile(r"(^|[._])lora_|\.base_layer\.|modules_to_save")
 # Beside an encoder without a prefix, so perhaps part of it.
@@ -26,7 +26,7 @@ class TensorGroups(NamedTuple):
     """The tensors of a checkpoint.
 
     Attributes:
-      encoder: by names without the prefix; all must belong to a BERT.
+      encoder: by names without the prefix; all must belong to the family's.
       beside: tensors where Transformers puts heads, by names without the wrapper's prefix.
       others: full names of all others.
     """
@@ -36,10 +36,10 @@ class TensorGroups(NamedTuple):
     others: list[str]
 
 
-def group_tensors(folder: Path, tensors: Mapping[str, StoredTensor]) -> TensorGroups:
+def group_tensors(folder: Path, family: Family, tensors: Mapping[str, StoredTensor]) -> TensorGroups:
     """Groups tensors by their place beside the word embeddings, without buffers.
 
-    A line on stderr reports a prefix other than "bert.".
+    A line on stderr reports a prefix other than the family's, such as "bert.".
 
     Raises:
       UserError: there is no encoder or more than one, it belongs to another family, or PEFT's adapters are not merged.
@@ -49,19 +49,20 @@ def group_tensors(folder: Path, tensors: Mapping[str, StoredTensor]) -> TensorGr
             f"{folder}: expected plain weights, found unmerged adapters of PEFT: {shorten(unmerged, 3)}; load them "
             "with peft as they were saved, then run model.merge_and_unload().save_pretrained(FOLDER)"
         )
-    prefix = _encoder_prefix(folder, tensors)
-    if prefix not in ("", "bert."):
+    prefix = _encoder_prefix(folder, family, tensors)
+    if prefix not in ("", family.prefix):
         note(f"{folder}: the encoder's tensors begin with {prefix!r}; read without that prefix")
     is_shared = all(name.startswith(prefix) for name in tensors)
     wrapper: str | None = prefix if is_shared else None
-    if re.fullmatch(r"(.*\.)?bert\.", prefix):
-        wrapper, is_shared = prefix.removesuffix("bert."), False
+    if f".{prefix}".endswith(f".{family.prefix}"):
+        wrapper, is_shared = prefix.removesuffix(family.prefix), False
+    modules = tuple({f"{name.partition('.')[0]}." for name in (*family.modules.values(), "pooler")})
     groups = TensorGroups({}, {}, [])
     for name, tensor in tensors.items():
         if _BUFFERS.fullmatch(name):
             continue
         relative = name.removeprefix(prefix)
-        is_inside = name.startswith(prefix) and (not is_shared or _is_like_encoder(relative))
+        is_inside = name.startswith(prefix) and (not is_shared or _is_like_encoder(relative, modules))
         if is_inside or _CHANGES_ENCODER.match(name):
             groups.encoder[relative] = tensor._replace(name=relative)
         elif wrapper is not None and name.startswith(wrapper):
@@ -72,12 +73,13 @@ def group_tensors(folder: Path, tensors: Mapping[str, StoredTensor]) -> TensorGr
     return groups
 
 
-def _encoder_prefix(folder: Path, names: Iterable[str]) -> str:
+def _encoder_prefix(folder: Path, family: Family, names: Iterable[str]) -> str:
     names = sorted(names)
     prefixes = sorted(name.removesuffix(_WORDS) for name in names if f".{name}".endswith(f".{_WORDS}"))
     if not prefixes:
         raise UserError(
-            f"{folder}: expected a BERT with a tensor {_WORDS}, found {_described(names)}; use another folder"
+            f"{folder}: expected a {family.config.title} with a tensor {_WORDS}, found {_described(names)}; "
+            "use another folder"
         )
     if len(prefixes) > 1:
         listed = shorten([repr(prefix) for prefix in prefixes], 3)
@@ -87,16 +89,17 @@ def _encoder_prefix(folder: Path, names: Iterable[str]) -> str:
         )
     (prefix,) = prefixes
     for part in prefix.split("."):
-        if family := other_family(part):
+        other = "bert" if part == "bert" else other_family(part)
+        if other and other != family.prefix.removesuffix("."):
             raise UserError(
-                f"{folder}: expected BERT's tensors, found {prefix}{_WORDS}, of the family {family}; only BERT is "
-                "supported"
+                f"{folder}: expected {family.config.title}'s tensors, found {prefix}{_WORDS}, of the family {other}; "
+                "config.json must have the model_type of its tensors"
             )
     return prefix
 
 
-def _is_like_encoder(name: str) -> bool:
-    return name.startswith(_MODULES) or _LIKE_ENCODER.match(name.partition(".")[0]) is not None
+def _is_like_encoder(name: str, modules: tuple[str, ...]) -> bool:
+    return name.startswith(modules) or _LIKE_ENCODER.match(name.partition(".")[0]) is not None
 
 
 def _described(names: list[str]) -> str:

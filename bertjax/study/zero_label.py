@@ -44,7 +44,7 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     architecture, params = load_pretrained(config.init_from)
     tokenizer = load_tokenizer(folder)
     check_tokenizer_fits(tokenizer, architecture, folder)
-    max_positions = architecture.max_position_embeddings
+    max_positions = architecture.max_length
     parallel = DataParallel(jax.devices())
     step = partial(mean_pool, model=Bert(architecture, {}))
     predictor, replicated = Predictor(step, parallel, architecture.pad_token_id), parallel.replicate(params)

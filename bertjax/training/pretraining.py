@@ -20,6 +20,7 @@ from bertjax.errors import UserError
 from bertjax.files.atomic import write_json
 from bertjax.files.paths import user_path
 from bertjax.models.bert import Bert
+from bertjax.models.families import family_of
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import copy_encoder_files, load_pretrained, read_lineage, read_model_config, resolve_checkpoint
@@ -90,6 +91,11 @@ class _Run:
         self.corpus: Corpus = load_corpus(config.corpus)
         self.folder = resolve_checkpoint(config.init_from)
         architecture = read_model_config(self.folder)
+        if family_of(architecture).nsp is None:
+            raise UserError(
+                f"--config.init_from: expected a BERT, which has a next-sentence head, found a {architecture.title}: "
+                "further pre-training of other families is not supported yet"
+            )
         if config.max_length > architecture.max_position_embeddings:
             raise UserError(
                 f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "

@@ -7,7 +7,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig, architecture_names
-from bertjax.models.families import other_family
+from bertjax.models.other_families import other_family
 
 SIZES = {"vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
 
@@ -69,7 +69,7 @@ def test_config_reads_hugging_face_names_and_passes_over_the_rest():
         (
             {"model_type": "bert", "architectures": ["XLMRobertaForSequenceClassification"]},
             "expected a BERT class as the architecture, found 'XLMRobertaForSequenceClassification', of the family "
-            "roberta; use a BERT checkpoint",
+            "xlmroberta; use a BERT checkpoint",
         ),
         ({"architectures": "BertModel"}, "architectures must be a list of class names, found 'BertModel'"),
         ({"architectures": [None]}, "architectures must be a list of class names, found [None]"),
@@ -142,7 +142,7 @@ def test_the_classes_that_wrote_a_checkpoint():
     ("name", "family"),
     [
         *(
-            ("xlm_roberta", "roberta"),
+            ("xlm_roberta", "xlmroberta"),
             ("RobertaModel", "roberta"),
             ("roc_bert", "rocbert"),
             ("data2vec_text", "data2vec"),

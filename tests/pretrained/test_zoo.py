@@ -5,6 +5,7 @@ compared with what was read at first.
 """
 
 import pytest
+import tiny_families
 import zoo
 
 from bertjax.errors import UserError
@@ -38,6 +39,21 @@ def test_kinds_of_tokenizers(tmp_path, name, capsys):
     architecture = zoo.ARCHITECTURES[number % len(zoo.ARCHITECTURES)]
     zoo.model(tmp_path, zoo.config_of(rng, zoo.size_of(tmp_path)), rng, architecture=architecture)
     assert outcome(tmp_path, capsys) == expected
+
+
+@pytest.mark.parametrize("is_stated", [True, False], ids=["class", "no-class"])
+@pytest.mark.parametrize("end", ["ForSequenceClassification", "ForMaskedLM"])
+@pytest.mark.parametrize("family", zoo.FAMILY_TOKENIZERS)
+def test_families(tmp_path, family, end, is_stated, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    zoo.family_tokenizer(tmp_path, family, is_stated=is_stated)
+    config = tiny_families.drawn(family, 1)
+    config.vocab_size, config.max_position_embeddings = zoo.size_of(tmp_path), 60
+    if family in ("roberta", "xlm-roberta", "camembert"):
+        config.pad_token_id = 1
+    tiny_families.randomized(tiny_families.head_class(family, end)(config), 1).save_pretrained(tmp_path)
+    assert outcome(tmp_path, capsys) == "equal"
 
 
 @pytest.mark.slow

@@ -11,15 +11,14 @@ import numpy as np
 from bertjax.errors import UserError, reason
 from bertjax.models.config import BertConfig
 from bertjax.pretrained.param_names import (
+    POOLER,
     FlatParams,
     ParamPath,
     TensorShape,
     describe_mismatch,
     expected_names,
-    is_kernel,
+    param_shapes,
     pretraining_head_names,
-    pretraining_head_shapes,
-    tensor_shapes,
 )
 
 
@@ -64,12 +63,12 @@ def _flatten(tree: Any) -> dict[ParamPath, Any]:
 
 
 def _expected_shapes(params: Mapping[ParamPath, Any], config: BertConfig) -> dict[ParamPath, TensorShape]:
-    shapes = tensor_shapes(config) | pretraining_head_shapes(config)
     parts = {path[0] for path in params}
     names = expected_names(config, parts)
-    expected = {path: shapes[name][::-1] if is_kernel(path) else shapes[name] for path, name in names.items()}
+    paths = [*names, *(path for path in POOLER if "pooler" in parts and path not in names)]
+    expected = param_shapes(config, paths)
     for part in parts:
-        if part == "classifier" or (part.startswith("head_") and part not in pretraining_head_names()):
+        if part == "classifier" or (part.startswith("head_") and part not in pretraining_head_names(config)):
             bias = tuple(params[part, "bias"].shape) if (part, "bias") in params else (0,)
             expected |= {(part, "bias"): bias, (part, "kernel"): (config.hidden_size, *bias)}
     return expected

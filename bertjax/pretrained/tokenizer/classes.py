@@ -29,6 +29,7 @@ class TokenizerClass:
       settings: those that change ids, with their defaults.
       has_token_types: whether Transformers passes token types to the model.
       build: from tokenizer.json and settings to a tokenizer without added tokens and template.
+      extra: further special tokens, where no file states any.
       template: from the contents of special tokens to the templates of a text and of a pair.
     """
 
@@ -39,6 +40,7 @@ class TokenizerClass:
     has_token_types: bool
     build: Callable[[Mapping[str, Any], Mapping[str, str], Settings], Tokenizer]
     template: Callable[[Mapping[str, str]], tuple[list[str], list[str]]]
+    extra: tuple[str, ...] = ()
 
     @property
     def is_bert(self) -> bool:
@@ -73,6 +75,15 @@ def _build_xlm_roberta(content: Mapping[str, Any], special: Mapping[str, str], s
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
     )
+    return tokenizer
+
+
+def _build_camembert(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    tokenizer = _build_xlm_roberta(content, special, settings)
+    pieces = [(piece, score) for piece, score in content["model"]["vocab"]]
+    names = [piece for piece, _ in pieces]
+    unknown = names.index(special["unk_token"]) if special["unk_token"] in names else 0
+    tokenizer.model = models.Unigram(pieces, unk_id=unknown, byte_fallback=False)
     return tokenizer
 
 
@@ -139,6 +150,12 @@ _XLM_ROBERTA = TokenizerClass(
     build=_build_xlm_roberta,
     template=_xlm_roberta_template,
 )
+_CAMEMBERT = dataclasses.replace(
+    _XLM_ROBERTA,
+    name="CamembertTokenizer",
+    build=_build_camembert,
+    extra=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
+)
 _ROBERTA = TokenizerClass(
     name="RobertaTokenizer",
     model="BPE",
@@ -156,6 +173,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
         *(dataclasses.replace(BERT, name=name) for name in _LIKE_BERT),
         dataclasses.replace(BERT, name="DistilBertTokenizer", has_token_types=False),
         _XLM_ROBERTA,
+        _CAMEMBERT,
         _ROBERTA,
     )
 }

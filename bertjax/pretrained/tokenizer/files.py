@@ -43,6 +43,7 @@ class TokenizerFiles:
     Attributes:
       folder: the checkpoint.
       class_name: tokenizer class without "Fast", or None if no file states it; `class_file` is the file that does.
+      model_type: the model's family in config.json, or None.
       settings: the contents of tokenizer_config.json.
       special: named special tokens, such as "cls_token"; names that no file states are missing.
       ignored: named special tokens in special_tokens_map.json alone, which Transformers ignores beside
@@ -56,6 +57,7 @@ class TokenizerFiles:
     folder: Path
     class_name: str | None
     class_file: Path
+    model_type: str | None
     settings: Mapping[str, Any]
     special: Mapping[str, AddedToken]
     ignored: Mapping[str, AddedToken]
@@ -119,6 +121,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         folder,
         class_name,
         class_file,
+        _model_type(folder),
         settings,
         {name: by_content.get(token.content, token) for name, token in special.items()},
         {name: token for name, token in from_map.items() if name not in special},
@@ -135,6 +138,11 @@ def _read(path: Path, remedy: str = "fix it, or delete it to use BERT's settings
     except FileNotFoundError:
         return {}
     return values
+
+
+def _model_type(folder: Path) -> str | None:
+    value = _read(folder / CONFIG_FILES[0], "get the file again").get("model_type")
+    return value if isinstance(value, str) else None
 
 
 def _class_name(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, Path]:

@@ -5,6 +5,7 @@ of the tokenizer's class, unless that is PreTrainedTokenizerFast. A folder for w
 can know with which of them the checkpoint was trained.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from bertjax.errors import UserError, reason, shown
 from bertjax.files.json_files import MIB, read_text
 from bertjax.models.config import BertConfig
+from bertjax.models.families import FAMILIES
 from bertjax.pretrained.notes import note
 from bertjax.pretrained.tokenizer.added_tokens import add_tokens, check_decoder, declared_tokens
 from bertjax.pretrained.tokenizer.classes import (
@@ -97,9 +99,10 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
     kind = _tokenizer_class(files, has_json=stored is not None)
     if kind is None or (stored is None and not kind.is_bert):
         if stored is None:
+            stated = f"tokenizer_class {files.class_name}" if files.class_name else f"model_type {files.model_type}"
             raise UserError(
-                f"{json_path}: expected it, as {files.class_file.name} has tokenizer_class {files.class_name}, found "
-                "none; copy it into the folder, or save the tokenizer with Transformers"
+                f"{json_path}: expected it, as {files.class_file.name} has {stated}, found none"
+                "; copy it into the folder, or save the tokenizer with Transformers"
             )
         return _read_generic(files, stored, json_path)
     if vocabulary is not None and stored is None:
@@ -109,8 +112,9 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
         return built
     assert stored is not None
     if files.class_name is None:
+        pipeline = "BERT's" if kind is BERT else f"{kind.name}'s"
         note(
-            f"warning: {json_path}: not BERT's own pipeline; read as it is, as Transformers 4 reads it. For "
+            f"warning: {json_path}: not {pipeline} own pipeline; read as it is, as Transformers 4 reads it. For "
             "Transformers 5 set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json"
         )
         return _read_generic(files, stored, json_path)
@@ -199,7 +203,7 @@ def _check_other_settings(files: TokenizerFiles, stored: Tokenizer | None) -> No
 def _tokenizer_class(files: TokenizerFiles, *, has_json: bool) -> TokenizerClass | None:
     """The class; None if tokenizer.json alone describes the tokenizer."""
     if files.class_name is None:
-        return BERT
+        return CLASSES[FAMILIES[files.model_type].tokenizer] if files.model_type in FAMILIES else BERT
     if files.class_name in _GENERIC_CLASSES:
         return None
     if files.class_name in CLASSES:
@@ -248,6 +252,9 @@ def _build(
         content = json.loads(stored.to_str())
     if content["model"]["type"] != kind.model:
         return None
+    if kind.extra and not files.extra:
+        extra = tuple(AddedToken(token, special=True, normalized=False) for token in kind.extra)
+        files = dataclasses.replace(files, extra=extra)
     special = _special_tokens(files, kind)
     contents = {name: token.content for name, token in special.items()}
     settings = {

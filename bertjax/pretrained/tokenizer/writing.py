@@ -26,7 +26,7 @@ def write_tokenizer(target: Path, folder: Path, config: BertConfig) -> None:
     check_tokenizer_fits(read.tokenizer, config, folder)
     settings = {
         "tokenizer_class": "BertTokenizer" if read.is_bert else "PreTrainedTokenizerFast",
-        "model_max_length": config.max_position_embeddings,
+        "model_max_length": config.max_length,
         **read.special,
         **read.settings,
     }

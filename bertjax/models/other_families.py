@@ -1,11 +1,22 @@
-"""Names of model families that are not BERT, although their checkpoints may look like one."""
+"""Names of model families whose checkpoints may look like one another's."""
 
 import re
 
 _FAMILIES = (
     *("albert", "altclip", "bertgeneration", "bigbird", "camembert", "chineseclip", "convbert", "data2vec", "deberta"),
     *("distilbert", "electra", "ernie", "flava", "layoutlm", "longformer", "markuplm", "megatronbert", "mobilebert"),
-    *("modernbert", "mpnet", "nezha", "nomicbert", "nystromformer", "rembert", "roberta", "rocbert", "roformer"),
+    *(
+        "modernbert",
+        "mpnet",
+        "nezha",
+        "nomicbert",
+        "nystromformer",
+        "rembert",
+        "xlmroberta",
+        "roberta",
+        "rocbert",
+        "roformer",
+    ),
     *("splinter", "squeezebert", "tapas", "visualbert"),
     *("bros", "esm", "fnet", "lilt", "luke", "mra", "vilt", "xmod", "yoso"),
 )
@@ -14,6 +25,6 @@ _SHORT = 4
 
 
 def other_family(name: str) -> str | None:
-    """The family that a class or a module is named after, such as "roberta" for "xlm_roberta"; None if unknown."""
+    """The family that a class or a module is named after, such as "xlmroberta" for "xlm_roberta"; None if unknown."""
     plain = re.sub("[^a-z0-9]", "", name.lower())
     return next((x for x in _FAMILIES if plain == x or (len(x) > _SHORT and x in plain)), None)

@@ -1,0 +1,34 @@
+"""The families of encoders that are read, by `model_type`.
+
+To add a post-norm relative of BERT, write a file with its config and its `Family`, and list it here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bertjax.errors import UserError
+from bertjax.models.config import BertConfig
+from bertjax.models.families.bert import BERT
+from bertjax.models.families.family import Family
+from bertjax.models.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+
+FAMILIES: Mapping[str, Family] = {
+    family.config.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)
+}
+
+
+def family_of(config: BertConfig) -> Family:
+    """The family of an architecture."""
+    return FAMILIES[config.model_type]
+
+
+def config_from_dict(values: Mapping[str, Any]) -> BertConfig:
+    """Reads a parsed `config.json` of any family; one without a `model_type` is BERT's.
+
+    Raises:
+      UserError: The family is unknown, or see `BertConfig.from_dict`.
+    """
+    model_type = values.get("model_type", "bert")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UserError(f"config: model_type must be one of {', '.join(sorted(FAMILIES))}, found {model_type!r:.80}")
+    return FAMILIES[model_type].config.from_dict(values)
