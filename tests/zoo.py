@@ -325,7 +325,20 @@ def camembert():
     return roberta_template(tokenizer, ROBERTA_NAMES)
 
 
+def mpnet():
+    """MPNet's: BERT's pieces with RoBERTa's special tokens and template."""
+    pieces = ["<s>", "<pad>", "</s>", "[UNK]", *UNCASED[5:], "<mask>"]
+    tokenizer = bert(pieces, MPNET_NAMES)
+    cls, sep = ((token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>"))
+    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=False)
+    return tokenizer
+
+
+MPNET_NAMES = ROBERTA_NAMES | {"unk_token": "[UNK]"}
 FAMILY_TOKENIZERS = {
+    "electra": (bert, NAMES, "ElectraTokenizer"),
+    "distilbert": (bert, NAMES, "DistilBertTokenizer"),
+    "mpnet": (mpnet, MPNET_NAMES, "MPNetTokenizer"),
     "roberta": (byte_bpe, ROBERTA_NAMES, "RobertaTokenizer"),
     "xlm-roberta": (unigram, ROBERTA_NAMES, "XLMRobertaTokenizer"),
     "camembert": (camembert, ROBERTA_NAMES, "CamembertTokenizer"),

@@ -9,11 +9,14 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.families.bert import BERT
+from bertjax.models.families.distilbert import DISTILBERT
+from bertjax.models.families.electra import ELECTRA
 from bertjax.models.families.family import Family
+from bertjax.models.families.mpnet import MPNET
 from bertjax.models.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: Mapping[str, Family] = {
-    family.config.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)
+    family.config.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MPNET)
 }
 
 

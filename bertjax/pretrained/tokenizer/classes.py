@@ -30,6 +30,7 @@ class TokenizerClass:
       has_token_types: whether Transformers passes token types to the model.
       build: from tokenizer.json and settings to a tokenizer without added tokens and template.
       extra: further special tokens, where no file states any.
+      strips_before_mask: whether the mask takes the space before it, where no file states its flags.
       template: from the contents of special tokens to the templates of a text and of a pair.
     """
 
@@ -41,6 +42,12 @@ class TokenizerClass:
     build: Callable[[Mapping[str, Any], Mapping[str, str], Settings], Tokenizer]
     template: Callable[[Mapping[str, str]], tuple[list[str], list[str]]]
     extra: tuple[str, ...] = ()
+    strips_before_mask: bool = False
+
+    @property
+    def is_rebuilt_by_bert(self) -> bool:
+        """Whether BertTokenizer gives the same ids, and token types if it has them."""
+        return self.is_bert and self.template is _bert_template
 
     @property
     def is_bert(self) -> bool:
@@ -172,6 +179,14 @@ CLASSES: Mapping[str, TokenizerClass] = {
         BERT,
         *(dataclasses.replace(BERT, name=name) for name in _LIKE_BERT),
         dataclasses.replace(BERT, name="DistilBertTokenizer", has_token_types=False),
+        dataclasses.replace(
+            BERT,
+            name="MPNetTokenizer",
+            special=_ROBERTA_SPECIAL | {"unk_token": "[UNK]"},
+            has_token_types=False,
+            template=_roberta_template,
+            strips_before_mask=True,
+        ),
         _XLM_ROBERTA,
         _CAMEMBERT,
         _ROBERTA,

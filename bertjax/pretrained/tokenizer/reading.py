@@ -203,7 +203,8 @@ def _check_other_settings(files: TokenizerFiles, stored: Tokenizer | None) -> No
 def _tokenizer_class(files: TokenizerFiles, *, has_json: bool) -> TokenizerClass | None:
     """The class; None if tokenizer.json alone describes the tokenizer."""
     if files.class_name is None:
-        return CLASSES[FAMILIES[files.model_type].tokenizer] if files.model_type in FAMILIES else BERT
+        family = FAMILIES.get(files.model_type or "bert")
+        return BERT if family is None else CLASSES[family.tokenizer]
     if files.class_name in _GENERIC_CLASSES:
         return None
     if files.class_name in CLASSES:
@@ -257,6 +258,8 @@ def _build(
         files = dataclasses.replace(files, extra=extra)
     special = _special_tokens(files, kind)
     contents = {name: token.content for name, token in special.items()}
+    if kind.strips_before_mask and stored is None and not files.has_decoder:
+        special["mask_token"] = AddedToken(contents["mask_token"], lstrip=True, special=True, normalized=False)
     settings = {
         name: default if files.flag(name) is None else files.flag(name) for name, default in kind.settings.items()
     }
@@ -289,7 +292,7 @@ def _build(
         add_tokens(stored, declared, special.values(), files.extra)
         if not is_same_pipeline(stored, built, is_bert=kind.is_bert, has_token_types=has_token_types):
             return None
-    return _finish(files, built, special, settings, is_bert=kind.is_bert, has_token_types=has_token_types)
+    return _finish(files, built, special, settings, is_bert=kind.is_rebuilt_by_bert, has_token_types=has_token_types)
 
 
 def _special_tokens(files: TokenizerFiles, kind: TokenizerClass) -> dict[str, AddedToken]:
