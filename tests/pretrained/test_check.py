@@ -92,13 +92,14 @@ def test_a_difference_is_status_1_and_names_the_text(folder, capsys, monkeypatch
 def test_hidden_states_that_differ(folder, capsys, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    original = check.encode
+    original, classify = check.encode, check.classify
 
     def shifted(params, config, *inputs):
         hidden, pooled = original(params, config, *inputs)
         return hidden + 1e-3, pooled * 1.01
 
     monkeypatch.setattr(check, "encode", shifted)
+    monkeypatch.setattr(check, "classify", lambda *inputs: classify(*inputs) * 1.01)
     status, lines, _ = run_check(folder, capsys)
     assert status == 1
     different = [line[1].partition(":")[0] for line in lines if line[0] == "DIFFERENT"]

@@ -7,6 +7,7 @@ from checkpoints import refusal, write_checkpoint
 
 from bertjax.errors import UserError
 from bertjax.files import assets
+from bertjax.models.families import FAMILIES
 from bertjax.pretrained import head_class_names, hub, read_lineage, resolve_checkpoint
 
 
@@ -22,10 +23,13 @@ from bertjax.pretrained import head_class_names, hub, read_lineage, resolve_chec
         ("[" * 100_000, "expected JSON, found something else (nested too deeply); get the file again"),
         (b"\xff\xfe", "expected JSON, found something else ("),
         ("[1]", "expected an object, found [1]; get the file again"),
-        ('{"model_type": "roberta"}', "BERT config: model_type must be 'bert', found 'roberta'"),
+        (
+            '{"model_type": "nezha"}',
+            f"config: model_type must be one of {', '.join(sorted(FAMILIES))}, found 'nezha'",
+        ),
         ("{}", "BERT config: hidden_size, num_attention_heads, num_hidden_layers, vocab_size missing"),
     ],
-    ids=["missing", "cut", "deep", "not UTF-8", "list", "roberta", "empty"],
+    ids=["missing", "cut", "deep", "not UTF-8", "list", "nezha", "empty"],
 )
 def test_a_bad_config(tmp_path, text, complaint):
     path = write_checkpoint(tmp_path) / "config.json"
