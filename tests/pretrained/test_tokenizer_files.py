@@ -44,6 +44,13 @@ def test_added_tokens_are_one_token_in_every_layout(tmp_path, layout):
     assert ids_of(tmp_path, "a [E1] film COVID") == [a, SIZE, film, SIZE + 1]
 
 
+def test_a_special_added_token_is_matched_as_written(tmp_path, capsys):
+    zoo.bert_files(tmp_path, "3", added=[zoo.E1, zoo.COVID])
+    assert SIZE not in ids_of(tmp_path, "[e1]")
+    expected = "special_tokens_map.json: '[E1]': matched as written, as in Transformers 4; Transformers 5 matches"
+    assert expected in capsys.readouterr().err
+
+
 def test_added_tokens_named_in_a_list_alone_follow_the_vocabulary(tmp_path):
     zoo.bert_files(tmp_path, "vocab")
     edit(tmp_path, "tokenizer_config.json", additional_special_tokens=["[E1]", "[unused1]"])
