@@ -254,6 +254,16 @@ def test_a_generic_class_needs_tokenizer_json(tmp_path):
     assert f"{tmp_path}/tokenizer.json: expected it, as tokenizer_config.json has tokenizer_class" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "vocab.json"])
+def test_a_vocabulary_in_another_format(tmp_path, name):
+    zoo.write(tmp_path, name, {})
+    message = refusal(tmp_path)
+    assert f"expected the checkpoint's vocab.txt or tokenizer.json, found {name}; write tokenizer.json: python -c " in (
+        message
+    )
+    assert message.endswith(f"save_pretrained(f)' {tmp_path}")
+
+
 def test_a_small_vocabulary_of_another_class_is_no_traceback(tmp_path):
     tokenizer = zoo.Tokenizer(zoo.models.Unigram([("<unk>", 0.0)], unk_id=0))
     zoo.generic(tmp_path, tokenizer, zoo.ROBERTA_NAMES, "XLMRobertaTokenizer")

@@ -6,6 +6,7 @@ can know with which of them the checkpoint was trained.
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from bertjax.pretrained.tokenizer.vocabulary import check_is_wordpiece, guess_is
 
 _GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that take tokenizer.json as it is, without "Fast"."""
+_OTHER_VOCABULARIES = ("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model", "vocab.json")
 # Some embedding tables are padded to a multiple of 8, 64 or 128 rows, for speed.
 _MAX_PADDING = 128
 
@@ -88,9 +90,7 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
     vocabulary = read_vocabulary_file(vocabulary_path) if vocabulary_path.is_file() else None
     stored = _read_tokenizer_json(json_path) if json_path.is_file() else None
     if stored is None and vocabulary is None:
-        raise UserError(
-            f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, found neither; copy it into the folder"
-        )
+        raise UserError(f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, {_found_instead(folder)}")
     if stored is not None and vocabulary is not None:
         _check_same_vocabulary(stored, vocabulary, vocabulary_path)
     _check_other_settings(files, stored)
@@ -166,6 +166,16 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
     except BaseException as error:  # the library raises bare Exceptions, and its panics are BaseExceptions
         raise UserError(f"{path}: not a readable tokenizer ({reason(error)}); get it again, or vocab.txt") from None
     return tokenizer
+
+
+def _found_instead(folder: Path) -> str:
+    """The end of the line about a folder without a vocabulary that is read."""
+    found = next((name for name in _OTHER_VOCABULARIES if (folder / name).is_file()), None)
+    if found is None:
+        return "found neither; copy it into the folder"
+    command = "import sys; from transformers import AutoTokenizer as T; f = sys.argv[1]; "
+    command += "T.from_pretrained(f).save_pretrained(f)"
+    return f"found {found}; write tokenizer.json: {shlex.join(['python', '-c', command, str(folder)])}"
 
 
 def _check_same_vocabulary(stored: Tokenizer, vocabulary: Mapping[str, int], path: Path) -> None:
