@@ -103,7 +103,7 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
 
     Args:
       config: the run's config.
-      source: checkpoint with the architecture and the vocabulary, see `pretrained.resolve`.
+      source: checkpoint with the architecture and the vocabulary, see `resolve_checkpoint`.
       splits: names of the splits to load.
 
     Raises:

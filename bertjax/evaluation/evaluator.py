@@ -120,7 +120,7 @@ def _load_split(run: FinishedRun, split: str, layout: str, moved: Mapping[str, s
     """Checks the predictions' format and loads the model's architecture and the split."""
     for name in moved:
         if getattr(run.config, name) is None:
-            raise UserError(f"--config.{name}: {run.workdir} was trained without; drop the flag")
+            raise UserError(f"--config.{name}: {run.workdir} was trained without it; drop the flag")
     config = read_config(run.config.to_dict() | dict(moved))
     prediction_files.check_format(layout, declared_tasks(config))
     return load_inputs(config, run.encoder, (split,)).with_scales(label_scales(run.result))
@@ -149,7 +149,7 @@ def _evaluate_task(
     smoothness = None
     if radius:
         step_fn = partial(smoothness_step, model=as_smart_model(model, task), divergence=task.divergence, radius=radius)
-        # In standardised units, as trained: in the labels' units a large mean would cost the differences their digits.
+        # In standardised units, as trained: in the labels' units a large mean would cost the differences precision.
         divergences = over_split(step_fn, unfold_heads(params, task.scales))
         smoothness = float(divergences.mean(dtype=np.float64))
     metrics_fn = partial(_metrics, task)
@@ -167,12 +167,12 @@ def _metrics(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Metrics:
 
 
 def _changed_data(run: FinishedRun, inputs: Inputs) -> list[str]:
-    """A warning for each task with other data than the run was trained on."""
+    """A warning for each task if its data have changed since the run."""
     warnings = []
     for name, task_data in inputs.data.items():
         trained_on = run.result["datasets"][name]["fingerprint"]
         if task_data.dataset.fingerprint != trained_on:
-            warnings.append(f"the data of {name} are not those of the run, {trained_on}")
+            warnings.append(f"the data of {name} differ from those of the run, {trained_on}")
     return warnings
 
 
@@ -194,7 +194,7 @@ def _write_files(workdir: Path, task_data: TaskData, split: str, evaluation: _Ta
     write_text(path, prediction_files.FORMATS[layout](task, examples.ids, evaluation.outputs))
     notes = [f"{task.name}: labels are {dataset.labels}", f"predictions in {path}"]
     if split in dataset.unlabelled:
-        return [*notes, f"{task.name}: {split} has no labels, so predictions are all there is"]
+        return [*notes, f"{task.name}: {split} has no labels, so only predictions were written"]
     path = workdir / f"plot-{task.name}-{split}.png"
     score = evaluation.metrics[task.main_metric]
     title = f"{task.name}, {split}: {task.main_metric.replace('_', ' ')} {score:.3f}"

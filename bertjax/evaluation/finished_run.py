@@ -35,7 +35,7 @@ class FinishedRun:
 
     @property
     def tasks(self) -> list[Task]:
-        """The run's tasks; tasks of scores have the label scale of the training."""
+        """The run's tasks; score tasks have the label scale of the run's training data."""
         scales = label_scales(self.result)
         return [
             with_scale(task, scales[task.name]) if task.name in scales else task for task in declared_tasks(self.config)

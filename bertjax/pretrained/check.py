@@ -75,8 +75,8 @@ def check_checkpoint(source: str) -> Iterator[Comparison]:
       UserError: the checkpoint is refused.
     """
     folder = resolve_checkpoint(source)
-    read = read_tokenizer(folder)
     config, params = load_pretrained(source)
+    read = read_tokenizer(folder)
     probe = Probe.of(read.tokenizer, config)
     with tempfile.TemporaryDirectory() as scratch:
         with _quiet():  # reading the source has said it all

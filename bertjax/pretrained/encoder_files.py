@@ -26,7 +26,12 @@ def config_path(folder: Path) -> Path:
     for name in CONFIG_FILES:
         if (folder / name).exists():
             return folder / name
-    raise UserError(f"{folder / CONFIG_FILES[0]}: not found; a checkpoint folder needs config.json")
+    # Such as a trainer's checkpoint-1000, or snapshots/COMMIT in the cache of the hub's client.
+    places = sorted(
+        path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/{CONFIG_FILES[0]}")
+    )
+    advice = f"pass {places[-1]}" if places else "a checkpoint folder needs config.json"
+    raise UserError(f"{folder / CONFIG_FILES[0]}: not found; {advice}")
 
 
 def read_model_config(folder: Path) -> BertConfig:

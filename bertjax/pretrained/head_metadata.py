@@ -5,6 +5,7 @@ A run keeps both in its result; `convert` in two files of its own; `export` and 
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,30 +91,53 @@ def configured_class_names(folder: Path, outputs: int) -> list[str]:
     """The names of a classifier's outputs in config.json, or Transformers' default ones.
 
     Raises:
-      UserError: the names are not those of the outputs 0 to `outputs` - 1, or are no text, number or truth value.
+      UserError: the names are not those of the outputs 0 to `outputs` - 1, are no text, number or truth value, or
+        `id2label` and `label2id` differ.
     """
     path = config_path(folder)
-    id2label = read_small_json(path, {}).get("id2label")
-    if id2label is None:
+    if (id2label := read_small_json(path, {}).get("id2label")) is not None:
+        check_shape(id2label, {}, path, _REMEDY, "id2label")
+    names = _configured_names(path)
+    if names is None:
         return [f"LABEL_{i}" for i in range(outputs)]
-    check_shape(id2label, {}, path, _REMEDY, "id2label")
-    if id2label.keys() != {str(i) for i in range(outputs)}:
+    if names.keys() != {str(i) for i in range(outputs)}:
         raise UserError(
             f"{path}: expected id2label to have the keys 0 to {outputs - 1}, one for each output of the classifier, "
-            f"found {shown(sorted(id2label))}; fix it"
+            f"found {shown(sorted(names))}; fix it"
         )
-    return [_class_name(id2label[str(i)], path) for i in range(outputs)]
+    return [names[str(i)] for i in range(outputs)]
 
 
 def _class_names_in_config(folder: Path) -> list[str]:
     """The names in config.json, in order; empty if a class lacks one, or all have their numbers for names."""
-    path = config_path(folder)
-    id2label = read_small_json(path, {}).get("id2label")
-    if not isinstance(id2label, dict) or id2label.keys() != {str(i) for i in range(len(id2label))}:
+    names = _configured_names(config_path(folder))
+    if names is None or names.keys() != {str(i) for i in range(len(names))}:
         return []
-    names = [_class_name(id2label[str(i)], path) for i in range(len(id2label))]
-    is_default = [name in (str(i), str(float(i)), f"LABEL_{i}") for i, name in enumerate(names)]
-    return [] if all(is_default) else names
+    return [] if _are_default(names) else [names[str(i)] for i in range(len(names))]
+
+
+def _configured_names(path: Path) -> dict[str, str] | None:
+    """The names of classes by their index in `id2label`, or in `label2id` if that alone has names."""
+    config = read_small_json(path, {})
+    id2label, label2id = config.get("id2label"), config.get("label2id")
+    names = None
+    if isinstance(id2label, dict):
+        names = {index: _class_name(name, path) for index, name in id2label.items()}
+    if not isinstance(label2id, dict) or not label2id:
+        return names
+    inverse = {str(index): name for name, index in label2id.items()}
+    if names is None or (_are_default(names) and not _are_default(inverse)):
+        return inverse
+    if not _are_default(inverse) and inverse != names:
+        raise UserError(
+            f"{path}: expected id2label and label2id to name the same classes, found {shown(names)} and "
+            f"{shown(inverse)}; correct the wrong one"
+        )
+    return names
+
+
+def _are_default(names: Mapping[str, str]) -> bool:
+    return all(name in (index, f"{index}.0", f"LABEL_{index}") for index, name in names.items())
 
 
 def _class_name(value: Any, path: Path) -> str:

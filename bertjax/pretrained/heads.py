@@ -25,8 +25,9 @@ def matching_heads(
 ) -> dict[str, Any]:
     """The tree with a "head_TASK" for each task whose classes a stored head has: its own, or else "classifier".
 
-    A line on stderr reports each head that is left out because its classes differ or because it predicts several
-    labels at once, and each head that does not name its classes and is kept because their number is right.
+    A line on stderr reports each head that is left out, because its classes or their number differ or because it
+    predicts several labels at once. It also reports each head that does not name its classes and is kept because their
+    number is right.
 
     Args:
       params: the tree from `load_pretrained`.
@@ -56,6 +57,10 @@ def matching_heads(
                     f"{task}: the checkpoint does not name the classes of its head; assumed to be {', '.join(classes)}",
                     file=sys.stderr,
                 )
+        else:
+            outputs, wanted = params[head]["bias"].size, len(classes) or 1
+            print(f"{task}: a new head: the checkpoint's has {outputs} outputs, here {wanted}", file=sys.stderr)
+            kept.pop(own, None)
     return kept
 
 

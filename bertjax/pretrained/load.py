@@ -25,11 +25,11 @@ from bertjax.pretrained.param_names import (
     is_kernel,
     tensor_shapes,
 )
-from bertjax.pretrained.source import find_run, resolve_checkpoint
+from bertjax.pretrained.source import find_run, other_modules, resolve_checkpoint
 from bertjax.pretrained.stored_heads import has_sentence_classifier, read_heads, stored_architectures
 from bertjax.pretrained.tensor_prefix import TensorGroups, group_tensors
 from bertjax.pretrained.tensors import collect_tensors
-from bertjax.pretrained.weight_files import read_weights
+from bertjax.pretrained.weight_files import has_weights, read_weights
 from bertjax.runs.run_result import label_scales, read_result
 
 PARAMS_FOLDER = "params"
@@ -95,9 +95,11 @@ def read_checkpoint(
         trained = orbax_folder.read_orbax(run / "checkpoints" / str(step) / "params", config)
         tree = flax.traverse_util.unflatten_dict(trained)
         return config, flax.traverse_util.flatten_dict(fold_heads(tree, label_scales(result)))
-    if (folder / PARAMS_FOLDER).is_dir():
+    if (folder / PARAMS_FOLDER).is_dir() and not has_weights(folder):
         converted = orbax_folder.read_orbax(folder / PARAMS_FOLDER, config)
         return config, _without_foreign_classifier(folder, config, converted)
+    if modules := other_modules(folder):
+        note(f"{folder}: left out {', '.join(modules)}, which sentence-transformers computes after the encoder")
     groups = group_tensors(folder, family_of(config), collect_tensors(read_weights(folder)))
     return config, _to_params(folder, config, groups, strict_heads=strict_heads)
 

@@ -74,7 +74,7 @@ def find_run(folder: Path) -> Path | None:
     """
     if folder.name == "encoder" and (folder.parent / RESULT_FILE).is_file():
         return folder.parent
-    if not (folder / "encoder").is_dir():
+    if not (folder / "encoder").is_dir() or has_weights(folder):
         return None
     if not (folder / RESULT_FILE).is_file():
         raise UserError(
@@ -86,12 +86,25 @@ def find_run(folder: Path) -> Path | None:
 def is_sentence_encoder(source: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint was trained to represent a sentence by the mean of its hidden states.
 
-    True for the starter, and for a sentence-transformers folder with mean pooling in `1_Pooling/config.json`.
+    True for the starter, and for a sentence-transformers folder with mean pooling alone in `1_Pooling/config.json` and
+    no dense layer after it.
 
     Raises:
       UserError: see `resolve_checkpoint`; or that file is broken.
     """
     if source == STARTER:
         return True
-    pooling = resolve_checkpoint(source) / "1_Pooling" / "config.json"
-    return pooling.is_file() and read_small_json(pooling, {}).get("pooling_mode_mean_tokens") is True
+    folder = resolve_checkpoint(source)
+    pooling = folder / "1_Pooling" / "config.json"
+    if not pooling.is_file() or other_modules(folder):
+        return False
+    modes = [name for name, value in read_small_json(pooling, {}).items() if name.startswith("pooling_mode_") and value]
+    return modes == ["pooling_mode_mean_tokens"]
+
+
+def other_modules(folder: Path) -> list[str]:
+    """What a sentence-transformers folder computes beyond encoder, pooling and normalisation, such as "2_Dense"."""
+    path = folder / "modules.json"
+    modules = read_small_json(path, [{"path": str, "type": str}]) if path.is_file() else []
+    usual = (".Transformer", ".Pooling", ".Normalize")
+    return [module["path"] for module in modules if not module["type"].endswith(usual)]

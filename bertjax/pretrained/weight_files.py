@@ -29,9 +29,13 @@ def read_weights(folder: Path) -> list[StoredTensor]:
     for name, read in _READERS.items():
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
+            _refuse_pointer(folder / name)
             return list(read(folder / name))
         if index.is_file():
-            return [tensor for path in shard_files(index) for tensor in read(path)]
+            paths = list(shard_files(index))
+            for path in paths:
+                _refuse_pointer(path)
+            return [tensor for path in paths for tensor in read(path)]
     if (folder / f"{_GOOGLE}.index").is_file():
         return list(tensorflow_file.read_tensorflow(folder / _GOOGLE))
     raise UserError(
@@ -39,3 +43,17 @@ def read_weights(folder: Path) -> list[StoredTensor]:
         or f"{folder}: expected model.safetensors, pytorch_model.bin, flax_model.msgpack, the .index.json of one, "
         "bert_model.ckpt.index or a run's checkpoints, found none"
     )
+
+
+def _refuse_pointer(path: Path) -> None:
+    """UserError if Git stored a pointer in place of a file."""
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(24) == b"version https://git-lfs."
+    except OSError:  # the reader says why
+        return
+    if is_pointer:
+        raise UserError(
+            f"{path}: expected weights, found a pointer of Git LFS; run `git lfs pull` in the folder, or download the "
+            "file itself"
+        )

@@ -1,6 +1,6 @@
 """A run's checkpoints, by Orbax: training state and progress in one atomic step.
 
-A run keeps its last checkpoint and the best by each metric. What cannot be read is set aside, never deleted.
+A run keeps its last checkpoint and the best by each metric. Unreadable checkpoints are renamed, never deleted.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class Checkpoints:
         self._manager.close()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the scheduler is about to stop this job; only on several hosts, all of which hear it at one step."""
+        """Whether the scheduler is about to stop this job, on several hosts only; all get the same answer at a step."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def save(
@@ -187,7 +187,7 @@ def _save(
         _remove_half_written(folder)  # it may fill the disk
         raise UserError(
             f"{folder}: the checkpoint of update {step} cannot be written ({reason(error)}); free space, then run the "
-            "same command again to resume from the checkpoint before"
+            "same command again to resume from the previous checkpoint"
         ) from error
 
 

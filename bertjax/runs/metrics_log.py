@@ -18,7 +18,7 @@ _RECORD_SHAPE = {"step": int, "epoch": float, "split": str, "values": {str: floa
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
-    """Reads all complete records of a run's log; none if there is no log.
+    """Reads all complete records of a run's log; an empty list if there is no log.
 
     An incomplete last line is dropped: its write was interrupted.
 
@@ -85,7 +85,7 @@ class MetricsLog:
     def write(
         self, step: int, epoch: float, split: str, values: Mapping[str, float], timing: Mapping[str, float]
     ) -> None:
-        """Appends one record, in full before it returns."""
+        """Appends one record, which is in the file on return."""
         if not self._is_writer:
             return
         record = {"step": step, "epoch": epoch, "split": split, "values": values, "timing": timing}

@@ -53,19 +53,19 @@ def _finished_result(workdir: Path, config: TrainerConfig) -> dict[str, Any] | N
         raise UserError(f"--workdir: expected a folder, found a file at {workdir}")
     if not (workdir / CONFIG_FILE).exists():
         if any(not file.name.endswith(".partial") and file.name != LOCK_FILE for file in workdir.iterdir()):
-            raise UserError(f"--workdir: {workdir} holds files but no config.json, so no run; use another one")
+            raise UserError(f"--workdir: {workdir} holds files but no config.json, so it is no run; use another one")
         return None
     stored = read_run_config(workdir)
     if type(stored) is not type(config):
         kind = "further pre-training" if isinstance(stored, PretrainConfig) else "fine-tuning"
-        raise UserError(f"--workdir: {workdir} holds a run of {kind}, which this is not; use another one")
+        raise UserError(f"--workdir: {workdir} holds a run of another kind, {kind}; use another one")
     is_finished = (workdir / RESULT_FILE).exists()
     differences = config_differences(stored.to_dict(), config.to_dict())
     if not is_finished:  # files may have moved: a resumed run compares their contents later
         differences = (entry for entry in differences if entry[0] not in _PATH_KEYS or None in entry)
     if changes := "; ".join(f"{key} was {before!r}, is now {after!r}" for key, before, after in differences):
         raise UserError(
-            f"--workdir: {workdir} holds a run of another config: {changes}; use another one, or remove this one to "
+            f"--workdir: {workdir} holds a run with another config: {changes}; use another one, or remove this one to "
             "start over"
         )
     return read_result(workdir) if is_finished else None

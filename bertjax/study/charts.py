@@ -58,7 +58,7 @@ def group_title(group: tuple[str, str, float]) -> str:
 
 
 def by_group(rows: Sequence[SummaryRow]) -> dict[tuple[str, str, float], list[SummaryRow]]:
-    """Rows by `Row.group`."""
+    """Rows by their group."""
     groups: dict[tuple[str, str, float], list[SummaryRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)

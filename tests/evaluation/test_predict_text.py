@@ -49,7 +49,7 @@ def test_a_vocabulary_of_the_wrong_size_is_refused(detached_run, tmp_path):
     shutil.copytree(detached_run, tmp_path / "run")
     with (tmp_path / "run" / "encoder" / "vocab.txt").open("a") as file:
         file.write("more\n")
-    with pytest.raises(UserError, match="expected a vocabulary of 40 entries"):
+    with pytest.raises(UserError, match="expected a vocabulary of at most 40 entries"):
         list(predict_lines(tmp_path / "run", str(tmp_path / "lines"), "sst5"))
 
 

@@ -178,7 +178,8 @@ FIT = {
         2.0,
         "a: the checkpoint does not name the classes of its head; assumed to be no, yes\n",
     ),
-    "another size": ({"classifier": head_of(2.0, 3)}, {}, None, ""),
+    "another size": ({"classifier": head_of(2.0, 3)}, {}, None, "a new head: the checkpoint's has 3 outputs, here 2"),
+    "its own, of another size": ({"head_a": head_of(1.0, 3)}, {"head_a": ["no", "yes"]}, None, "has 3 outputs, here 2"),
     "a score": ({"head_a": head_of(1.0, 1)}, {"head_a": []}, None, "is for a score"),
     "terminal escape codes": ({"head_a": head_of(1.0)}, {"head_a": ["\x1b[2J", "yes"]}, None, r"'\x1b[2J'"),
     "none": ({}, {}, None, ""),
@@ -297,3 +298,19 @@ def test_new_heads_are_independent():
     chex.assert_trees_all_equal(again, params)
     other = with_heads({}, config, heads, jax.random.key(1))
     assert all(np.any(other[name]["kernel"] != params[name]["kernel"]) for name in params)
+
+
+def test_names_in_label2id(write):
+    folder = write()
+    config = json.loads((folder / "config.json").read_text())
+
+    def named(**values):
+        (folder / "config.json").write_text(json.dumps(config | values))
+        return head_class_names(folder)
+
+    expected = {"classifier": ["bad", "good"]}
+    assert named(label2id={"good": 1, "bad": 0}) == expected
+    assert named(label2id={"good": 1, "bad": 0}, id2label={"0": "LABEL_0", "1": "LABEL_1"}) == expected
+    assert named(label2id={"LABEL_1": 1, "LABEL_0": 0}, id2label={"0": "bad", "1": "good"}) == expected
+    with pytest.raises(UserError, match="expected id2label and label2id to name the same classes"):
+        named(label2id={"good": 0, "bad": 1}, id2label={"0": "bad", "1": "good"})

@@ -3,12 +3,19 @@
 import json
 
 import pytest
-from checkpoints import refusal, write_checkpoint
+from checkpoints import TENSORS, assert_holds, refusal, write_checkpoint
 
 from bertjax.errors import UserError
 from bertjax.files import assets
 from bertjax.models.families import FAMILIES
-from bertjax.pretrained import head_class_names, hub, read_lineage, resolve_checkpoint
+from bertjax.pretrained import (
+    head_class_names,
+    hub,
+    is_sentence_encoder,
+    load_pretrained,
+    read_lineage,
+    resolve_checkpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +131,43 @@ def test_a_sentence_encoder_in_its_folder(tmp_path):
 def test_an_unknown_home_folder(read):
     with pytest.raises(UserError, match=r"~nobody-of-that-name/x: expected a home folder at '~', found none"):
         read("~nobody-of-that-name/x")
+
+
+@pytest.mark.parametrize("inner", ["checkpoint-1000", "snapshots/abc"])
+def test_a_checkpoint_in_a_subfolder_is_named(tmp_path, inner):
+    (tmp_path / inner).mkdir(parents=True)
+    write_checkpoint(tmp_path / inner)
+    assert refusal(tmp_path) == f"{tmp_path}/config.json: not found; pass {tmp_path / inner}"
+
+
+@pytest.mark.parametrize("name", ["encoder", "params"])
+def test_a_subfolder_does_not_make_a_checkpoint_a_run(tmp_path, name):
+    write_checkpoint(tmp_path)
+    (tmp_path / name).mkdir()
+    assert_holds(load_pretrained(tmp_path)[1], TENSORS)
+
+
+def test_modules_after_the_encoder_are_left_out_with_a_line(tmp_path, capsys):
+    write_checkpoint(tmp_path)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+    modules = [{"idx": 0, "path": path, "type": f"sentence_transformers.models.{x}"} for path, x in kinds.items()]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    load_pretrained(tmp_path)
+    assert f"{tmp_path}: left out 2_Dense, which sentence-transformers computes" in capsys.readouterr().err
+    assert not is_sentence_encoder(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([modules[i] for i in (0, 1, 3)]))
+    assert is_sentence_encoder(tmp_path)
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        '{"pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": true}'
+    )
+    assert not is_sentence_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs(tmp_path, name):
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 4\n")
+    assert f"{tmp_path / name}: expected weights, found a pointer of Git LFS; run `git lfs pull`" in refusal(tmp_path)

@@ -44,6 +44,13 @@ def test_added_tokens_are_one_token_in_every_layout(tmp_path, layout):
     assert ids_of(tmp_path, "a [E1] film COVID") == [a, SIZE, film, SIZE + 1]
 
 
+def test_a_special_added_token_is_matched_as_written(tmp_path, capsys):
+    zoo.bert_files(tmp_path, "3", added=[zoo.E1, zoo.COVID])
+    assert SIZE not in ids_of(tmp_path, "[e1]")
+    expected = "special_tokens_map.json: '[E1]': matched as written, as in Transformers 4; Transformers 5 matches"
+    assert expected in capsys.readouterr().err
+
+
 def test_added_tokens_named_in_a_list_alone_follow_the_vocabulary(tmp_path):
     zoo.bert_files(tmp_path, "vocab")
     edit(tmp_path, "tokenizer_config.json", additional_special_tokens=["[E1]", "[unused1]"])
@@ -247,6 +254,88 @@ def test_a_generic_class_needs_tokenizer_json(tmp_path):
     assert f"{tmp_path}/tokenizer.json: expected it, as tokenizer_config.json has tokenizer_class" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "vocab.json"])
+def test_a_vocabulary_in_another_format(tmp_path, name):
+    zoo.write(tmp_path, name, {})
+    message = refusal(tmp_path)
+    assert f"expected the checkpoint's vocab.txt or tokenizer.json, found {name}; write tokenizer.json: python -c " in (
+        message
+    )
+    assert message.endswith(f"save_pretrained(f)' {tmp_path}")
+
+
+@pytest.mark.parametrize("layout", ["4", "5"])
+def test_a_tokenizer_json_that_pads_and_truncates(tmp_path, layout):
+    zoo.bert_files(tmp_path, layout)
+    content = read(tmp_path / "tokenizer.json")
+    content["padding"] = {
+        **{"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None},
+        **{"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+    }
+    content["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    zoo.write(tmp_path, "tokenizer.json", content)
+    assert load_tokenizer(tmp_path).encode("film " * 20).ids == [2, *[zoo.UNCASED.index("film")] * 20, 3]
+
+
+ODD_STEPS = {
+    "quotes": ("normalizer", {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}),
+    "sigma": ("normalizer", {"type": "Replace", "pattern": {"String": "ς"}, "content": "s"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_STEPS)
+def test_a_step_that_the_class_lacks_is_kept_and_reported(tmp_path, name, capsys):
+    part, step = ODD_STEPS[name]
+    content = json.loads(zoo.unigram().to_str()) | {part: step}
+    zoo.generic(tmp_path, zoo.Tokenizer.from_str(json.dumps(content)), zoo.ROBERTA_NAMES, "XLMRobertaTokenizer")
+    expected = zoo.Tokenizer.from_str(json.dumps(content))
+    text = "``a film'' ςa"
+    assert load_tokenizer(tmp_path).encode(text).ids == expected.encode(text).ids != zoo.unigram().encode(text).ids
+    assert f"tokenizer.json: {part} as in the file, as Transformers 4 reads it" in capsys.readouterr().err
+
+
+def test_the_dropout_of_a_model_is_not_applied(tmp_path, capsys):
+    content = json.loads(zoo.byte_bpe().to_str())
+    content["model"]["dropout"] = 0.9
+    zoo.generic(tmp_path, zoo.Tokenizer.from_str(json.dumps(content)), zoo.ROBERTA_NAMES)
+    text = "the film the film"
+    assert load_tokenizer(tmp_path).encode(text).ids == zoo.byte_bpe().encode(text).ids
+    assert "the model's dropout of 0.9 is not applied" in capsys.readouterr().err
+
+
+def test_two_names_of_readable_classes(tmp_path):
+    zoo.generic(tmp_path, zoo.word_level())
+    edit(tmp_path, "config.json", tokenizer_class="XLMRobertaTokenizer")
+    load_tokenizer(tmp_path)
+
+
+def test_settings_of_a_japanese_tokenizer_without_its_class(tmp_path):
+    zoo.bert_files(tmp_path, "vocab")
+    edit(tmp_path, "tokenizer_config.json", word_tokenizer_type="mecab")
+    assert "word_tokenizer_type: expected none, found 'mecab': a setting of BertJapaneseTokenizer" in refusal(tmp_path)
+
+
+def test_a_byte_order_mark_in_a_vocabulary(tmp_path):
+    zoo.bert_files(tmp_path, "vocab")
+    (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "vocab.txt").read_bytes())
+    assert "vocab.txt: expected UTF-8 without a byte order mark, found one" in refusal(tmp_path)
+
+
+def test_a_blank_last_line_counts_before_added_tokens(tmp_path):
+    zoo.bert_files(tmp_path, "vocab")
+    edit(tmp_path, "tokenizer_config.json", additional_special_tokens=["[E1]"])
+    zoo.write(tmp_path, "vocab.txt", zoo.vocab_text(zoo.UNCASED) + "\n")
+    assert ids_of(tmp_path, "[E1]") == [SIZE + 1]
+    transformers = pytest.importorskip("transformers")
+    assert transformers.BertTokenizer.from_pretrained(tmp_path).convert_tokens_to_ids("[E1]") == SIZE + 1
+
+
+def test_a_named_token_of_transformers_5(tmp_path):
+    zoo.bert_files(tmp_path, "5", added=[zoo.E1])
+    edit(tmp_path, "tokenizer_config.json", e1_token="[E1]")
+    assert ids_of(tmp_path, "[E1]") == [SIZE]
+
+
 def test_a_small_vocabulary_of_another_class_is_no_traceback(tmp_path):
     tokenizer = zoo.Tokenizer(zoo.models.Unigram([("<unk>", 0.0)], unk_id=0))
     zoo.generic(tmp_path, tokenizer, zoo.ROBERTA_NAMES, "XLMRobertaTokenizer")
@@ -288,9 +377,7 @@ def test_truncation_at_the_start_is_reported(tmp_path, capsys):
     zoo.bert_files(tmp_path, "vocab")
     edit(tmp_path, "tokenizer_config.json", truncation_side="left")
     load_tokenizer(tmp_path)
-    assert (
-        "the tokenizer truncates texts at their start; here they are truncated at their end" in capsys.readouterr().err
-    )
+    assert "texts are truncated at their start; here they are truncated at their end" in capsys.readouterr().err
 
 
 def test_special_tokens_in_a_text_may_be_split(tmp_path):

@@ -117,7 +117,7 @@ def test_a_whole_run(config, corpus, sst_folder, tmp_path, capsys):
 
     with pytest.raises(UserError, match="holds a pre-training run"):
         evaluate(tmp_path / "run", "dev")
-    with pytest.raises(UserError, match="holds a run of further pre-training, which this is not"):
+    with pytest.raises(UserError, match="holds a run of another kind, further pre-training"):
         finetuning.train_and_evaluate(RunConfig(), tmp_path / "run")
 
     # The run is a checkpoint, for fine-tuning, and for pre-training that has its heads already.

@@ -76,7 +76,7 @@ def full_logits(params, hidden, config):
 
 
 def in_numpy(model, params, batch):
-    """Losses and hits by looping over positions; the encoder is that of tests/test_model.py."""
+    """Losses and hits by looping over positions; the encoder is that of tests/models/test_bert.py."""
     hidden, pooled = model.apply(
         {"params": params}, *(batch[k] for k in ("input_ids", "attention_mask", "token_type_ids"))
     )

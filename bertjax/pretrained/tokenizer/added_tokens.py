@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from bertjax.errors import UserError, shown
-from bertjax.pretrained.tokenizer.files import DeclaredToken, TokenizerFiles
+from bertjax.pretrained.tokenizer.files import DeclaredToken, TokenizerFiles, check_other_names
 
 
 def declared_tokens(files: TokenizerFiles, content: Mapping[str, Any], path: Path) -> list[DeclaredToken]:
@@ -27,7 +27,9 @@ def declared_tokens(files: TokenizerFiles, content: Mapping[str, Any], path: Pat
                 f"{each.file}: expected {shown(each.token.content)} as in tokenizer.json, with id {same.id} and "
                 f"{_flags(same.token)}, found id {each.id} and {_flags(each.token)}; correct the wrong one"
             )
-    return sorted([*in_json, *others], key=lambda each: each.id)
+    declared = sorted([*in_json, *others], key=lambda each: each.id)
+    check_other_names(files, declared)
+    return declared
 
 
 def _flags(token: AddedToken) -> dict[str, bool]:

@@ -220,21 +220,30 @@ _PROBES = (
 )
 
 
-def is_same_pipeline(stored: Tokenizer, built: Tokenizer, *, is_bert: bool, has_token_types: bool) -> bool:
-    """Whether two tokenizers with the same vocabulary give the same ids, and token types if they are used.
+def differing_parts(stored: Tokenizer, built: Tokenizer, *, has_token_types: bool) -> list[str]:
+    """Names of the parts of tokenizer.json in which two tokenizers differ so that their ids may differ."""
+    ours, theirs = json.loads(built.to_str()), json.loads(stored.to_str())
+    parts = [part for part in ("model", "normalizer", "pre_tokenizer") if _plain(ours[part]) != _plain(theirs[part])]
+    single, paired = ([tokenizer.encode(*texts) for tokenizer in (built, stored)] for texts in (("",), ("", "")))
+    is_same = all(a.ids == b.ids and (a.type_ids == b.type_ids or not has_token_types) for a, b in (single, paired))
+    return parts if is_same else [*parts, "post_processor"]
 
-    BERT's are compared part by part. Others have parts that differ without effect, so they are compared on texts.
-    """
-    if is_bert:
-        ours, theirs = json.loads(built.to_str()), json.loads(stored.to_str())
-        if any(theirs[part] != ours[part] for part in ("model", "normalizer", "pre_tokenizer")):
-            return False
+
+def _plain(part: Any) -> Any:
+    """A part without settings that are not set, do not change ids, or wrap a single step."""
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Sequence":
+        steps = part.get("normalizers") or part.get("pretokenizers")
+        if steps and len(steps) == 1:
+            return _plain(steps[0])
+    return {name: value for name, value in part.items() if value not in (None, "", False) and name != "trim_offsets"}
+
+
+def is_same_on_texts(stored: Tokenizer, built: Tokenizer) -> bool:
+    """Whether two tokenizers give the same ids for some hard texts."""
     probes = [(text, None) for text in _PROBES] + list(itertools.pairwise(_PROBES))
-    encodings = [(stored.encode(*probe), built.encode(*probe)) for probe in probes]
-    return all(
-        theirs.ids == ours.ids and (theirs.type_ids == ours.type_ids or not has_token_types)
-        for theirs, ours in encodings
-    )
+    return all(stored.encode(*probe).ids == built.encode(*probe).ids for probe in probes)
 
 
 def processor(tokenizer: Tokenizer, single: list[str], pair: list[str]) -> processors.TemplateProcessing:

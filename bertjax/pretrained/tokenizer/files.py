@@ -16,6 +16,7 @@ from tokenizers import AddedToken
 from bertjax.errors import UserError, shown
 from bertjax.files.json_files import MIB, check_shape, read_json
 from bertjax.pretrained.encoder_files import CONFIG_FILES
+from bertjax.pretrained.tokenizer.classes import CLASSES
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
     "tokenizer_config.json",
@@ -24,6 +25,9 @@ TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
 )
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """In the order in which Transformers adds the tokens to a vocabulary that lacks them."""
+GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Classes that take tokenizer.json as it is, without "Fast"."""
+READABLE_CLASSES = (*GENERIC_CLASSES, *CLASSES)
 _FLAGS = {"single_word": bool, "lstrip": bool, "rstrip": bool, "normalized": bool, "special": bool}
 _REMEDY = "fix it"
 
@@ -116,7 +120,6 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     else:
         added = older
     by_content = {declared.token.content: declared.token for declared in added}  # these state all their flags
-    _check_other_names(settings, {*by_content, *(token.content for token in (*extra, *special.values()))}, path)
     return TokenizerFiles(
         folder,
         class_name,
@@ -161,14 +164,18 @@ def _class_name(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, 
             continue
         if not isinstance(name, str):
             raise UserError(f"{file}: tokenizer_class: expected a string, found {shown(name)}; {_REMEDY}")
-        stated.append((name.removesuffix("Fast"), file))
-    if len({name for name, _ in stated}) > 1:
-        (first, first_file), (second, second_file) = stated[:2]
-        raise UserError(
-            f"{first_file}: tokenizer_class: expected {shown(second)}, as in {second_file.name}, found "
-            f"{shown(first)}; correct the wrong one"
-        )
-    return stated[0] if stated else (None, path)
+        stated.append((name, file))
+    if not stated:
+        return None, path
+    # Transformers takes the first. Another class that cannot be read from its files casts doubt on it.
+    (first, first_file), *others = stated
+    for second, second_file in others:
+        if second.removesuffix("Fast") not in (first.removesuffix("Fast"), *READABLE_CLASSES):
+            raise UserError(
+                f"{first_file}: tokenizer_class: expected {shown(second)}, as in {second_file.name}, found "
+                f"{shown(first)}; correct the wrong one"
+            )
+    return first.removesuffix("Fast"), first_file
 
 
 def _token(value: Any, special: bool, path: Path, where: str) -> AddedToken:
@@ -203,14 +210,16 @@ def _special_tokens(values: Mapping[str, Any], path: Path) -> tuple[dict[str, Ad
     return special, list(extra.values())
 
 
-def _check_other_names(settings: Mapping[str, Any], known: set[str], path: Path) -> None:
-    """UserError for a setting that Transformers 5 takes for a special token, and Transformers 4 does not."""
-    for name, value in settings.items():
+def check_other_names(files: TokenizerFiles, added: Iterable[DeclaredToken]) -> None:
+    """UserError for a setting that makes a token special in Transformers 5 alone, unless it is one of `added`."""
+    tokens = (*(each.token for each in added), *files.extra, *files.special.values())
+    known = {token.content for token in tokens}
+    for name, value in files.settings.items():
         is_name = name.endswith("_token") and name not in SPECIAL_NAMES and isinstance(value, str)
         if is_name and value not in known:
             raise UserError(
-                f"{path}: {name}: expected a name of a special token, such as cls_token, found another for "
-                f"{shown(value)}; list the token in additional_special_tokens, or remove it"
+                f"{files.config_path}: {name}: expected a name of a special token, such as cls_token, found another "
+                f"for {shown(value)}; list the token in additional_special_tokens, or remove it"
             )
 
 

@@ -7,6 +7,7 @@ can know with which of them the checkpoint was trained.
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,15 +27,23 @@ from bertjax.pretrained.tokenizer.classes import (
     PECULIARITIES,
     TokenizerClass,
     bert_normalizer,
-    is_same_pipeline,
+    differing_parts,
+    is_same_on_texts,
     processor,
 )
-from bertjax.pretrained.tokenizer.files import SPECIAL_TOKENS_MAP, DeclaredToken, TokenizerFiles, read_tokenizer_files
+from bertjax.pretrained.tokenizer.files import (
+    GENERIC_CLASSES,
+    SPECIAL_TOKENS_MAP,
+    DeclaredToken,
+    TokenizerFiles,
+    read_tokenizer_files,
+)
 from bertjax.pretrained.tokenizer.token_types import without_token_types
 from bertjax.pretrained.tokenizer.vocabulary import check_is_wordpiece, guess_is_cased, read_vocabulary_file
 
-_GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
-"""Classes that take tokenizer.json as it is, without "Fast"."""
+_LEFT = "warning: {}: texts are truncated at their start; here they are truncated at their end"
+_JAPANESE = ("word_tokenizer_type", "subword_tokenizer_type", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs")
+_OTHER_VOCABULARIES = ("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model", "vocab.json")
 # Some embedding tables are padded to a multiple of 8, 64 or 128 rows, for speed.
 _MAX_PADDING = 128
 
@@ -90,12 +99,10 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
     vocabulary = read_vocabulary_file(vocabulary_path) if vocabulary_path.is_file() else None
     stored = _read_tokenizer_json(json_path) if json_path.is_file() else None
     if stored is None and vocabulary is None:
-        raise UserError(
-            f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, found neither; copy it into the folder"
-        )
+        raise UserError(f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, {_found_instead(folder)}")
     if stored is not None and vocabulary is not None:
         _check_same_vocabulary(stored, vocabulary, vocabulary_path)
-    _check_other_settings(files, stored)
+    _check_other_settings(files)
     kind = _tokenizer_class(files, has_json=stored is not None)
     if kind is None or (stored is None and not kind.is_bert):
         if stored is None:
@@ -108,7 +115,7 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
     if vocabulary is not None and stored is None:
         check_is_wordpiece(vocabulary, vocabulary_path)
     built = _build(files, kind, stored, vocabulary or {})
-    if built is not None:
+    if isinstance(built, CheckpointTokenizer):
         return built
     assert stored is not None
     if files.class_name is None:
@@ -120,8 +127,8 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
         return _read_generic(files, stored, json_path)
     raise UserError(
         f"{json_path}: expected the pipeline of {kind.name}, the tokenizer_class in {files.class_file.name}, found "
-        "another: Transformers 4 reads the file, Transformers 5 builds the class; if the file is right, set "
-        "tokenizer_class to PreTrainedTokenizerFast"
+        f"another {' and '.join(built)}: Transformers 4 reads the file, Transformers 5 builds the class; if the file "
+        "is right, set tokenizer_class to PreTrainedTokenizerFast"
     )
 
 
@@ -138,7 +145,7 @@ def check_tokenizer_fits(tokenizer: Tokenizer, config: BertConfig, folder: Path)
     Raises:
       UserError: an id or a token type lies outside its table.
     """
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    size = max((i for piece, i in tokenizer.get_vocab(with_added_tokens=True).items() if piece), default=-1) + 1
     if size > config.vocab_size:
         raise UserError(
             f"{folder}: expected a vocabulary of at most {config.vocab_size} entries, the vocab_size of config.json, "
@@ -161,6 +168,16 @@ def check_tokenizer_fits(tokenizer: Tokenizer, config: BertConfig, folder: Path)
 def _read_tokenizer_json(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(read_text(path, 64 * MIB))
+        # Files of sentence encoders enable both.
+        tokenizer.no_padding()
+        if (tokenizer.truncation or {}).get("direction") == "left":
+            note(_LEFT.format(path))
+        tokenizer.no_truncation()
+        content = json.loads(tokenizer.to_str())
+        if content["model"].get("dropout"):
+            note(f"warning: {path}: the model's dropout of {content['model']['dropout']} is not applied")
+            content["model"]["dropout"] = None
+            tokenizer = Tokenizer.from_str(json.dumps(content))
         # The library does not check the ids of the post-processor, and some broken files fail only in use.
         ids = {*tokenizer.encode("a").ids, *tokenizer.encode("a", "b").ids}
         if not ids <= set(tokenizer.get_vocab().values()):
@@ -170,6 +187,16 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
     except BaseException as error:  # the library raises bare Exceptions, and its panics are BaseExceptions
         raise UserError(f"{path}: not a readable tokenizer ({reason(error)}); get it again, or vocab.txt") from None
     return tokenizer
+
+
+def _found_instead(folder: Path) -> str:
+    """The end of the line about a folder without a vocabulary that is read."""
+    found = next((name for name in _OTHER_VOCABULARIES if (folder / name).is_file()), None)
+    if found is None:
+        return "found neither; copy it into the folder"
+    command = "import sys; from transformers import AutoTokenizer as T; f = sys.argv[1]; "
+    command += "T.from_pretrained(f).save_pretrained(f)"
+    return f"found {found}; write tokenizer.json: {shlex.join(['python', '-c', command, str(folder)])}"
 
 
 def _check_same_vocabulary(stored: Tokenizer, vocabulary: Mapping[str, int], path: Path) -> None:
@@ -184,7 +211,7 @@ def _check_same_vocabulary(stored: Tokenizer, vocabulary: Mapping[str, int], pat
     )
 
 
-def _check_other_settings(files: TokenizerFiles, stored: Tokenizer | None) -> None:
+def _check_other_settings(files: TokenizerFiles) -> None:
     """UserError for settings that only Transformers' Python tokenizers followed; a warning for the truncated side."""
     if files.flag("do_basic_tokenize") is False or files.settings.get("never_split"):
         name = "do_basic_tokenize" if files.flag("do_basic_tokenize") is False else "never_split"
@@ -192,12 +219,14 @@ def _check_other_settings(files: TokenizerFiles, stored: Tokenizer | None) -> No
             f"{files.config_path}: {name}: expected BERT's default, found {shown(files.settings[name])}, which "
             "Transformers ignores since version 5; remove it if the checkpoint was trained without it"
         )
-    truncation = (stored.truncation if stored is not None else None) or {}
-    if files.settings.get("truncation_side", truncation.get("direction")) == "left":
-        note(
-            f"warning: {files.folder}: the tokenizer truncates texts at their start; here they are truncated at their "
-            "end"
-        )
+    for name in _JAPANESE:
+        if files.settings.get(name):
+            raise UserError(
+                f"{files.config_path}: {name}: expected none, found {shown(files.settings[name])}: a setting of "
+                "BertJapaneseTokenizer, which splits words with a program of their own; use another checkpoint"
+            )
+    if files.settings.get("truncation_side") == "left":
+        note(_LEFT.format(files.config_path))
 
 
 def _tokenizer_class(files: TokenizerFiles, *, has_json: bool) -> TokenizerClass | None:
@@ -205,7 +234,7 @@ def _tokenizer_class(files: TokenizerFiles, *, has_json: bool) -> TokenizerClass
     if files.class_name is None:
         family = FAMILIES.get(files.model_type or "bert")
         return BERT if family is None else CLASSES[family.tokenizer]
-    if files.class_name in _GENERIC_CLASSES:
+    if files.class_name in GENERIC_CLASSES:
         return None
     if files.class_name in CLASSES:
         return CLASSES[files.class_name]
@@ -245,14 +274,14 @@ def _read_generic(files: TokenizerFiles, stored: Tokenizer, path: Path) -> Check
 
 def _build(
     files: TokenizerFiles, kind: TokenizerClass, stored: Tokenizer | None, vocabulary: Mapping[str, int]
-) -> CheckpointTokenizer | None:
-    """The tokenizer that Transformers 5 builds; None if tokenizer.json has another one."""
+) -> CheckpointTokenizer | list[str]:
+    """The tokenizer that Transformers 5 builds, or the parts in which tokenizer.json has another one."""
     path = files.folder / ("vocab.txt" if stored is None else "tokenizer.json")
     content: dict[str, Any] = {"model": {"type": kind.model, "vocab": vocabulary}, "normalizer": None}
     if stored is not None:
         content = json.loads(stored.to_str())
     if content["model"]["type"] != kind.model:
-        return None
+        return ["model"]
     if kind.extra and not files.extra:
         extra = tuple(AddedToken(token, special=True, normalized=False) for token in kind.extra)
         files = dataclasses.replace(files, extra=extra)
@@ -281,7 +310,7 @@ def _build(
         raise
     except Exception as error:  # the library raises bare Exceptions
         if stored is not None:
-            return None
+            return ["model"]
         raise UserError(f"{path}: not a readable vocabulary ({reason(error)}); get it again") from None
     if stored is None:
         _warn_of_map(files)
@@ -290,8 +319,15 @@ def _build(
         if kind.is_bert and overridden:
             stored.normalizer = bert_normalizer(settings, clean_text=overridden["clean_text"])
         add_tokens(stored, declared, special.values(), files.extra)
-        if not is_same_pipeline(stored, built, is_bert=kind.is_bert, has_token_types=has_token_types):
-            return None
+        parts = differing_parts(stored, built, has_token_types=has_token_types)
+        if parts and (kind.is_bert or not is_same_on_texts(stored, built)):
+            return parts
+        if parts:
+            note(
+                f"warning: {path}: {' and '.join(parts)} as in the file, as Transformers 4 reads it; Transformers 5 "
+                f"builds the usual {kind.name}, which differs in rare texts"
+            )
+            built = stored
     return _finish(files, built, special, settings, is_bert=kind.is_rebuilt_by_bert, has_token_types=has_token_types)
 
 
@@ -364,9 +400,6 @@ def _finish(
 ) -> CheckpointTokenizer:
     if not has_token_types:
         tokenizer = without_token_types(tokenizer)
-    # Files of sentence encoders enable both.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     if files.flag("split_special_tokens"):
         tokenizer.encode_special_tokens = True
         settings = {**settings, "split_special_tokens": True}

@@ -24,6 +24,9 @@ def read_vocabulary_file(path: Path) -> dict[str, int]:
         raise UserError(f"{path}: expected UTF-8, found {error.reason}; get the file again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if pieces and pieces[0].startswith("\ufeff"):
+        raise UserError(f"{path}: expected UTF-8 without a byte order mark, found one; save the file without it")
+    has_blank_end = pieces[-2:] == ["", ""]
     while pieces and not pieces[-1]:
         pieces.pop()
     for index, piece in enumerate(pieces):
@@ -33,6 +36,8 @@ def read_vocabulary_file(path: Path) -> dict[str, int]:
                 f"{vocabulary[piece] + 1}; get the file again"
             )
         vocabulary[piece] = index
+    if has_blank_end and vocabulary:  # Transformers counts blank lines, once, before it adds tokens
+        vocabulary[""] = len(vocabulary)
     return vocabulary
 
 
