@@ -5,19 +5,8 @@ import re
 _FAMILIES = (
     *("albert", "altclip", "bertgeneration", "bigbird", "camembert", "chineseclip", "convbert", "data2vec", "deberta"),
     *("distilbert", "electra", "ernie", "flava", "layoutlm", "longformer", "markuplm", "megatronbert", "mobilebert"),
-    *(
-        "modernbert",
-        "mpnet",
-        "nezha",
-        "nomicbert",
-        "nystromformer",
-        "rembert",
-        "xlmroberta",
-        "roberta",
-        "rocbert",
-        "roformer",
-    ),
-    *("splinter", "squeezebert", "tapas", "visualbert"),
+    *("modernbert", "mpnet", "nezha", "nomicbert", "nystromformer", "rembert", "xlmroberta", "roberta", "rocbert"),
+    *("roformer", "splinter", "squeezebert", "tapas", "visualbert"),
     *("bros", "esm", "fnet", "lilt", "luke", "mra", "vilt", "xmod", "yoso"),
 )
 _SHORT = 4

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from bertjax.errors import UserError, shown
-from bertjax.pretrained.tokenizer.files import DeclaredToken, TokenizerFiles, check_other_names
+from bertjax.pretrained.tokenizer.files import FLAGS, DeclaredToken, TokenizerFiles, check_other_names
 
 
 def declared_tokens(files: TokenizerFiles, content: Mapping[str, Any], path: Path) -> list[DeclaredToken]:
@@ -33,7 +33,7 @@ def declared_tokens(files: TokenizerFiles, content: Mapping[str, Any], path: Pat
 
 
 def _flags(token: AddedToken) -> dict[str, bool]:
-    return {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+    return {name: getattr(token, name) for name in FLAGS}
 
 
 def check_decoder(files: TokenizerFiles, declared: Iterable[DeclaredToken], special: Iterable[AddedToken]) -> None:

@@ -74,23 +74,24 @@ def _bert_template(special: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _build_xlm_roberta(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    return _build_unigram(content, settings, unk_id=3)
+
+
+def _build_camembert(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    names = [piece for piece, _ in content["model"]["vocab"]]
+    unknown = special["unk_token"]
+    return _build_unigram(content, settings, unk_id=names.index(unknown) if unknown in names else 0)
+
+
+def _build_unigram(content: Mapping[str, Any], settings: Settings, unk_id: int) -> Tokenizer:
     pieces = [(piece, score) for piece, score in content["model"]["vocab"]]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unk_id, byte_fallback=False))
     if (charsmap := _charsmap(content["normalizer"])) is not None:
         tokenizer.normalizer = normalizers.Precompiled(charsmap)
     scheme = "always" if settings["add_prefix_space"] else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
     )
-    return tokenizer
-
-
-def _build_camembert(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
-    tokenizer = _build_xlm_roberta(content, special, settings)
-    pieces = [(piece, score) for piece, score in content["model"]["vocab"]]
-    names = [piece for piece, _ in pieces]
-    unknown = names.index(special["unk_token"]) if special["unk_token"] in names else 0
-    tokenizer.model = models.Unigram(pieces, unk_id=unknown, byte_fallback=False)
     return tokenizer
 
 

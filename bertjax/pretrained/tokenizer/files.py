@@ -28,7 +28,8 @@ SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that take tokenizer.json as it is, without "Fast"."""
 READABLE_CLASSES = (*GENERIC_CLASSES, *CLASSES)
-_FLAGS = {"single_word": bool, "lstrip": bool, "rstrip": bool, "normalized": bool, "special": bool}
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+"""Of an added token."""
 _REMEDY = "fix it"
 
 
@@ -103,12 +104,13 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     map_path = folder / SPECIAL_TOKENS_MAP
     from_map, extra_from_map = _special_tokens(_read(map_path), map_path)
     has_decoder = settings.get("added_tokens_decoder") is not None
-    added = _decoder(settings["added_tokens_decoder"], path) if has_decoder else []
+    added: list[DeclaredToken] = []
+    special_in_map_alone: list[str] = []
     if has_decoder:
+        added = _decoder(settings["added_tokens_decoder"], path)
         known = {each.token.content for each in added} | {token.content for token in (*extra, *special.values())}
         _check_map(special, from_map, known, extra_from_map, folder)
-    special_in_map_alone: list[str] = []
-    if not has_decoder:
+    else:
         special |= from_map
         known = {token.content for token in (*extra, *special.values())}
         new = [token for token in extra_from_map if token.content not in known]
@@ -185,7 +187,7 @@ def _token(value: Any, special: bool, path: Path, where: str) -> AddedToken:
     if not isinstance(value, dict):
         raise UserError(f"{path}: {where}: expected a string, found {shown(value)}; {_REMEDY}")
     check_shape(value, {"content": str}, path, _REMEDY, where)
-    flags = {name: value[name] for name in _FLAGS if name in value}
+    flags = {name: value[name] for name in FLAGS if name in value}
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise UserError(f"{path}: {where}.{name}: expected true or false, found {shown(flag)}; {_REMEDY}")
