@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.accelerator_updates import HEADS, Update
 from benchmarks.common import TASK, make_batch
 from bertjax import smart
-from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
+from bertjax.models.families import build_encoder
 from bertjax.models.forward import as_smart_model, forward
 
 BATCH = 8
@@ -41,7 +41,7 @@ def padded_batch(config: BertConfig, length: int) -> dict[str, np.ndarray]:
 
 def logits(config: BertConfig, params: Any, length: int, dtype: str) -> dict[str, Any]:
     """Compares the accelerator's logits with the CPU's, in the same dtype."""
-    apply = jax.jit(partial(forward, Bert(config, HEADS, dtype=jnp.dtype(dtype)), TASK))
+    apply = jax.jit(partial(forward, build_encoder(config, HEADS, dtype=jnp.dtype(dtype)), TASK))
     results = []
     with jax.default_matmul_precision("highest"):
         for device in (jax.devices("cpu")[0], jax.devices()[0]):
@@ -57,7 +57,7 @@ def direction(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), BATCH)
 
     def perturbations(dtype: Any) -> np.ndarray:
-        cut = as_smart_model(Bert(config, HEADS, dtype=dtype), TASK)
+        cut = as_smart_model(build_encoder(config, HEADS, dtype=dtype), TASK)
 
         def perturb(params: Any, example: Any, key: jax.Array) -> jax.Array:
             return smart.power_iteration(

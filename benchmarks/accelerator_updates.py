@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from benchmarks.common import NUM_STEPS, ROWS, TASK
-from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
+from bertjax.models.families import build_encoder
 from bertjax.parallel import CompiledByShape, DataParallel, peak_bytes
 from bertjax.training import optimizer
 from bertjax.training.finetuning_step import FinetuningSpec, train_step
@@ -39,7 +39,7 @@ MEASURE_SECONDS = 6.0
 def random_params(config: BertConfig) -> Any:
     """Random parameters, spread like a trained model's; made by NumPy, as a GPU would compile a program for them."""
     ids, mask = jnp.zeros((1,), jnp.int32), jnp.ones((1,), bool)
-    shapes = jax.eval_shape(Bert(config, HEADS).init, jax.random.key(0), ids, mask, ids)["params"]
+    shapes = jax.eval_shape(build_encoder(config, HEADS).init, jax.random.key(0), ids, mask, ids)["params"]
     rng = np.random.default_rng(0)
     flat = {
         path: rng.standard_normal(leaf.shape, np.float32) * np.float32(0.04) + np.float32(path[-1] == "scale")
@@ -94,7 +94,7 @@ class Update:
         self._parallel.is_single = form == "jit"  # a run never uses pmap on one device
         # No warm-up: the first updates must already change the parameters.
         tx = optimizer.adamw(optax.constant_schedule(1e-4), 0.01)
-        model = Bert(config, HEADS, dtype=dtype)
+        model = build_encoder(config, HEADS, dtype=dtype)
         step = partial(
             train_step, FinetuningSpec(model=model, tasks=(TASK,), tx=tx, settings=ROWS[name], num_steps=NUM_STEPS)
         )

@@ -22,9 +22,10 @@ import numpy as np
 
 from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax.evaluation.tables import format_rows
-from bertjax.models.bert import DROPOUTS, Bert, Layer, init_params
+from bertjax.models.bert import Bert, Layer
 from bertjax.models.config import BertConfig
 from bertjax.models.dropout import dropout
+from bertjax.models.encoder import init_params
 from bertjax.models.forward import eval_step
 from bertjax.parallel import peak_bytes
 from bertjax.training import optimizer
@@ -61,9 +62,9 @@ class Scanned(Bert):
 
     def encode(self, embeddings, attention_mask, dropout_keys=None, num_positions=None):  # noqa: D102
         x = dropout(embeddings, dropout_keys, 0, self.config.hidden_dropout_prob)
-        sites = 1 + DROPOUTS * jnp.arange(self.config.num_hidden_layers - 1, dtype=jnp.int32)
+        sites = 1 + self.dropouts * jnp.arange(self.config.num_hidden_layers - 1, dtype=jnp.int32)
         x, _ = self.stack(x, sites, attention_mask, dropout_keys)
-        return self.layer[-1](x, attention_mask, dropout_keys, num_positions)
+        return self.layer[-1](x, attention_mask, dropout_keys, num_positions=num_positions)
 
 
 class Recomputed(Bert):
@@ -74,7 +75,7 @@ class Recomputed(Bert):
         run = nn.remat(lambda layer, *inputs: layer(*inputs))
         for layer in self.layer[:-1]:
             x = run(layer, x, attention_mask, dropout_keys)
-        return self.layer[-1](x, attention_mask, dropout_keys, num_positions)
+        return self.layer[-1](x, attention_mask, dropout_keys, num_positions=num_positions)
 
 
 def stacked(params):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from benchmarks.common import NUM_STEPS, ROWS, TASK, make_batch
 from bertjax.evaluation.tables import format_rows
-from bertjax.models.bert import Bert
+from bertjax.models.families import build_encoder
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
 from bertjax.training import optimizer
 from bertjax.training.finetuning_step import FinetuningSpec, train_step
@@ -32,7 +32,7 @@ def main() -> None:
     """Traces and prints."""
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, {TASK.name: TASK.num_outputs}, jax.random.key(0))
-    model, key = Bert(architecture, {TASK.name: TASK.num_outputs}), jax.random.key(1)
+    model, key = build_encoder(architecture, {TASK.name: TASK.num_outputs}), jax.random.key(1)
     tx = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batches = {TASK.name: make_batch(32, 32, architecture.vocab_size)}
     rows = []

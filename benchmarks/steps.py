@@ -25,7 +25,7 @@ from benchmarks import peers
 from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import smart
 from bertjax.evaluation.tables import format_rows
-from bertjax.models.bert import Bert
+from bertjax.models.families import build_encoder
 from bertjax.models.forward import as_smart_model
 from bertjax.parallel import peak_bytes
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
@@ -78,7 +78,7 @@ def main() -> None:
 
     architecture, weights = load_pretrained(STARTER)
     params = with_heads(weights, architecture, {TASK.name: TASK.num_outputs}, jax.random.key(0))
-    model = Bert(architecture, {TASK.name: TASK.num_outputs})
+    model = build_encoder(architecture, {TASK.name: TASK.num_outputs})
     adamw = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
     batch = make_batch(options.batch, options.length, architecture.vocab_size)
     batches, key = {TASK.name: batch}, jax.random.key(1)

@@ -1,4 +1,4 @@
-"""A pure-functional Flax BERT, fine-tuned with SMART.
+"""Pure-functional Flax encoders of BERT's family, fine-tuned with SMART.
 
 Names are imported on first use, so that `import bertjax.smart` imports neither Flax nor any reader of checkpoints.
 """
@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from bertjax import smart
     from bertjax.models.bert import Bert
     from bertjax.models.config import BertConfig
+    from bertjax.models.encoder import Encoder
+    from bertjax.models.families import build_encoder
     from bertjax.models.inference import classify, encode
     from bertjax.pretrained import load_pretrained
 
-__all__ = ["Bert", "BertConfig", "classify", "encode", "load_pretrained", "smart"]
+__all__ = ["Bert", "BertConfig", "Encoder", "build_encoder", "classify", "encode", "load_pretrained", "smart"]
 _MODULES = {
     "Bert": "models.bert",
     "BertConfig": "models.config",
+    "Encoder": "models.encoder",
+    "build_encoder": "models.families",
     "classify": "models.inference",
     "encode": "models.inference",
     "load_pretrained": "pretrained",

@@ -14,7 +14,8 @@ from golden import make_bert
 
 from bertjax import smart
 from bertjax.errors import UserError
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.pretrained import load_pretrained
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.training.state import init_state

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from bertjax import smart
-from bertjax.models.bert import Bert
+from bertjax.models.families import build_encoder
 from bertjax.tasks import get_task
 from bertjax.training.finetuning_step import FinetuningSpec, train_step
 from bertjax.training.state import init_state
@@ -45,7 +45,7 @@ def make_step(model, settings, tx, num_steps=20, task=TASK, **options):
 
 @functools.cache
 def jitted(config, dtype, settings, tx):
-    return jax.jit(make_step(Bert(config, {TASK.name: TASK.num_outputs}, dtype=dtype), settings, tx))
+    return jax.jit(make_step(build_encoder(config, {TASK.name: TASK.num_outputs}, dtype=dtype), settings, tx))
 
 
 def run(model, params, settings, batch, tx=SGD, key=0, state=None):

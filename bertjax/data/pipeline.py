@@ -19,7 +19,8 @@ from bertjax.data.tokenize import TokenizedExamples, tokenize
 from bertjax.errors import UserError
 from bertjax.files.paths import user_path
 from bertjax.label_scale import LabelScale
-from bertjax.models.bert import Bert
+from bertjax.models.encoder import Encoder
+from bertjax.models.families import build_encoder
 from bertjax.pretrained import read_model_config, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_tokenizer_fits, load_tokenizer
 from bertjax.tasks import Task, classification_task, get_task, regression_task, with_scale
@@ -72,7 +73,7 @@ class Inputs:
 
     data: Mapping[str, TaskData]
     folder: Path
-    model: Bert
+    model: Encoder
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -138,7 +139,7 @@ def load_inputs(config: RunConfig, source: str | Path, splits: Sequence[str]) ->
         boundaries = optimal_bucket_boundaries(lengths, max_buckets=max_buckets, max_length=max_positions)
         data[task.name] = TaskData(task, dataset, examples, boundaries)
     heads = {task.name: task.num_outputs for task in tasks}
-    return Inputs(data, folder, Bert(architecture, heads, dtype=jnp.dtype(config.dtype), remat=config.remat))
+    return Inputs(data, folder, build_encoder(architecture, heads, dtype=jnp.dtype(config.dtype), remat=config.remat))
 
 
 def declared_tasks(config: RunConfig) -> list[Task]:

@@ -11,7 +11,7 @@ from bertjax.config import PretrainConfig, RunConfig
 from bertjax.data.pipeline import declared_tasks
 from bertjax.errors import UserError
 from bertjax.label_scale import fold_heads
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.encoder import Encoder, init_params
 from bertjax.models.forward import Params
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.runs.run_result import RESULT_FILE, label_scales, read_result
@@ -50,7 +50,7 @@ class FinishedRun:
         """The step of the "final" checkpoint, or of the "best" one by the task's main metric on dev."""
         return self.result["steps"] if checkpoint == "final" else self.result["dev"][task]["best"]["step"]
 
-    def restore(self, step: int, model: Bert) -> Params:
+    def restore(self, step: int, model: Encoder) -> Params:
         """Reads the parameters of a step; their heads predict scores in the labels' units.
 
         Raises:

@@ -19,7 +19,8 @@ from bertjax.errors import UserError, did_you_mean
 from bertjax.evaluation.finished_run import load_run
 from bertjax.evaluation.predictor import Predictor
 from bertjax.files.paths import user_path
-from bertjax.models.bert import Bert
+from bertjax.models.encoder import Encoder
+from bertjax.models.families import build_encoder
 from bertjax.models.forward import Params, eval_step
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import read_model_config
@@ -45,7 +46,7 @@ class TextModel:
 
     task: Task
     config: RunConfig
-    model: Bert
+    model: Encoder
     restore: Callable[[], Params]
     tokenizer: Tokenizer
     pad_id: int
@@ -66,7 +67,7 @@ def load_text_model(workdir: Path, task: str | None, checkpoint: str) -> TextMod
     architecture = read_model_config(run.encoder)
     tokenizer = load_tokenizer(run.encoder)
     check_tokenizer_fits(tokenizer, architecture, run.encoder)
-    model = Bert(architecture, {t.name: t.num_outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
+    model = build_encoder(architecture, {t.name: t.num_outputs for t in tasks}, dtype=jnp.dtype(run.config.dtype))
     restore = partial(run.restore, run.step(chosen.name, checkpoint), model)
     return TextModel(chosen, run.config, model, restore, tokenizer, architecture.pad_token_id)
 

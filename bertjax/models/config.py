@@ -96,6 +96,11 @@ class BertConfig:
     has_pooler_dropout: ClassVar[bool] = False
 
     @property
+    def pools_mean(self) -> bool:
+        """Whether the pooler reads the mean over the tokens; if not, it reads the first."""
+        return False
+
+    @property
     def embedding_size(self) -> int:
         """Size of the embeddings, [..., S, E]; if it is not the hidden size, a dense layer follows them."""
         return self.hidden_size
@@ -128,8 +133,13 @@ class BertConfig:
 
     @property
     def classifier_dropout_prob(self) -> float:
-        """Rate of the dropout around the pooler."""
+        """Rate of the dropout before a sentence head's last layer."""
         return self.hidden_dropout_prob
+
+    @property
+    def pooler_dropout_prob(self) -> float:
+        """Rate of the dropout before the pooler, if it has any."""
+        return self.classifier_dropout_prob
 
     def __post_init__(self) -> None:
         self._check_types()

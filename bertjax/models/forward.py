@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bertjax import smart
-from bertjax.models.bert import Bert
+from bertjax.models.encoder import Encoder
 from bertjax.smart.ema import Params
 from bertjax.tasks import Task
 
@@ -17,7 +17,9 @@ in its split; valid bool [B], false on padding rows. With a frozen encoder, "poo
 three."""
 
 
-def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None) -> jax.Array:
+def forward(
+    model: Encoder, task: Task, params: Params, batch: Batch, dropout_keys: jax.Array | None = None
+) -> jax.Array:
     """The task's logits, float32 [..., C], for one example or a batch."""
     if "pooled" in batch:
         logits: Any = model.apply({"params": params}, batch["pooled"], task.name, dropout_keys, method="classify")
@@ -26,7 +28,7 @@ def forward(model: Bert, task: Task, params: Params, batch: Batch, dropout_keys:
     return split.logits(params, split.embed(params, batch), batch, dropout_keys)
 
 
-def as_smart_model(model: Bert, task: Task) -> smart.Model:
+def as_smart_model(model: Encoder, task: Task) -> smart.Model:
     """The model split at the embeddings, as SMART needs it."""
 
     def apply(params: Params, *arguments: Any, method: str) -> Any:
@@ -44,17 +46,18 @@ def as_smart_model(model: Bert, task: Task) -> smart.Model:
     return smart.Model(embed, logits, kernel)
 
 
-def eval_step(params: Params, batch: Batch, *, model: Bert, task: Task) -> jax.Array:
+def eval_step(params: Params, batch: Batch, *, model: Encoder, task: Task) -> jax.Array:
     """The task's logits without dropout: float32 [B, C]."""
     return forward(model, task, params, batch)
 
 
-def pooled_step(params: Params, batch: Batch, *, model: Bert) -> jax.Array:
+def pooled_step(params: Params, batch: Batch, *, model: Encoder) -> jax.Array:
     """Pooled states without dropout, the input of a frozen encoder's head: float32 [B, D]."""
 
-    def run(bert: Bert) -> jax.Array:
-        embeddings = bert.embed(batch["input_ids"], batch["token_type_ids"])
-        return bert.pool(bert.encode(embeddings, batch["attention_mask"], num_positions=1))
+    def run(bert: Encoder) -> jax.Array:
+        embeddings, mask = bert.embed(batch["input_ids"], batch["token_type_ids"]), batch["attention_mask"]
+        num_positions = None if bert.config.pools_mean else 1
+        return bert.pool(bert.encode(embeddings, mask, num_positions=num_positions), mask)
 
     pooled: Any = model.apply({"params": params}, method=run)
     return pooled.astype(jnp.float32)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
+from bertjax.models.encoder import Encoder
+from bertjax.models.families import build_encoder
 
 
 @partial(jax.jit, static_argnames="config")
 def _encode(params: Any, config: BertConfig, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    outputs: Any = Bert(config).apply({"params": params}, *inputs)
+    outputs: Any = build_encoder(config).apply({"params": params}, *inputs)
     return outputs
 
 
@@ -47,11 +48,11 @@ def encode(
 def _classify(params: Any, config: BertConfig, *inputs: jax.Array) -> jax.Array:
     ids, mask, types = inputs
 
-    def run(bert: Bert) -> jax.Array:
+    def run(bert: Encoder) -> jax.Array:
         return bert.logits(bert.embed(ids, types), mask, "own")
 
     own = {"own": params["classifier"]["bias"].shape[0]}
-    logits: Any = Bert(config, own).apply({"params": params | {"head_own": params["classifier"]}}, method=run)
+    logits: Any = build_encoder(config, own).apply({"params": params | {"head_own": params["classifier"]}}, method=run)
     return logits
 
 

@@ -20,10 +20,10 @@ from bertjax.pretrained.lineage import LINEAGE_FILE, read_lineage
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.notes import note
 from bertjax.pretrained.param_names import (
-    POOLER,
     FlatParams,
     classifier_names,
     is_kernel,
+    pooler_paths,
     pretraining_head_names,
     tensor_names,
 )
@@ -168,9 +168,9 @@ def _write(
         names |= classifier_names(config)
     for head_tensors in pretraining_head_names(config).values():
         names |= head_tensors
-    if POOLER[0] in params and POOLER[0] not in names:
+    if unnamed := [path for path in pooler_paths(config) if path in params and path not in names]:
         note(f"{folder}: left out the pooler: {architecture} has none")
-        params = {path: array for path, array in params.items() if path not in POOLER}
+        params = {path: array for path, array in params.items() if path not in unnamed}
     tensors = {
         names[path]: np.ascontiguousarray(array.T if is_kernel(path) else array) for path, array in params.items()
     }

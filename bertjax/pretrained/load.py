@@ -18,11 +18,14 @@ from bertjax.pretrained.encoder_files import read_model_config
 from bertjax.pretrained.formats import orbax_folder
 from bertjax.pretrained.notes import note
 from bertjax.pretrained.param_names import (
-    POOLER,
     FlatParams,
+    ParamPath,
+    TensorShape,
     describe_mismatch,
     expected_names,
     is_kernel,
+    param_shapes,
+    pooler_paths,
     tensor_shapes,
 )
 from bertjax.pretrained.source import find_run, other_modules, resolve_checkpoint
@@ -70,7 +73,7 @@ def load_pretrained(source: str | os.PathLike[str], *, strict_heads: bool = Fals
     """
     folder = resolve_checkpoint(source)
     config, flat = read_checkpoint(folder, strict_heads=strict_heads)
-    if ("pooler", "kernel") not in flat:
+    if not any(path[0] == "pooler" for path in flat):
         print(f"warning: {folder}: no pooler in this checkpoint; it gets a new one, to be trained", file=sys.stderr)
         flat |= _new_pooler(config)
     params: dict[str, Any] = flax.traverse_util.unflatten_dict({path: jnp.asarray(x) for path, x in flat.items()})
@@ -114,8 +117,8 @@ def _to_params(folder: Path, config: BertConfig, groups: TensorGroups, *, strict
         raise UserError(f"{folder}: tensors do not fit config.json: {mismatch}")
     words = groups.encoder[names["embeddings", "word", "embedding"]]
     heads = read_heads(folder, config, words, groups.beside, groups.others, strict=strict_heads)
-    if has_pooler and POOLER[0] in heads:
-        note(f"{folder}: left out pooler.dense: the sentence head has a dense layer of its own")
+    if has_pooler and any(path in heads for path in pooler_paths(config)):
+        note(f"{folder}: left out {family_of(config).pooler}: the sentence head has a dense layer of its own")
     stored = {path: groups.encoder[name] for path, name in names.items()} | heads
     arrays = {path: tensor.float32() for path, tensor in stored.items()}
     return {path: array.T if is_kernel(path) else array for path, array in arrays.items()}
@@ -131,6 +134,9 @@ def _without_foreign_classifier(folder: Path, config: BertConfig, params: FlatPa
 
 
 def _new_pooler(config: BertConfig) -> FlatParams:
-    d = config.hidden_size
-    kernel = config.initializer_range * jax.random.normal(jax.random.key(0), (d, d))
-    return {("pooler", "kernel"): np.asarray(kernel), ("pooler", "bias"): np.zeros(d, np.float32)}
+    def new(path: ParamPath, shape: TensorShape) -> np.ndarray:
+        if is_kernel(path):
+            return np.asarray(config.initializer_range * jax.random.normal(jax.random.key(0), shape))
+        return np.full(shape, path[-1] == "scale", np.float32)
+
+    return {path: new(path, param_shapes(config)[path]) for path in pooler_paths(config)}

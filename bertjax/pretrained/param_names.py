@@ -1,51 +1,49 @@
 """Names and shapes of parameters: our paths, Hugging Face's tensors, and how other formats' names map to those."""
 
+import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from bertjax.models.config import BertConfig
-from bertjax.models.families import family_of
+from bertjax.models.encoder import init_params
+from bertjax.models.families import build_encoder, family_of
 
 ParamPath = tuple[str, ...]
 """A parameter's place in our tree, such as ("layer_0", "query", "kernel")."""
 FlatParams = dict[ParamPath, np.ndarray]
 """Our parameter tree, flattened, on the host."""
 TensorShape = tuple[int, ...]
-_LEAVES = ("kernel", "bias", "embedding", "scale")
-POOLER: tuple[ParamPath, ...] = (("pooler", "kernel"), ("pooler", "bias"))
+_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
+_OUTPUT_LEAVES = {"kernel": "weight", "bias": "bias"}
 GOOGLE_CLASSIFIER_NAMES = {"output_weights": "classifier.weight", "output_bias": "classifier.bias"}
 """Of a BERT's sequence classification head by Google's run_classifier.py."""
 
 
 def tensor_names(config: BertConfig) -> dict[ParamPath, str]:
     """Maps each parameter of the plain encoder to its Hugging Face tensor name, without the family's prefix."""
-    family, shapes = family_of(config), _module_shapes(config)
-    names: dict[ParamPath, str] = {}
-    for module, theirs in family.modules.items():
-        if module in shapes and not module.startswith("layer/"):
-            names |= _tensors(module, theirs, shapes)
-    for i in range(config.num_hidden_layers):
-        for module, theirs in family.modules.items():
-            if module.startswith("layer/"):
-                names |= _tensors(module.replace("layer", f"layer_{i}"), theirs.format(i), shapes, module)
-    return names if family.pooler is None else names | _tensors("pooler", family.pooler, shapes)
+    family = family_of(config)
+    pooler = {} if family.pooler is None else {"pooler": family.pooler}
+    return _tensors(config, {**family.modules, **pooler})
 
 
 def classifier_names(config: BertConfig) -> dict[ParamPath, str]:
     """Like `tensor_names`, for a sequence classification head; its own dense layer, if any, is our pooler."""
-    shapes = _module_shapes(config)
-    modules = family_of(config).classifier.items()
-    return {path: name for ours, theirs in modules for path, name in _tensors(ours, theirs, shapes).items()}
+    modules = family_of(config).classifier
+    own = {("classifier", ours): f"{modules['classifier']}.{theirs}" for ours, theirs in _OUTPUT_LEAVES.items()}
+    return _tensors(config, modules) | own
 
 
 def pretraining_head_names(config: BertConfig) -> dict[str, dict[ParamPath, str]]:
     """Like `tensor_names`, for each of the pre-training heads "mlm" and "head_nsp" that the family has."""
-    family, shapes = family_of(config), _module_shapes(config)
-    mlm = {path: name for ours, theirs in family.mlm.items() for path, name in _tensors(ours, theirs, shapes).items()}
-    heads = {"mlm": mlm | {("mlm", "bias"): family.mlm_bias}}
-    return heads if family.nsp is None else heads | {"head_nsp": _tensors("head_nsp", family.nsp, shapes)}
+    family = family_of(config)
+    heads = {"mlm": _tensors(config, family.mlm) | {("mlm", "bias"): family.mlm_bias}}
+    return heads if family.nsp is None else heads | {"head_nsp": _tensors(config, {"head_nsp": family.nsp})}
 
 
 def pretraining_head_prefixes(config: BertConfig) -> dict[str, tuple[str, ...]]:
@@ -57,18 +55,22 @@ def pretraining_head_prefixes(config: BertConfig) -> dict[str, tuple[str, ...]]:
     return {"mlm": (f"{family.mlm_bias.removesuffix('bias')}",), "head_nsp": (f"{family.nsp}.",)}
 
 
-def param_shapes(config: BertConfig, paths: Iterable[ParamPath]) -> dict[ParamPath, TensorShape]:
-    """The shapes of parameters other than "classifier" and a run's heads, [in, out] for kernels."""
-    shapes = _module_shapes(config)
+@lru_cache(maxsize=32)
+def param_shapes(config: BertConfig) -> Mapping[ParamPath, TensorShape]:
+    """The shape of each parameter of the encoder and its pre-training heads, [in, out] for kernels."""
+    # All layers after the first have the same parameters.
+    few = dataclasses.replace(config, num_hidden_layers=min(config.num_hidden_layers, 2))
+    model = build_encoder(few, {} if family_of(config).nsp is None else {"nsp": 2}, has_mlm=True)
+    shapes = flatten_dict(jax.eval_shape(partial(init_params, model=model), jax.random.key(0)))
+    others = {path: array.shape for path, array in shapes.items() if path[0] != "layer_1"}
+    layer = {path[1:]: array.shape for path, array in shapes.items() if path[0] == "layer_1"}
+    later = [f"layer_{i}" for i in range(1, config.num_hidden_layers)]
+    return MappingProxyType(others | {(name, *path): shape for name in later for path, shape in layer.items()})
 
-    def shape(path: ParamPath) -> TensorShape:
-        if path == ("mlm", "bias"):
-            return (config.vocab_size,)
-        module = "/".join(part for part in path if part not in (*_LEAVES, "affine"))
-        sizes = shapes[re.sub(r"^layer_\d+/", "layer/", module)]
-        return sizes if path[-1] in ("kernel", "embedding", "relative_bias") else sizes[-1:]
 
-    return {path: shape(path) for path in paths}
+def pooler_paths(config: BertConfig) -> list[ParamPath]:
+    """The parameters between the hidden states and a sentence head."""
+    return [path for path in param_shapes(config) if path[0] == "pooler"]
 
 
 def tensor_shapes(config: BertConfig) -> dict[str, TensorShape]:
@@ -78,46 +80,26 @@ def tensor_shapes(config: BertConfig) -> dict[str, TensorShape]:
 
 def torch_shapes(config: BertConfig, names: Mapping[ParamPath, str]) -> dict[str, TensorShape]:
     """Like `tensor_shapes`, for any of the names above but "classifier"."""
-    shapes = param_shapes(config, names)
+    shapes = param_shapes(config)
     return {name: shapes[path][::-1] if is_kernel(path) else shapes[path] for path, name in names.items()}
 
 
-def _module_shapes(config: BertConfig) -> dict[str, TensorShape]:
-    """The shape of each module's kernel [in, out], table or LayerNorm; those that an architecture lacks are missing."""
-    d, e, f = config.hidden_size, config.embedding_size, config.intermediate_size
-    shapes: dict[str, TensorShape] = {
-        "embeddings/word": (config.vocab_size, e),
-        "embeddings/position": (config.max_position_embeddings, e),
-        "embeddings/norm": (e,),
-        **dict.fromkeys(("layer/query", "layer/key", "layer/value", "layer/attention_output", "pooler"), (d, d)),
-        **dict.fromkeys(("layer/attention_norm", "layer/output_norm"), (d,)),
-        "layer/intermediate": (d, f),
-        "layer/output": (f, d),
-        "mlm/transform": (d, e),
-        "mlm/norm": (e,),
-        "head_nsp": (d, 2),
-    }
-    if config.type_vocab_size:
-        shapes["embeddings/token_type"] = (config.type_vocab_size, e)
-    if e != d:
-        shapes["projection"] = (e, d)
-    if config.num_relative_buckets:
-        shapes["relative_bias"] = (config.num_relative_buckets, config.num_attention_heads)
-    return shapes
-
-
-def _tensors(
-    ours: str, theirs: str, shapes: Mapping[str, TensorShape], module: str | None = None
-) -> dict[ParamPath, str]:
-    """The tensors of a module: a table, a LayerNorm or a dense layer."""
-    path, kind = tuple(ours.split("/")), module or ours
-    if kind == "relative_bias":
-        return {path: f"{theirs}.weight"}
-    if kind.startswith("embeddings/") and len(shapes[kind]) == 2:
-        return {(*path, "embedding"): f"{theirs}.weight"}
-    if len(shapes.get(kind, ())) == 1:
-        return {(*path, "affine", "scale"): f"{theirs}.weight", (*path, "affine", "bias"): f"{theirs}.bias"}
-    return {(*path, "kernel"): f"{theirs}.weight", (*path, "bias"): f"{theirs}.bias"}
+def _tensors(config: BertConfig, modules: Mapping[str, str]) -> dict[ParamPath, str]:
+    """Hugging Face's names of the parameters of these modules; modules that the architecture lacks have none."""
+    names, order = {}, list(modules)
+    for path in param_shapes(config):
+        *parts, leaf = (part for part in path if part != "affine")
+        numbered = re.fullmatch(r"layer_(\d+)", path[0])
+        if numbered:
+            parts[0] = "layer"
+        module = "/".join(parts)
+        if module not in modules:  # a parameter that is no module's
+            module, leaf = "/".join((*parts, leaf)), "embedding"
+        if module in modules:
+            number = int(numbered[1]) if numbered else -1
+            names[path] = (number, order.index(module)), f"{modules[module].format(number)}.{_LEAVES[leaf]}"
+    # As in the model, so that messages name the word embeddings first.
+    return {path: name for path, (_, name) in sorted(names.items(), key=lambda item: item[1])}
 
 
 def expected_names(config: BertConfig, parts: Collection[str]) -> dict[ParamPath, str]:

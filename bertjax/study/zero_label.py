@@ -17,7 +17,8 @@ from bertjax.data.batching import optimal_bucket_boundaries
 from bertjax.data.pipeline import MAX_BUCKETS, load_dataset
 from bertjax.data.tokenize import tokenize
 from bertjax.evaluation.predictor import Predictor
-from bertjax.models.bert import Bert
+from bertjax.models.encoder import Encoder
+from bertjax.models.families import build_encoder
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained, resolve_checkpoint
 from bertjax.pretrained.tokenizer import check_tokenizer_fits, load_tokenizer
@@ -46,7 +47,7 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     check_tokenizer_fits(tokenizer, architecture, folder)
     max_positions = architecture.max_length
     parallel = DataParallel(jax.devices())
-    step = partial(mean_pool, model=Bert(architecture, {}))
+    step = partial(mean_pool, model=build_encoder(architecture, {}))
     predictor, replicated = Predictor(step, parallel, architecture.pad_token_id), parallel.replicate(params)
 
     def embed(split: str, column: str) -> np.ndarray:
@@ -77,11 +78,11 @@ def cosine_score(task: Task, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def mean_pool(params: Any, batch: Mapping[str, jax.Array], *, model: Bert) -> jax.Array:
+def mean_pool(params: Any, batch: Mapping[str, jax.Array], *, model: Encoder) -> jax.Array:
     """The mean of each text's hidden states over its tokens, without dropout: float32 [B, D]."""
     mask = batch["attention_mask"]
 
-    def run(bert: Bert) -> jax.Array:
+    def run(bert: Encoder) -> jax.Array:
         return bert.encode(bert.embed(batch["input_ids"], batch["token_type_ids"]), mask)
 
     hidden_states: Any = model.apply({"params": params}, method=run)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from bertjax import smart
-from bertjax.models.bert import Bert
 from bertjax.models.dropout import example_keys
+from bertjax.models.encoder import Encoder
 from bertjax.models.forward import Batch, Params, as_smart_model, forward
 from bertjax.parallel import psum
 from bertjax.tasks import Task
@@ -33,7 +33,7 @@ class FinetuningSpec:
       micro_batches: Number of parts in which a replica computes its share of a batch, one after another.
     """
 
-    model: Bert
+    model: Encoder
     tasks: Sequence[Task]
     tx: optax.GradientTransformation
     settings: smart.SmartSettings

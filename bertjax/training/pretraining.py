@@ -19,8 +19,7 @@ from bertjax.data.sentence_pairs import TokenDocument, check_documents, tokenize
 from bertjax.errors import UserError
 from bertjax.files.atomic import write_json
 from bertjax.files.paths import user_path
-from bertjax.models.bert import Bert
-from bertjax.models.families import family_of
+from bertjax.models.families import build_encoder, family_of
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import copy_encoder_files, load_pretrained, read_lineage, read_model_config, resolve_checkpoint
@@ -107,7 +106,7 @@ class _Run:
         self.documents: dict[str, list[TokenDocument]] = {
             split: tokenize_documents(documents, read.tokenizer) for split, documents in self.corpus.splits.items()
         }
-        self.model = Bert(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
+        self.model = build_encoder(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
         for documents in self.documents.values():
             check_documents(documents)
         self._dev = eval_pair_batches(

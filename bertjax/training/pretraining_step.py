@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bertjax.models.bert import Bert
 from bertjax.models.dropout import example_keys
+from bertjax.models.encoder import Encoder
 from bertjax.models.forward import Batch, Params
 from bertjax.parallel import psum
 from bertjax.training.microbatching import sum_over_micro_batches
@@ -21,7 +21,7 @@ HEADS = {"nsp": 2}
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
-def with_pretraining_heads(params: Params, model: Bert, key: jax.Array) -> tuple[dict[str, Any], bool]:
+def with_pretraining_heads(params: Params, model: Encoder, key: jax.Array) -> tuple[dict[str, Any], bool]:
     """Adds both pre-training heads to an encoder: the checkpoint's own if it has them, else new ones.
 
     Args:
@@ -48,7 +48,7 @@ def pretrain_step(
     batch: Batch,
     key: jax.Array,
     *,
-    model: Bert,
+    model: Encoder,
     tx: optax.GradientTransformation,
     tune: str = "all",
     micro_batches: int = 1,
@@ -108,7 +108,7 @@ def pretrain_step(
     return update_if_finite(state, update, means)
 
 
-def pretrain_eval_step(params: Params, batch: Batch, *, model: Bert) -> dict[str, jax.Array]:
+def pretrain_eval_step(params: Params, batch: Batch, *, model: Encoder) -> dict[str, jax.Array]:
     """Sums for each example, without dropout: float32 [B], 0 in padding rows.
 
     "mlm_loss", "mlm_hits" and "mlm_count" over masked positions; "nsp_hits"; and "count", 1 per example.
@@ -143,8 +143,8 @@ def pretraining_metrics(sums: Iterable[Mapping[str, np.ndarray]]) -> dict[str, f
     }
 
 
-def _logits(params: Params, batch: Batch, model: Bert, keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    def run(bert: Bert) -> tuple[jax.Array, jax.Array]:
+def _logits(params: Params, batch: Batch, model: Encoder, keys: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def run(bert: Encoder) -> tuple[jax.Array, jax.Array]:
         embeddings = bert.embed(batch["input_ids"], batch["token_type_ids"])
         return bert.pretraining_logits(embeddings, batch["attention_mask"], batch["masked_positions"], keys)
 

@@ -24,7 +24,8 @@ import numpy as np
 import toy_step as toy
 
 from bertjax.training import optimizer as optim
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.parallel import DataParallel
 
 model = Bert(helpers.TINY, {toy.TASK.name: toy.TASK.num_outputs})

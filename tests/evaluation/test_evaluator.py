@@ -20,7 +20,7 @@ from bertjax.evaluation.evaluator import evaluate
 from bertjax.evaluation.finished_run import load_run
 from bertjax.evaluation.predictor import Predictor
 from bertjax.evaluation.smoothness import smoothness_step
-from bertjax.models.bert import init_params
+from bertjax.models.encoder import init_params
 from bertjax.models.forward import as_smart_model, eval_step
 from bertjax.parallel import DataParallel
 from bertjax.runs.checkpoint import Checkpoints

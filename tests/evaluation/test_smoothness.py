@@ -7,7 +7,8 @@ import pytest
 
 from bertjax import smart
 from bertjax.evaluation.smoothness import smoothness_step
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.models.forward import as_smart_model
 from bertjax.tasks import get_task
 

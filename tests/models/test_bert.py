@@ -13,8 +13,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bertjax.models import bert as bert_module
-from bertjax.models.bert import Bert, LayerNorm, init_params
+from bertjax.models.bert import Bert, LayerNorm
 from bertjax.models.config import ACTIVATIONS, BertConfig
+from bertjax.models.encoder import init_params
 from bertjax.models.inference import encode
 
 HEADS = {"sentiment": 5, "similarity": 1}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bertjax import smart
-from bertjax.models.bert import Bert, init_params, relative_bucket
-from bertjax.models.families import FAMILIES
+from bertjax.models.bert import relative_bucket
+from bertjax.models.encoder import init_params
+from bertjax.models.families import FAMILIES, build_encoder
 
 SIZES = {
     "vocab_size": 40,
@@ -25,7 +26,7 @@ SIZES = {
 
 def make(name, **options):
     sizes = SIZES | ({"embedding_size": 8} if name == "electra" else {})
-    model = Bert(FAMILIES[name].config(**sizes), {"task": 3}, **options)
+    model = build_encoder(FAMILIES[name].config(**sizes), {"task": 3}, **options)
     return model, init_params(jax.random.key(0), model)
 
 
@@ -47,7 +48,7 @@ def test_the_last_layer_for_the_first_position_remat_and_vmap(name):
     found = jax.jit(lambda p: logits(model, p, *data, keys))(params)
 
     def whole(m):
-        return m.classify(m.pool(m.encode(m.embed(data[0], data[2]), data[1])), "task")
+        return m.classify(m.pool(m.encode(m.embed(data[0], data[2]), data[1]), data[1]), "task")
 
     # Without dropout: its masks depend on the number of positions.
     plain = logits(model, params, *data, None)
@@ -55,7 +56,7 @@ def test_the_last_layer_for_the_first_position_remat_and_vmap(name):
     each = jax.vmap(lambda *row: logits(model, params, *row))(*data, keys)
     chex.assert_trees_all_close(each, found, atol=1e-5)
     grad = lambda m: jax.grad(lambda p: jnp.sum(logits(m, p, *data, keys) ** 2))(params)  # noqa: E731
-    remat = Bert(model.config, {"task": 3}, remat=True)
+    remat = build_encoder(model.config, {"task": 3}, remat=True)
     chex.assert_trees_all_close(grad(remat), grad(model), atol=1e-4, rtol=1e-4)
 
 

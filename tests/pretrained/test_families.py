@@ -10,8 +10,7 @@ import pytest
 from tiny_families import ARGUMENTS, batch, drawn, head_class, randomized
 
 from bertjax import classify, encode
-from bertjax.models.bert import Bert
-from bertjax.models.families import FAMILIES, config_from_dict
+from bertjax.models.families import FAMILIES, build_encoder, config_from_dict
 from bertjax.pretrained import load_pretrained
 from bertjax.pretrained.load import read_checkpoint
 from bertjax.pretrained.param_names import tensor_names
@@ -45,7 +44,7 @@ def test_a_sentence_classifier(name, seed, tmp_path):
     weights = np.random.default_rng(seed).normal(size=expected.logits.shape).astype(np.float32)
     (expected.logits * torch.from_numpy(weights)).sum().backward()
     theirs = dict(model.named_parameters())
-    bert = Bert(config, {"own": params["classifier"]["bias"].shape[0]})
+    bert = build_encoder(config, {"own": params["classifier"]["bias"].shape[0]})
 
     def loss(tree):
         run = lambda m: m.logits(m.embed(inputs["input_ids"], inputs["token_type_ids"]), jnp.asarray(real), "own")  # noqa: E731
@@ -99,7 +98,7 @@ def test_the_masked_language_model(name, tmp_path):
         expected = model(**tensors).logits.numpy()
     hidden, _ = encode(params, config, **inputs)
     run = lambda m: m.mlm(hidden, m.embeddings.word.embedding)  # noqa: E731
-    found = Bert(config, has_mlm=True).apply({"params": params}, method=run)
+    found = build_encoder(config, has_mlm=True).apply({"params": params}, method=run)
     real = inputs["attention_mask"] == 1
     assert_near(found[real], expected[real], 2e-5)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from checkpoints import COARSE, GOLDEN, TENSORS, assert_holds, refusal, write_checkpoint, write_safetensors
 
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
+from bertjax.models.encoder import init_params
 from bertjax.pretrained import load_pretrained, with_heads
 
 WIDE_INIT = GOLDEN["config"] | {"initializer_range": 3.0}

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from bertjax import smart
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.models.forward import as_smart_model
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained, with_heads

@@ -9,7 +9,8 @@ import pytest
 from toy_step import SETTINGS, SGD, TASK, B, make_batch, make_step, run
 
 from bertjax import smart
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.models.forward import eval_step
 from bertjax.parallel import DataParallel
 from bertjax.training import optimizer

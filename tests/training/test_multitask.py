@@ -12,7 +12,8 @@ import pytest
 
 from bertjax import smart
 from bertjax.data.batching import with_pooled
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.models.forward import eval_step, pooled_step
 from bertjax.parallel import DataParallel
 from bertjax.tasks import get_task

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.training import optimizer
 
 

@@ -24,7 +24,8 @@ from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 from bertjax.evaluation.evaluator import evaluate
 from bertjax.files import assets
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.pretrained import load_pretrained
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.training import finetuning, pretraining

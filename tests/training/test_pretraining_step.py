@@ -15,7 +15,8 @@ from golden import make_bert
 from bertjax.data.batching import resumable_iterator
 from bertjax.data.masking import Vocabulary
 from bertjax.data.mlm import PairBatches
-from bertjax.models.bert import Bert, init_params
+from bertjax.models.bert import Bert
+from bertjax.models.encoder import init_params
 from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained
 from bertjax.training import optimizer

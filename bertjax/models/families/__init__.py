@@ -8,6 +8,7 @@ from typing import Any
 
 from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
+from bertjax.models.encoder import Encoder
 from bertjax.models.families.bert import BERT
 from bertjax.models.families.distilbert import DISTILBERT
 from bertjax.models.families.electra import ELECTRA
@@ -23,6 +24,11 @@ FAMILIES: Mapping[str, Family] = {
 def family_of(config: BertConfig) -> Family:
     """The family of an architecture."""
     return FAMILIES[config.model_type]
+
+
+def build_encoder(config: BertConfig, heads: Mapping[str, int] | None = None, **options: Any) -> Encoder:
+    """The module of an architecture; see `Encoder` for the arguments."""
+    return family_of(config).module(config, heads or {}, **options)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> BertConfig:

@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
+from bertjax.models.bert import Bert
 from bertjax.models.config import BertConfig
+from bertjax.models.encoder import Encoder
 
 LAYER = "encoder.layer.{}."
 
@@ -27,6 +29,7 @@ class Family:
       mlm_bias: Tensor with the bias of its decoder.
       mlm_decoder: Module of its decoder, which is tied to the word embeddings.
       nsp: Module of the next-sentence head, or None if the family has none.
+      module: The Linen module that computes the architecture.
     """
 
     config: type[BertConfig]
@@ -40,6 +43,7 @@ class Family:
     mlm_bias: str
     mlm_decoder: str
     nsp: str | None = None
+    module: type[Encoder] = Bert
 
 
 BERT_MODULES: Mapping[str, str] = {

@@ -11,13 +11,13 @@ import numpy as np
 from bertjax.errors import UserError, reason
 from bertjax.models.config import BertConfig
 from bertjax.pretrained.param_names import (
-    POOLER,
     FlatParams,
     ParamPath,
     TensorShape,
     describe_mismatch,
     expected_names,
     param_shapes,
+    pooler_paths,
     pretraining_head_names,
 )
 
@@ -65,8 +65,8 @@ def _flatten(tree: Any) -> dict[ParamPath, Any]:
 def _expected_shapes(params: Mapping[ParamPath, Any], config: BertConfig) -> dict[ParamPath, TensorShape]:
     parts = {path[0] for path in params}
     names = expected_names(config, parts)
-    paths = [*names, *(path for path in POOLER if "pooler" in parts and path not in names)]
-    expected = param_shapes(config, paths)
+    shapes = param_shapes(config)
+    expected = {path: shapes[path] for path in (*names, *(pooler_paths(config) if "pooler" in parts else ()))}
     for part in parts:
         if part == "classifier" or (part.startswith("head_") and part not in pretraining_head_names(config)):
             bias = tuple(params[part, "bias"].shape) if (part, "bias") in params else (0,)
