@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -29,10 +30,10 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
     """An update of a model with random weights: cross-entropy, gradients clipped at norm 1, AdamW.
 
     Args:
-      architecture: a `BertConfig`.
+      architecture: a family's config.
       outputs: number of classes.
       accelerated: on a GPU if there is one, compiled, with SDPA and bfloat16 autocast.
-      paper: with SMART by the preset `paper`; batches must have no padding.
+      paper: with SMART by the preset `paper`, of a BERT alone; batches must have no padding.
 
     Returns:
       A function of a batch from `benchmarks.common.make_batch` that returns the loss on the device; see `wait`.
@@ -40,9 +41,11 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
     import torch
     import transformers
 
-    config = transformers.BertConfig(**vars(architecture), num_labels=outputs, attn_implementation="sdpa")
+    config = transformers.AutoConfig.for_model(**architecture.to_dict(), num_labels=outputs)
     device = torch.device("cuda" if accelerated and torch.cuda.is_available() else "cpu")
-    model = transformers.BertForSequenceClassification(config).train().to(device)
+    # SDPA where Transformers has it for the family.
+    model = transformers.AutoModelForSequenceClassification.from_config(config).train().to(device)
+    arguments = inspect.signature(model.forward).parameters
     anchor = copy.deepcopy(model).requires_grad_(requires_grad=False) if paper else None
     # Fused, the default of Transformers' Trainer.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=True)
@@ -81,6 +84,7 @@ def pytorch_step(architecture, outputs: int, *, accelerated: bool = False, paper
     def step(batch: Mapping[str, np.ndarray]):
         names = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "label": "labels"}
         names |= {} if paper else {"attention_mask": "attention_mask"}
+        names = {name: new for name, new in names.items() if new in arguments}
         inputs = {new: torch.from_numpy(batch[name].astype(np.int64)).to(device) for name, new in names.items()}
         optimizer.zero_grad()
         if anchor is not None:

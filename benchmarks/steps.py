@@ -2,6 +2,7 @@
 
     python -m benchmarks.steps
     python -m benchmarks.steps --chart        # only draws, from existing results
+    python -m benchmarks.steps --families     # plain and SMART for every family, at MiniLM's size
 
 MiniLM-L6, AdamW, dropout on, B = S = 32. The rows, and Transformers' update on PyTorch if both are installed, take
 turns in one process, so that ratios of their medians hold on a noisy machine. Operations and memory are XLA's
@@ -25,7 +26,8 @@ from benchmarks import peers
 from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import smart
 from bertjax.evaluation.tables import format_rows
-from bertjax.models.families import build_encoder
+from bertjax.models.encoder import init_params
+from bertjax.models.families import FAMILIES, build_encoder
 from bertjax.models.forward import as_smart_model
 from bertjax.parallel import peak_bytes
 from bertjax.pretrained import STARTER, load_pretrained, with_heads
@@ -35,6 +37,15 @@ from bertjax.training.state import TrainState, init_state
 
 CHART = Path(__file__).parents[1] / "docs" / "steps.png"
 COMPOSED = ("R_s", "D", "smart exact")
+PEER = "Transformers"
+FAMILY_ROWS = ("plain", "D", "smart cheap", "smart exact")
+MINILM_SIZE = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
 
 
 def composed_step(state, batches, key, *, model, tx, settings):
@@ -69,9 +80,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "steps.json")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--chart", action="store_true")
+    parser.add_argument("--families", action="store_true")
     options = parser.parse_args()
+    name = "families" if options.families else "steps"
+    options.out = options.out or Path(__file__).parent / "results" / f"{name}.json"
+    if options.families:
+        report_families(options)
+        return
     if options.chart:
         chart(json.loads(options.out.read_text()), CHART)
         return
@@ -103,23 +120,7 @@ def main() -> None:
     peer_versions = peers.versions()
     peer_step = peers.pytorch_step(architecture, TASK.num_outputs) if peer_versions else None
 
-    seconds = {name: [] for name in steps}
-    peer_seconds = []
-    for _ in range(options.rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            # Two updates, so that `every=2` includes one of each kind.
-            for _ in range(2):
-                states[name], _ = step(states[name], batches, key)
-            jax.block_until_ready(states[name])
-            seconds[name].append((time.perf_counter() - start) / 2)
-        if peer_step is not None:
-            start = time.perf_counter()
-            for _ in range(2):
-                peer_step(batch)
-            peer_seconds.append((time.perf_counter() - start) / 2)
-
-    median = {name: statistics.median(times) for name, times in seconds.items()}
+    median = take_turns(steps, states, batches, key, options.rounds, peer_step)
     rows = [
         {
             "name": name,
@@ -136,16 +137,64 @@ def main() -> None:
     ]
     peer_rows = []
     if peer_step is not None:
-        median_seconds = statistics.median(peer_seconds)
         about = {"name": "Transformers on PyTorch, eager", "versions": peer_versions}
-        ratio = round(median_seconds / median["plain"], 2)
-        peer_rows.append(about | {"step_seconds": round(median_seconds, 4), "ratio_to_plain": ratio})
+        ratio = round(median[PEER] / median["plain"], 2)
+        peer_rows.append(about | {"step_seconds": round(median[PEER], 4), "ratio_to_plain": ratio})
     columns = ("name", "step_seconds", "ratio_to_plain", "flops_ratio_to_plain", "peak_memory_ratio")
     print(format_rows([{k: row[k] for k in columns if k in row} for row in [*rows, *peer_rows]]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     report = circumstances() | {"rows": rows, "peers": peer_rows}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     chart(report, CHART)
+
+
+def report_families(options) -> None:
+    """Measures updates of every family at MiniLM's size against Transformers on PyTorch, eager."""
+    rows, versions = [], peers.versions()
+    for name, family in FAMILIES.items():
+        config = family.config(**MINILM_SIZE)
+        model = build_encoder(config, {TASK.name: TASK.num_outputs})
+        params = init_params(jax.random.key(0), model)
+        adamw = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)
+        batches, key = {TASK.name: make_batch(options.batch, options.length, config.vocab_size)}, jax.random.key(1)
+        steps, states = {}, {}
+        for row in FAMILY_ROWS:
+            spec = FinetuningSpec(model=model, tasks=(TASK,), tx=adamw, settings=ROWS[row], num_steps=NUM_STEPS)
+            state = init_state(jax.tree.map(jnp.copy, params), adamw, ROWS[row])
+            add(row, partial(train_step, spec), state, batches, key, steps, states)
+        peer_step = peers.pytorch_step(config, TASK.num_outputs) if versions else None
+        median = take_turns(steps, states, batches, key, options.rounds, peer_step)
+        rows.append(
+            {
+                "family": name,
+                "parameters": sum(x.size for x in jax.tree.leaves(params)),
+                "plain_seconds": round(median["plain"], 4),
+                **({"plain_to_transformers": round(median["plain"] / median[PEER], 2)} if versions else {}),
+                **{f"{row}_to_plain": round(median[row] / median["plain"], 2) for row in FAMILY_ROWS[1:]},
+            }
+        )
+        print(rows[-1], flush=True)
+    print(format_rows(rows))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"batch": options.batch, "length": options.length, "dtype": "float32", "size": MINILM_SIZE}
+    options.out.write_text(json.dumps(circumstances() | {"peer": versions} | about | {"rows": rows}, indent=1) + "\n")
+
+
+def take_turns(steps, states, batches, key, rounds, peer_step=None):
+    """The median seconds of each compiled update, and of the peer's as `PEER`, taking turns."""
+    seconds = {name: [] for name in (*steps, *([PEER] if peer_step else []))}
+    for _ in range(rounds):
+        for name in seconds:
+            start = time.perf_counter()
+            # Two updates, so that `every=2` includes one of each kind.
+            for _ in range(2):
+                if name == PEER:
+                    peer_step(batches[TASK.name])
+                else:
+                    states[name], _ = steps[name](states[name], batches, key)
+            jax.block_until_ready(states.get(name))
+            seconds[name].append((time.perf_counter() - start) / 2)
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def chart(report, path) -> None:
