@@ -26,6 +26,14 @@ def get_config(variant="starter"):
         config.checkpoint_every = 100
         config.smart.preset = "bertjax"
         config.smart.weight = 0.5
+    elif variant == "base":
+        config.init_from = "mpnet-base"
+        config.epochs = 1
+        config.max_steps = 100
+        config.max_length = 48
+        config.checkpoint_every = 25
+        config.smart.preset = "bertjax"
+        config.smart.weight = 0.5
     elif variant == "paper":
         config.task = "sst5"
         config.init_from = "bert-base-uncased"
@@ -33,5 +41,5 @@ def get_config(variant="starter"):
         config.learning_rate = 2e-5
         config.smart.preset = "paper"
     else:
-        raise ValueError(f"configs/sst_smart.py: expected variant starter or paper, found {variant!r}")
+        raise ValueError(f"configs/sst_smart.py: expected variant starter, base or paper, found {variant!r}")
     return config
