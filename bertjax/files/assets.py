@@ -141,11 +141,12 @@ def fetch_asset(name: str) -> Path:
     if not folder.is_dir():
         parts = folder.with_name(f".{folder.name}.parts")
         try:
-            parts.mkdir(parents=True, exist_ok=True)
-            with _locked(parts, name):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_name(f".{folder.name}.lock"), name):
                 if not folder.is_dir():
+                    parts.mkdir(exist_ok=True)
                     _fetch(name, asset, folder, parts)
-                shutil.rmtree(parts, ignore_errors=True)
+                    shutil.rmtree(parts, ignore_errors=True)
         except OSError as error:
             raise unwritable_cache(folder, error) from error
     missing = [file for file, _ in asset.members.values() if not (folder / file).is_file()]
@@ -155,10 +156,13 @@ def fetch_asset(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(parts: Path, name: str) -> Iterator[None]:
-    """Waits for other processes that fetch the asset; the operating system releases the lock of a dead one."""
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Waits for other processes that fetch the asset; the operating system releases the lock of a dead one.
+
+    The empty file stays: to remove it would let a process that waits for it and a new one in together.
+    """
     # No fallback: a lock that is a mere file outlives a killed process, and the next one would wait for ever.
-    lock = FileLock(parts / ".lock", fallback_to_soft=False)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         try:
             lock.acquire(timeout=0)
@@ -166,7 +170,7 @@ def _locked(parts: Path, name: str) -> Iterator[None]:
             print(f"bertjax: waiting for another process, which fetches {name}", file=sys.stderr, flush=True)
             lock.acquire()
     except OSError as error:  # some network file systems
-        print(f"warning: {parts} cannot be locked ({error.strerror}); start only one process", file=sys.stderr)
+        print(f"warning: {path} cannot be locked ({error.strerror}); start only one process", file=sys.stderr)
     try:
         yield
     finally:
