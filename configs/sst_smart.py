@@ -12,10 +12,12 @@ The first command fine-tunes the starter model (MiniLM-L6) on `rated_sst`, both 
 - λ is half the preset's: after two epochs the model is still under-confident, and R_s makes it more so.
 
 The second does so with mpnet-base (110M parameters) for 100 updates: fewer, as each costs eight times as much.
-`--config.smart.preset=none --workdir=runs/base_plain` is plain fine-tuning. Both models were trained as sentence encoders
-on pairs (Quora, SNLI, MultiNLI).
+`--config.smart.preset=none --workdir=runs/base_plain` is plain fine-tuning. Both models were trained as sentence
+encoders, on pairs (Quora, SNLI, MultiNLI).
 
-- Cost: 100 updates and 6 GB of memory, within an hour on two CPU cores. The score has not been measured yet.
+- Cost: 100 updates, each about 22 s of processor time, and 6 GB of memory: about 25 minutes on two quiet CPU cores,
+  estimated from the first 40 updates.
+- The score has not been measured yet.
 
 The third is the setting of Jiang et al. (ACL 2020): bert-base-uncased from the hub, gold SST-5 from a folder of CS224N
 files, and the paper's hyperparameters. It has not been run; docs/paper.md says what to expect.
