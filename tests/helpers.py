@@ -1,5 +1,6 @@
 """What several tests share: a tiny model, generated data, a check of HTML."""
 
+import importlib.util
 import random
 from html.parser import HTMLParser
 from pathlib import Path
@@ -47,6 +48,14 @@ def write_sts(folder):
             texts = [" ".join(rng.choices(FILLER, k=rng.randint(1, 9))) for _ in range(2)]
             lines.append(f"{i}\tpair{i}\t{texts[0]}\t{texts[1]}\t{i % 6}.0")
         (folder / f"sts-{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+def recipe(name, variant=None):
+    """The config of a recipe in configs/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config() if variant is None else module.get_config(variant)
 
 
 class Seen(Exception):

@@ -108,7 +108,7 @@ CONFIG = f"--config={ROOT / 'configs' / 'sst.py'}"
         ("train.py", ["--config=nowhere.py", "--config.epochs=3"], "nowhere.py"),
         ("train.py", [f"--config={__file__}"], "get_config"),
         ("train.py", [], "config"),
-        ("train.py", [f"--config={ROOT / 'configs' / 'sst_smart.py'}:papr"], "expected variant starter or paper"),
+        ("train.py", [f"--config={ROOT / 'configs' / 'sst_smart.py'}:papr"], "expected variant starter, base or paper"),
         ("train.py", [CONFIG, "seed=3"], "expected flags only, found 'seed=3'"),
         (
             "train.py",

@@ -52,7 +52,7 @@ def test_the_paper_variant_is_the_papers():
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="expected variant starter or paper, found 'papr'"):
+    with pytest.raises(ValueError, match="expected variant starter, base or paper, found 'papr'"):
         load_recipe(CONFIGS[0].with_name("sst_smart.py"))("papr")
 
 

@@ -15,8 +15,8 @@ class TrainerConfig:
     """Settings of any run.
 
     Attributes:
-      init_from: The checkpoint to start from: `minilm-l6`; a folder in Hugging Face's or Google's layout, made by
-        `convert`, or of a finished run; or a hub name, optionally with `@revision`.
+      init_from: The checkpoint to start from: `minilm-l6` or `mpnet-base`; a folder in Hugging Face's or Google's
+        layout, made by `convert`, or of a finished run; or a hub name, optionally with `@revision`.
       seed: Seed of new heads, data order, dropout and noise, and of pairs and masks in pre-training.
       epochs: Passes over the training data; in pre-training each has new pairs and masks.
       max_steps: Maximum number of updates, where the learning rate reaches 0; None for all epochs.

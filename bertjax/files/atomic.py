@@ -53,6 +53,11 @@ def unwritable(path: Path, error: OSError) -> UserError:
     )
 
 
+def unwritable_cache(path: Path, error: OSError) -> UserError:
+    """The error for a file or folder of the cache that cannot be written."""
+    return UserError(f"{path}: cannot be written ({error}); free space, or set BERTJAX_CACHE to a folder you can write")
+
+
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `out` at the end, and is removed on any error.
@@ -93,8 +98,6 @@ def cached_folder(destination: Path) -> Iterator[Path]:
             if not destination.is_dir():
                 raise
     except OSError as error:
-        raise UserError(
-            f"{destination}: cannot be written ({error}); free space, or set BERTJAX_CACHE to a folder you can write"
-        ) from error
+        raise unwritable_cache(destination, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_parser = commands.add_parser("check", help="compare what is read with what Transformers reads")
     for command in (export_parser, convert_parser, check_parser):
         command.add_argument(
-            "source", metavar="SRC", help="the folder of a run or a checkpoint, minilm-l6, or a hub name"
+            "source", metavar="SRC", help="the folder of a run or a checkpoint, minilm-l6, mpnet-base, or a hub name"
         )
     for command in (export_parser, convert_parser):
         command.add_argument("out", metavar="OUT", help="the folder to write; it must not exist")

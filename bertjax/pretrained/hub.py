@@ -199,5 +199,5 @@ def _first_line(error: Exception) -> str:
 def _unavailable(name: str, error: Exception) -> UserError:
     return UserError(
         f"init_from: no folder {name!r} here, and the hub gave no model of that name: {_first_line(error)}; "
-        "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6"
+        "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6 or mpnet-base"
     )

@@ -6,7 +6,7 @@ from typing import Any
 from bertjax.files.paths import user_path
 from bertjax.pretrained import hub
 from bertjax.pretrained.encoder_files import read_small_json
-from bertjax.pretrained.source import STARTER, find_run, is_hub_name
+from bertjax.pretrained.source import STARTERS, find_run, is_hub_name
 from bertjax.runs.run_result import LINEAGE_SHAPE, read_result
 
 LINEAGE_FILE = "lineage.json"
@@ -21,13 +21,13 @@ def read_lineage(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Returns:
       The lineage in a run's `result.json`, or in the `lineage.json` of a converted or exported folder. For any other
-      source, {"init_from": source} alone, with the commit of a hub name, and a note on the starter.
+      source, {"init_from": source} alone, with the commit of a hub name, and a note on a starter.
 
     Raises:
       UserError: the run is not finished, a file is broken, or the hub does not know the name.
     """
-    if source == STARTER:
-        return [{"init_from": STARTER, "note": "its own training saw Quora duplicates, SNLI and MultiNLI"}]
+    if source in STARTERS:
+        return [{"init_from": os.fspath(source), "note": "its own training saw Quora duplicates, SNLI and MultiNLI"}]
     folder = user_path(source)
     if folder.is_dir():
         lineage: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Finds a checkpoint: from the starter's name, a folder, a run, or a hub name to the folder with its files."""
+"""Finds a checkpoint: from a starter's name, a folder, a run, or a hub name to the folder with its files."""
 
 import os
 import re
@@ -14,6 +14,11 @@ from bertjax.pretrained.weight_files import has_weights
 from bertjax.runs.run_result import RESULT_FILE
 
 STARTER = "minilm-l6"
+"""The default checkpoint."""
+
+STARTERS = (STARTER, "mpnet-base")
+"""Checkpoints that come from the package index; both were trained as sentence encoders, on pairs."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 
@@ -21,14 +26,14 @@ def resolve_checkpoint(source: str | os.PathLike[str]) -> Path:
     """The folder with a checkpoint's architecture and vocabulary, fetched if needed.
 
     Args:
-      source: `minilm-l6` (the starter), a folder that `load_pretrained` reads, the folder of a finished run (gives its
-        `encoder`), or a hub name such as `owner/model` or `owner/model@revision`.
+      source: `minilm-l6` or `mpnet-base` (the starters), a folder that `load_pretrained` reads, the folder of a
+        finished run (gives its `encoder`), or a hub name such as `owner/model` or `owner/model@revision`.
 
     Raises:
       UserError: the source is none of these, cannot be fetched, or is an unfinished run.
     """
-    if source == STARTER:
-        return assets.fetch_asset(STARTER)
+    if source in STARTERS:
+        return assets.fetch_asset(os.fspath(source))
     folder = user_path(source)
     if folder.is_dir():
         if find_run(folder) == folder:
@@ -37,8 +42,8 @@ def resolve_checkpoint(source: str | os.PathLike[str]) -> Path:
         return folder
     if not is_hub_name(source):
         raise UserError(
-            f"init_from: {os.fspath(source)!r} is neither {STARTER!r}, nor a folder, nor a hub name such as "
-            "'bert-base-uncased' or 'owner/model@revision'"
+            f"init_from: {os.fspath(source)!r} is neither {' nor '.join(map(repr, STARTERS))}, nor a folder, nor a hub "
+            "name such as 'bert-base-uncased' or 'owner/model@revision'"
         )
     return hub.fetch_model(os.fspath(source))
 
@@ -86,13 +91,13 @@ def find_run(folder: Path) -> Path | None:
 def is_sentence_encoder(source: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint was trained to represent a sentence by the mean of its hidden states.
 
-    True for the starter, and for a sentence-transformers folder with mean pooling alone in `1_Pooling/config.json` and
-    no dense layer after it.
+    True for the starters, and for a sentence-transformers folder with mean pooling alone in `1_Pooling/config.json`
+    and no dense layer after it.
 
     Raises:
       UserError: see `resolve_checkpoint`; or that file is broken.
     """
-    if source == STARTER:
+    if source in STARTERS:
         return True
     folder = resolve_checkpoint(source)
     pooling = folder / "1_Pooling" / "config.json"

@@ -1,14 +1,12 @@
 """Every recipe, shrunken, to its end; a task of one's own; a file of one's own."""
 
-import importlib.util
 import json
 import random
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from helpers import FILLER, WORDS
+from helpers import FILLER, ROOT, WORDS, recipe
 
 from bertjax.config import read_config
 from bertjax.data.sources import SOURCES, CourseFiles
@@ -19,7 +17,6 @@ from bertjax.pretrained.export import export
 from bertjax.tasks import TASKS, classification_task
 from bertjax.training import finetuning
 
-ROOT = Path(__file__).parents[2]
 RECIPES = [
     ("sst", None),
     ("sst_smart", None),
@@ -27,6 +24,7 @@ RECIPES = [
 ]
 # The same code on other data, or with another adversary.
 SLOW = [
+    ("sst_smart", "base"),
     ("sst_smart", "paper"),
     ("mtl_smart", None),
     *(("gold", variant) for variant in ("cfimdb", "sts-head", "sst5-paper")),
@@ -43,13 +41,6 @@ RATED = ("movieReview", "nytEditorial", "amazonReview", "tweets")
 def sentence(rng, mood):
     words = rng.choices(FILLER, k=rng.randint(1, 4))
     return " ".join([*words, rng.choice(WORDS[mood].split())])
-
-
-def recipe(name, variant=None):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config() if variant is None else module.get_config(variant)
 
 
 @pytest.fixture
@@ -109,6 +100,7 @@ def test_a_shrunken_recipe_runs_to_its_end(name, variant, data, tiny_checkpoint,
 def test_every_recipe_is_here():
     assert {path.stem for path in (ROOT / "configs").glob("*.py")} == {
         *(name for name, _ in RECIPES + SLOW),
+        "glue",  # in test_glue_recipes.py
         "own",  # in test_classes_of_a_file_of_ones_own
         "pretrain_editorials",  # in test_pretrain_loop.py
         "study",  # in test_study_cells.py

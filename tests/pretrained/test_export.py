@@ -362,8 +362,8 @@ def test_the_commands(run, tmp_path, capsys):
     [
         (["export", "{run}", "{run}"], "expected a new folder to write, found an existing one"),
         (["convert", "{run}", "{run}"], "expected a new folder to write, found an existing one"),
-        (["export", "./gone", "out"], "init_from: './gone' is neither 'minilm-l6', nor a folder"),
-        (["convert", "./gone", "out"], "init_from: './gone' is neither 'minilm-l6', nor a folder"),
+        (["export", "./gone", "out"], "init_from: './gone' is neither 'minilm-l6' nor 'mpnet-base', nor a folder"),
+        (["convert", "./gone", "out"], "init_from: './gone' is neither 'minilm-l6' nor 'mpnet-base', nor a folder"),
         (["export", "{run}/encoder/../encoder", "{run}/checkpoints"], "expected a new folder"),
         (["export", "{plain}", "{run}/out", "--checkpoint=best"], "--checkpoint=best: only a run has one, and "),
         (["export", "{run}", "out", "--checkpoint=first"], "argument --checkpoint: invalid choice: 'first'"),

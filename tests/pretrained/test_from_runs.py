@@ -142,10 +142,11 @@ def test_converting_a_run_keeps_its_heads_and_lineage(run, tmp_path):
     assert read_lineage(out) == LINEAGE
 
 
-def test_the_lineage_names_the_starter(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("starter", ["minilm-l6", "mpnet-base"])
+def test_the_lineage_names_the_starter(source, tmp_path, monkeypatch, starter):
     monkeypatch.setattr(assets, "fetch_asset", lambda name: source)
-    (entry,) = read_lineage(convert("minilm-l6", tmp_path / "out"))
-    assert entry["init_from"] == "minilm-l6"
+    (entry,) = read_lineage(convert(starter, tmp_path / "out"))
+    assert entry["init_from"] == starter
     assert "Quora" in entry["note"]
 
 
@@ -274,7 +275,8 @@ def test_nothing_is_written_through_a_link(source, tmp_path, write):
 def test_the_lineage_of_a_checkpoint_without_one(source, monkeypatch):
     monkeypatch.setattr(assets, "fetch_asset", lambda name: pytest.fail("fetched"))
     note = "its own training saw Quora duplicates, SNLI and MultiNLI"
-    assert read_lineage("minilm-l6") == [{"init_from": "minilm-l6", "note": note}]
+    for starter in ("minilm-l6", "mpnet-base"):
+        assert read_lineage(starter) == [{"init_from": starter, "note": note}]
     pinned = "bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
     assert read_lineage("bert-base-uncased") == read_lineage(pinned) == [{"init_from": pinned}]
     assert read_lineage(source) == [{"init_from": str(source)}]

@@ -368,7 +368,7 @@ def test_the_hub_cannot_be_reached(fake_hub, error, name):
     fake_hub.error = error
     assert refusal(name) == (
         f"init_from: no folder {name!r} here, and the hub gave no model of that name: no snapshot; "
-        "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6"
+        "download the checkpoint and pass its folder, or use --config.init_from=minilm-l6 or mpnet-base"
     )
 
 

@@ -67,27 +67,29 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("source", ["./gone", "/gone/model", "~/gone", "a/b/c", "a model", "owner/", "a\nb"])
 def test_an_unknown_source(asked, source, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    expected = (
-        "is neither 'minilm-l6', nor a folder, nor a hub name such as 'bert-base-uncased' or 'owner/model@revision'"
+    assert refusal(source) == (
+        f"init_from: {source!r} is neither 'minilm-l6' nor 'mpnet-base', nor a folder, nor a hub name such as "
+        "'bert-base-uncased' or 'owner/model@revision'"
     )
-    assert refusal(source) == f"init_from: {source!r} {expected}"
     assert not asked
 
 
 def test_a_file_is_not_a_checkpoint(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(write_checkpoint(tmp_path))
     assert refusal("model.safetensors").startswith(
-        "init_from: 'model.safetensors' is neither 'minilm-l6', nor a folder"
+        "init_from: 'model.safetensors' is neither 'minilm-l6' nor 'mpnet-base', nor a folder"
     )
     assert not asked
 
 
-def test_the_starter_and_folders_do_not_ask_the_hub(asked, tmp_path, monkeypatch):
+@pytest.mark.parametrize("starter", ["minilm-l6", "mpnet-base"])
+def test_starters_and_folders_do_not_ask_the_hub(asked, tmp_path, monkeypatch, starter):
     folder = write_checkpoint(tmp_path)
     fetched = []
     monkeypatch.setattr(assets, "fetch_asset", lambda name: fetched.append(name) or folder)
-    assert resolve_checkpoint("minilm-l6") == folder
-    assert fetched == ["minilm-l6"]
+    assert resolve_checkpoint(starter) == folder
+    assert fetched == [starter]
+    assert is_sentence_encoder(starter)
     assert resolve_checkpoint(folder) == resolve_checkpoint(str(folder)) == folder
     monkeypatch.setenv("HOME", str(folder.parent))
     assert resolve_checkpoint(f"~/{folder.name}") == folder
