@@ -24,8 +24,24 @@ SIZES = {
 }
 
 
+OWN_SIZES = {
+    "electra": {"embedding_size": 8},
+    # Global, local, global, ...: the loop of `remat` runs over both kinds.
+    "modernbert": {
+        "num_hidden_layers": 5,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 4,
+        "pad_token_id": 0,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "mlp_dropout": 0.1,
+        "classifier_dropout": 0.1,
+    },
+}
+
+
 def make(name, **options):
-    sizes = SIZES | ({"embedding_size": 8} if name == "electra" else {})
+    sizes = SIZES | OWN_SIZES.get(name, {})
     model = build_encoder(FAMILIES[name].config(**sizes), {"task": 3}, **options)
     return model, init_params(jax.random.key(0), model)
 
