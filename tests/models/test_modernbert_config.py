@@ -158,3 +158,13 @@ def test_transformers_reads_what_is_written(seed):
     assert (written["global_rope_theta"], written["local_rope_theta"]) == tuple(
         theirs.rope_parameters[kind]["rope_theta"] for kind in (FULL, LOCAL)
     )
+
+
+@pytest.mark.parametrize("changes", [{}, {"global_attn_every_n_layers": 2, "global_rope_theta": 9.0}, rope(7.0, 8.0)])
+def test_transformers_reads_the_same_from_older_files(changes):
+    transformers = pytest.importorskip("transformers")
+    tokens = {f"{name}_token_id": 1 for name in ("bos", "eos", "cls", "sep")}
+    config, theirs = read(SIZES | changes), transformers.AutoConfig.for_model(**SIZES | tokens | changes)
+    assert config.are_global == tuple(kind == FULL for kind in theirs.layer_types)
+    for kind, theta in ((FULL, config.global_rope_theta), (LOCAL, config.local_rope_theta)):
+        assert theirs.rope_parameters[kind]["rope_theta"] == theta
