@@ -14,10 +14,24 @@ SIZES = {
     "max_position_embeddings": 20,
     "initializer_range": 0.3,
 }
-OWN_SIZES = {"electra": {"embedding_size": 8}}
+OWN_SIZES = {
+    "electra": {"embedding_size": 8},
+    # Global, local, global, ...: the loop of `remat` runs over both kinds.
+    "modernbert": {
+        "num_hidden_layers": 5,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 4,
+        "pad_token_id": 0,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "mlp_dropout": 0.1,
+        "classifier_dropout": 0.1,
+    },
+}
 
 
 def family_encoder(name, heads, **sizes):
     """The module and its parameters; `sizes` are of its config."""
-    model = build_encoder(FAMILIES[name].config(**SIZES | OWN_SIZES.get(name, {}) | sizes), heads)
+    config = FAMILIES[name].config(**SIZES | OWN_SIZES.get(name, {}) | sizes)
+    model = build_encoder(config, heads)
     return model, init_params(jax.random.key(0), model)

@@ -334,6 +334,19 @@ def mpnet():
     return tokenizer
 
 
+def modernbert():
+    """ModernBERT's: byte-level BPE with BERT's special tokens, which follow the pieces."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "f"), ("i", "l"), ("Ġf", "il"), ("Ġfil", "m"), ("t", "h"), ("Ġ", "th"), ("Ġth", "e")]
+    pieces = [*alphabet, *("".join(pair) for pair in merges), *SPECIAL]
+    tokenizer = Tokenizer(models.BPE(numbered(pieces), merges))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([*SPECIAL[:-1], AddedToken("[MASK]", lstrip=True, special=True)])
+    return with_template(tokenizer, NAMES)
+
+
 MPNET_NAMES = ROBERTA_NAMES | {"unk_token": "[UNK]"}
 FAMILY_TOKENIZERS = {
     "electra": (bert, NAMES, "ElectraTokenizer"),
@@ -342,8 +355,9 @@ FAMILY_TOKENIZERS = {
     "roberta": (byte_bpe, ROBERTA_NAMES, "RobertaTokenizer"),
     "xlm-roberta": (unigram, ROBERTA_NAMES, "XLMRobertaTokenizer"),
     "camembert": (camembert, ROBERTA_NAMES, "CamembertTokenizer"),
+    "modernbert": (modernbert, NAMES | NO_TYPES, "PreTrainedTokenizerFast"),
 }
-"""Of each family: the tokenizer, its special tokens, and its class."""
+"""Of each family: the tokenizer, its special tokens and other settings, and its class."""
 
 
 def family_tokenizer(folder, family, *, is_stated):

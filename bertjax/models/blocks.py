@@ -23,15 +23,17 @@ class LayerNorm(nn.Module):
     eps: float
     dtype: Any
     param_dtype: Any
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to [..., D]."""
-        return Normalize(self.eps, self.param_dtype, name="affine")(x.astype(jnp.float32)).astype(self.dtype)
+        normalize = Normalize(self.eps, self.param_dtype, self.use_bias, name="affine")
+        return normalize(x.astype(jnp.float32)).astype(self.dtype)
 
 
 class Normalize(nn.Module):
-    """Layer normalisation in float32, with scale and bias.
+    """Layer normalisation in float32, with scale and, by default, bias.
 
     Flax's LayerNorm first multiplies the reciprocal deviation by the scale: one more array [..., D], which costs 5% of
     a SMART update.
@@ -39,17 +41,22 @@ class Normalize(nn.Module):
 
     eps: float
     param_dtype: Any
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float32 [..., D] to the same."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
-        scale, bias = (jnp.broadcast_to(y.astype(jnp.float32), x.shape) for y in (scale, bias))
+
+        def param(name: str, init: Any) -> jax.Array:
+            value = self.param(name, init, x.shape[-1:], self.param_dtype)
+            return jnp.broadcast_to(value.astype(jnp.float32), x.shape)
+
+        scale = param("scale", nn.initializers.ones)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         # Two passes: E[x²] − E[x]² cancels at BERT's eps of 1e-12.
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
+        scaled = centred * jax.lax.rsqrt(variance + self.eps) * scale
+        return scaled + param("bias", nn.initializers.zeros) if self.use_bias else scaled
 
 
 def attention_weights(scores: jax.Array, attention_mask: jax.Array, dtype: Any) -> jax.Array:
@@ -82,16 +89,23 @@ class MlmHead(nn.Module):
     config: BertConfig
     dtype: Any
     param_dtype: Any
+    transform_bias: bool = True
+    norm_bias: bool = True
+    decoder_bias: bool = True
 
     def setup(self) -> None:  # noqa: D102
         config = self.config
-        self.transform = dense_layers(config, self.dtype, self.param_dtype)(config.embedding_size)
-        self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype)
-        self.bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), self.param_dtype)
+        dense = dense_layers(config, self.dtype, self.param_dtype)
+        self.transform = dense(config.embedding_size, use_bias=self.transform_bias)
+        self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype, self.norm_bias)
+        if self.decoder_bias:
+            self.bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), self.param_dtype)
 
     def __call__(self, hidden_states: jax.Array, word_embeddings: jax.Array) -> jax.Array:
         """Hidden states [..., D] and word embeddings [V, E] to logits [..., V], float32."""
         x = self.norm(ACTIVATIONS[self.config.mlm_act](self.transform(hidden_states)))
         table = word_embeddings.astype(self.dtype)
         logits = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
+        if not self.decoder_bias:
+            return logits
         return logits + jnp.broadcast_to(self.bias.astype(jnp.float32), logits.shape)

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from types import MappingProxyType, UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +62,14 @@ _MAX_SIZES = {
 class BertConfig:
     """An encoder's architecture, under the names of Hugging Face's `config.json`.
 
-    Post-norm relatives of BERT are subclasses. They state in class variables and properties what they compute
+    BERT's relatives are subclasses. They state in class variables and properties what they compute
     differently; the module reads these and knows no families.
 
     Attributes:
       model_type: The family's name in `config.json`.
       title: The family's name in messages.
       keys: Names in `config.json` of the fields that it names differently.
+      has_aliases: Whether Transformers reads BERT's names of these, too.
       fixed: Fields that `config.json` does not state.
       pooler_act: Activation of the pooler.
       has_pooler_dropout: Whether there is dropout before the pooler, too.
@@ -92,6 +93,7 @@ class BertConfig:
     title: ClassVar[str] = "BERT"
     keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
     fixed: ClassVar[frozenset[str]] = frozenset()
+    has_aliases: ClassVar[bool] = True
     pooler_act: ClassVar[str] = "tanh"
     has_pooler_dropout: ClassVar[bool] = False
 
@@ -171,7 +173,8 @@ class BertConfig:
     def _check_types(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value, kinds = getattr(self, field.name), get_args(hints[field.name]) or (hints[field.name],)
+            value, hint = getattr(self, field.name), hints[field.name]
+            kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
             if type(value) not in kinds and not (float in kinds and type(value) is int):
                 raise self._error(field.name, f"must be {kinds[0].__name__}", limit=80)
 
@@ -190,8 +193,8 @@ class BertConfig:
         known = {}
         for field in dataclasses.fields(cls):
             key = cls.keys.get(field.name, field.name)
-            # Transformers reads BERT's name for a renamed key, too.
-            stated = {name: values[name] for name in (key, field.name) if values.get(name) is not None}
+            names = [key, field.name] if cls.has_aliases else [key]
+            stated = {name: values[name] for name in names if values.get(name) is not None}
             if field.name in cls.fixed or not stated:
                 continue
             if len(stated) == 2 and stated[key] != stated[field.name]:

@@ -101,10 +101,10 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
-    def run_layers(self, layers: Sequence[nn.Module], hidden_states: jax.Array, *inputs: Any) -> jax.Array:
+    def run_layers(self, layers: Sequence[Any], hidden_states: jax.Array, *inputs: Any) -> jax.Array:
         """Runs consecutive layers on hidden states [..., S, D]; `inputs` are the layers' other arguments.
 
-        The first of `layers` is the encoder's first. With `remat`, the backward pass recomputes them.
+        With `remat`, the backward pass recomputes them; their parameters then have equal shapes.
         """
         if self.remat and layers and not self.is_initializing():
             return self._recomputed(layers, hidden_states, *inputs)
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
             hidden_states = layer(hidden_states, *inputs)
         return hidden_states
 
-    def _recomputed(self, layers: Sequence[nn.Module], hidden_states: jax.Array, *inputs: Any) -> jax.Array:
+    def _recomputed(self, layers: Sequence[Any], hidden_states: jax.Array, *inputs: Any) -> jax.Array:
         """The layers as a loop: in straight-line code XLA schedules the recomputation too early."""
 
         @partial(jax.checkpoint, prevent_cse=False)
@@ -121,7 +121,8 @@ class Encoder(nn.Module):
             return self.make_layer(site, parent=None).apply({"params": params}, x, *inputs), None
 
         params = jax.tree.map(lambda *each: jnp.stack(each), *(layer.variables["params"] for layer in layers))
-        return jax.lax.scan(body, hidden_states, (params, 1 + self.dropouts * jnp.arange(len(layers))))[0]
+        sites = jnp.array([layer.first_site for layer in layers])
+        return jax.lax.scan(body, hidden_states, (params, sites))[0]
 
     def pool(
         self, hidden_states: jax.Array, attention_mask: jax.Array, dropout_keys: jax.Array | None = None
@@ -137,8 +138,10 @@ class Encoder(nn.Module):
           [..., D]: the pooler of the [CLS] state, or of the mean over the tokens.
         """
         if self.config.pools_mean:
-            weights = attention_mask[..., None].astype(hidden_states.dtype)
-            state = jnp.sum(hidden_states * weights, axis=-2) / jnp.maximum(jnp.sum(weights, axis=-2), 1)
+            # In float32: bfloat16 does not even count to 300.
+            weights = attention_mask[..., None].astype(jnp.float32)
+            total = jnp.sum(hidden_states.astype(jnp.float32) * weights, axis=-2)
+            state = (total / jnp.maximum(jnp.sum(weights, axis=-2), 1)).astype(hidden_states.dtype)
         else:
             state = hidden_states[..., 0, :]
         if self.config.has_pooler_dropout:

@@ -71,7 +71,7 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
         result = read_result(run)
         config, params = read_checkpoint(folder, _step(run, result, checkpoint, None))
         tasks = sorted({path[0].removeprefix("head_") for path in params if path[0].startswith("head_")})
-        if ("mlm", "bias") in params:
+        if any(path[0] == "mlm" for path in params):
             _write(partial, folder, config, params, None, lineage)
             return [out]
         for task in tasks:

@@ -42,7 +42,8 @@ def classifier_names(config: BertConfig) -> dict[ParamPath, str]:
 def pretraining_head_names(config: BertConfig) -> dict[str, dict[ParamPath, str]]:
     """Like `tensor_names`, for each of the pre-training heads "mlm" and "head_nsp" that the family has."""
     family = family_of(config)
-    heads = {"mlm": _tensors(config, family.mlm) | {("mlm", "bias"): family.mlm_bias}}
+    bias = {path: family.mlm_bias for path in param_shapes(config) if path == ("mlm", "bias")}
+    heads = {"mlm": _tensors(config, family.mlm) | bias}
     return heads if family.nsp is None else heads | {"head_nsp": _tensors(config, {"head_nsp": family.nsp})}
 
 
@@ -53,6 +54,12 @@ def pretraining_head_prefixes(config: BertConfig) -> dict[str, tuple[str, ...]]:
         modules = [*family.mlm.values(), family.mlm_decoder, family.mlm_bias.rpartition(".")[0]]
         return {"mlm": tuple(sorted({f"{module.partition('.')[0]}." for module in modules}))}
     return {"mlm": (f"{family.mlm_bias.removesuffix('bias')}",), "head_nsp": (f"{family.nsp}.",)}
+
+
+def shared_head_prefixes(config: BertConfig) -> tuple[str, ...]:
+    """How names begin that the masked-language-modelling head and the sentence head have in common; often none do."""
+    family = family_of(config)
+    return tuple(f"{module}." for module in sorted({*family.mlm.values()} & {*family.classifier.values()}))
 
 
 @lru_cache(maxsize=32)

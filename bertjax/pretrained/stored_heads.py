@@ -17,6 +17,7 @@ from bertjax.pretrained.param_names import (
     describe_mismatch,
     pretraining_head_names,
     pretraining_head_prefixes,
+    shared_head_prefixes,
     shorten,
     torch_shapes,
 )
@@ -70,8 +71,15 @@ def read_heads(
     """
     heads: HeadTensors = {}
     left = dict(beside)
+    architectures = stored_architectures(folder)
+    shared, owner = shared_head_prefixes(config), _owner_of_shared(folder, config, beside, architectures)
+
+    def take(head: str, prefixes: tuple[str, ...]) -> dict[str, StoredTensor]:
+        names = [name for name in left if name.startswith(prefixes) and (head == owner or not name.startswith(shared))]
+        return {name: left.pop(name) for name in names}
+
     for head, prefix in pretraining_head_prefixes(config).items():
-        tensors = {name: left.pop(name) for name in beside if name.startswith(prefix)}
+        tensors = take(head, prefix)
         if not tensors:
             continue
         found, complaint = _pretraining_head(head, config, words, tensors)
@@ -80,11 +88,10 @@ def read_heads(
         if complaint:
             note(f"{folder}: left out the head {prefix[0].removesuffix('.')}: {complaint}")
         heads |= found
-    architectures = stored_architectures(folder)
     is_bert = family_of(config).config.model_type == "bert"
     google = {name: left.pop(name) for name in GOOGLE_CLASSIFIER_NAMES if is_bert and name in left}
     modules = tuple({f"{module.partition('.')[0]}." for module in family_of(config).classifier.values()})
-    tensors = {name: left.pop(name) for name in beside if name.startswith(modules)}
+    tensors = take("classifier", modules)
     tensors |= {GOOGLE_CLASSIFIER_NAMES[name]: tensor for name, tensor in google.items()}
     if tensors:
         heads |= _classifier(folder, config, tensors, architectures, is_google=bool(google))
@@ -94,6 +101,27 @@ def read_heads(
     return heads
 
 
+def _owner_of_shared(
+    folder: Path, config: BertConfig, beside: Mapping[str, StoredTensor], architectures: Sequence[str]
+) -> str | None:
+    """The head, "mlm" or "classifier", of the tensors that both name alike; None if there are none, or nobody knows."""
+    shared = shared_head_prefixes(config)
+    if not any(name.startswith(shared) for name in beside):
+        return None
+    masked_class = f"{family_of(config).class_name}ForMaskedLM"
+    if architectures:
+        return "mlm" if masked_class in architectures else "classifier"
+    has_decoder, has_classifier = (
+        any(name.startswith(f"{module}.") for name in beside)
+        for module in (family_of(config).mlm_decoder, family_of(config).classifier["classifier"])
+    )
+    if has_classifier:  # what `_classifier` assumes, it says
+        return None if has_decoder else "classifier"
+    listed = shorten(sorted(name for name in beside if name.startswith(shared)))
+    note(f"{folder}: config.json names no architecture; {listed} are assumed to be those of a {masked_class}")
+    return "mlm"
+
+
 def _pretraining_head(
     head: str, config: BertConfig, words: StoredTensor, tensors: dict[str, StoredTensor]
 ) -> tuple[HeadTensors, str]:
@@ -101,9 +129,11 @@ def _pretraining_head(
     names = pretraining_head_names(config)[head]
     shapes = torch_shapes(config, names)
     bias, decoder = family_of(config).mlm_bias, family_of(config).mlm_decoder
-    if bias not in tensors and f"{decoder}.bias" in tensors:  # where newer checkpoints keep it
-        tensors = tensors | {bias: tensors[f"{decoder}.bias"]}
-    tied = {f"{decoder}.weight": words, f"{decoder}.bias": tensors.get(bias)}
+    tied: dict[str, StoredTensor | None] = {f"{decoder}.weight": words}
+    if bias != f"{decoder}.bias":  # where newer checkpoints keep it
+        if bias not in tensors and f"{decoder}.bias" in tensors:
+            tensors = tensors | {bias: tensors[f"{decoder}.bias"]}
+        tied[f"{decoder}.bias"] = tensors.get(bias)
     expected = {name: shapes[name] for name in names.values()}
     expected |= {name: tensor.shape for name, tensor in tied.items() if name in tensors and tensor is not None}
     if mismatch := describe_mismatch({name: tensor.shape for name, tensor in tensors.items()}, expected):

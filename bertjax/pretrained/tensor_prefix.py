@@ -12,7 +12,6 @@ from bertjax.pretrained.notes import note
 from bertjax.pretrained.param_names import shorten
 from bertjax.pretrained.tensors import StoredTensor
 
-_WORDS = "embeddings.word_embeddings.weight"
 _BUFFERS = re.compile(r"(.*\.)?embeddings\.(position_ids|token_type_ids)")
 _PEFT = re.compile(r"(^|[._])lora_|\.base_layer\.|modules_to_save")
 # Beside an encoder without a prefix, so perhaps part of it.
@@ -74,11 +73,11 @@ def group_tensors(folder: Path, family: Family, tensors: Mapping[str, StoredTens
 
 
 def _encoder_prefix(folder: Path, family: Family, names: Iterable[str]) -> str:
-    names = sorted(names)
-    prefixes = sorted(name.removesuffix(_WORDS) for name in names if f".{name}".endswith(f".{_WORDS}"))
+    names, words = sorted(names), f"{family.modules['embeddings/word']}.weight"
+    prefixes = sorted(name.removesuffix(words) for name in names if f".{name}".endswith(f".{words}"))
     if not prefixes:
         raise UserError(
-            f"{folder}: expected a {family.config.title} with a tensor {_WORDS}, found {_described(names)}; "
+            f"{folder}: expected a {family.config.title} with a tensor {words}, found {_described(names)}; "
             "use another folder"
         )
     if len(prefixes) > 1:
@@ -90,9 +89,9 @@ def _encoder_prefix(folder: Path, family: Family, names: Iterable[str]) -> str:
     (prefix,) = prefixes
     for part in prefix.split("."):
         other = "bert" if part == "bert" else other_family(part)
-        if other and other != family.prefix.removesuffix("."):
+        if other and other not in (family.prefix.removesuffix("."), family.config.model_type):
             raise UserError(
-                f"{folder}: expected {family.config.title}'s tensors, found {prefix}{_WORDS}, of the family {other}; "
+                f"{folder}: expected {family.config.title}'s tensors, found {prefix}{words}, of the family {other}; "
                 "config.json must have the model_type of its tensors"
             )
     return prefix

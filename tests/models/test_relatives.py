@@ -7,27 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_encoders import family_encoder
 
 from bertjax import smart
 from bertjax.models.bert import relative_bucket
-from bertjax.models.encoder import init_params
-from bertjax.models.families import FAMILIES, build_encoder
-
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 12,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 20,
-    "max_position_embeddings": 20,
-    "initializer_range": 0.3,
-}
+from bertjax.models.families import FAMILIES
 
 
-def make(name, **options):
-    sizes = SIZES | ({"embedding_size": 8} if name == "electra" else {})
-    model = build_encoder(FAMILIES[name].config(**sizes), {"task": 3}, **options)
-    return model, init_params(jax.random.key(0), model)
+def make(name):
+    return family_encoder(name, {"task": 3})
 
 
 def inputs(config):
@@ -56,7 +44,7 @@ def test_the_last_layer_for_the_first_position_remat_and_vmap(name):
     each = jax.vmap(lambda *row: logits(model, params, *row))(*data, keys)
     chex.assert_trees_all_close(each, found, atol=1e-5)
     grad = lambda m: jax.grad(lambda p: jnp.sum(logits(m, p, *data, keys) ** 2))(params)  # noqa: E731
-    remat = build_encoder(model.config, {"task": 3}, remat=True)
+    remat = model.clone(remat=True)
     chex.assert_trees_all_close(grad(remat), grad(model), atol=1e-4, rtol=1e-4)
 
 

@@ -55,7 +55,7 @@ def test_a_sentence_classifier(name, seed, tmp_path):
     prefix = FAMILIES[name].prefix
     for path in (
         ("embeddings", "word", "embedding"),
-        ("layer_0", "value", "kernel"),
+        ("layer_0", "qkv" if name == "modernbert" else "value", "kernel"),
         ("embeddings", "norm", "affine", "scale"),
     ):
         found = grads

@@ -1,6 +1,7 @@
 """The families of encoders that are read, by `model_type`.
 
 To add a post-norm relative of BERT, write a file with its config and its `Family`, and list it here.
+Another architecture brings a module, too, as `modernbert` does.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ from bertjax.models.families.bert import BERT
 from bertjax.models.families.distilbert import DISTILBERT
 from bertjax.models.families.electra import ELECTRA
 from bertjax.models.families.family import Family
+from bertjax.models.families.modernbert import MODERNBERT
 from bertjax.models.families.mpnet import MPNET
 from bertjax.models.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: Mapping[str, Family] = {
-    family.config.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MPNET)
+    family.config.model_type: family
+    for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MPNET, MODERNBERT)
 }
 
 

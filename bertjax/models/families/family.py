@@ -20,13 +20,13 @@ class Family:
     Attributes:
       config: Its architecture.
       class_name: How the names of its classes in Transformers begin.
-      tokenizer: The tokenizer's class where no file states it.
+      tokenizer: The tokenizer's class where no file states it; "PreTrainedTokenizer" takes tokenizer.json as it is.
       prefix: How the encoder's tensors begin in models with heads.
       modules: The encoder's, without that prefix; "{}" stands for the layer's number.
       pooler: The pooler's module in the plain encoder, or None if it has none.
       classifier: Modules of a sentence head: "classifier", and "pooler" if the head has one of its own.
       mlm: Modules of the masked-language-modelling head, but for its bias.
-      mlm_bias: Tensor with the bias of its decoder.
+      mlm_bias: Tensor with the bias of its decoder, if that has one.
       mlm_decoder: Module of its decoder, which is tied to the word embeddings.
       nsp: Module of the next-sentence head, or None if the family has none.
       module: The Linen module that computes the architecture.

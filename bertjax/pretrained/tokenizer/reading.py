@@ -233,7 +233,7 @@ def _tokenizer_class(files: TokenizerFiles, *, has_json: bool) -> TokenizerClass
     """The class; None if tokenizer.json alone describes the tokenizer."""
     if files.class_name is None:
         family = FAMILIES.get(files.model_type or "bert")
-        return BERT if family is None else CLASSES[family.tokenizer]
+        return BERT if family is None else CLASSES.get(family.tokenizer)
     if files.class_name in GENERIC_CLASSES:
         return None
     if files.class_name in CLASSES:
