@@ -11,7 +11,7 @@ The first command fine-tunes the starter model (MiniLM-L6) on `rated_sst`, both 
   (`configs/sst.py`): 0.55, 1.08, 0.059.
 - λ is half the preset's: after two epochs the model is still under-confident, and R_s makes it more so.
 
-The second does so with mpnet-base (110M parameters) for 100 updates: fewer, as each costs eight times as much.
+The second does so with mpnet-base (110M parameters) for 100 updates: fewer, as each costs about ten times as much.
 `--config.smart.preset=none --workdir=runs/base_plain` is plain fine-tuning. Both models were trained as sentence
 encoders, on pairs (Quora, SNLI, MultiNLI).
 
