@@ -11,7 +11,7 @@ class PretrainConfig(TrainerConfig):
 
     Attributes:
       corpus: `editorials`, a folder of .txt files, or a .csv file; see `data.corpus.load_corpus`.
-      head_epochs: Epochs of a first stage that trains the heads alone, if the checkpoint lacks one.
+      head_epochs: Epochs of a first stage that trains the heads alone, if the checkpoint lacks any.
       head_learning_rate: Peak learning rate of that stage.
       whole_word: Whether a word's pieces are masked together.
 
@@ -29,4 +29,4 @@ class PretrainConfig(TrainerConfig):
         super().__post_init__()
         self.check_counts("head_epochs")
         self.check_amounts("head_learning_rate")
-        self.check_max_length(8)  # room for a pair of texts
+        self.check_max_length(8)  # room for a pair of texts, where a family takes pairs

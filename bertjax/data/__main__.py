@@ -25,13 +25,22 @@ def main() -> None:
     from bertjax.data.corpus import load_corpus
     from bertjax.data.pipeline import declared_tasks, load_datasets
     from bertjax.data.sentence_pairs import check_documents
+    from bertjax.errors import UserError
+    from bertjax.models.families import family_of
+    from bertjax.pretrained import read_model_config, resolve_checkpoint
 
     recipe = cli.read_recipe(CONFIG)
     splits_by_name: dict[str, Mapping[str, Sequence[Any]]]
     if is_pretraining(recipe):
-        corpus = load_corpus(read_config(recipe, PretrainConfig).corpus)
-        for documents in corpus.splits.values():
-            check_documents(documents)
+        settings = read_config(recipe, PretrainConfig)
+        corpus = load_corpus(settings.corpus)
+        try:
+            for documents in corpus.splits.values():
+                check_documents(documents)
+        except UserError:
+            # Only families that take pairs need them. The checkpoint, which may be a download, is read only here.
+            if family_of(read_model_config(resolve_checkpoint(settings.init_from))).pretraining_heads:
+                raise
         splits_by_name = {corpus.name: corpus.splits}
     else:
         config = read_config(recipe)

@@ -34,16 +34,17 @@ class Vocabulary:
     is_continued: np.ndarray
 
 
-def read_vocabulary(read: CheckpointTokenizer, folder: Path, *, whole_word: bool) -> Vocabulary:
+def read_vocabulary(read: CheckpointTokenizer, folder: Path, *, whole_word: bool, has_pairs: bool) -> Vocabulary:
     """The vocabulary of a tokenizer.
 
     Args:
       read: from `read_tokenizer(folder)`.
       folder: the checkpoint, for the error message.
       whole_word: whether words must be known; pieces of other models than WordPiece do not mark them alike.
+      has_pairs: whether examples are pairs, [CLS] A [SEP] B [SEP], or texts, [CLS] A [SEP].
 
     Raises:
-      UserError: the tokenizer is not one for BERT's pre-training.
+      UserError: the tokenizer lacks a special token, or encodes such an example in another way.
     """
     tokenizer, special = read.tokenizer, read.special_ids
     if missing := {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} - special.keys():
@@ -52,10 +53,15 @@ def read_vocabulary(read: CheckpointTokenizer, folder: Path, *, whole_word: bool
             "tokenizer_config.json, or use another checkpoint"
         )
     cls, sep, text = special["cls_token"], special["sep_token"], tokenizer.encode("a", add_special_tokens=False).ids
-    if tokenizer.encode("a", "a").ids != [cls, *text, sep, *text, sep]:
+    if has_pairs and tokenizer.encode("a", "a").ids != [cls, *text, sep, *text, sep]:
         raise UserError(
             f"{folder}: pre-training needs a tokenizer that encodes a pair as [CLS] A [SEP] B [SEP], found another "
             "template; use a checkpoint with BERT's"
+        )
+    if not has_pairs and tokenizer.encode("a").ids != [cls, *text, sep]:
+        raise UserError(
+            f"{folder}: pre-training needs a tokenizer that encodes a text as cls_token A sep_token, found another "
+            "template; use a checkpoint with that one"
         )
     if whole_word and not isinstance(tokenizer.model, WordPiece):
         raise UserError(

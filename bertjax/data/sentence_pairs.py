@@ -1,20 +1,18 @@
-"""Sentence pairs for next-sentence prediction (Devlin et al., NAACL 2019), planned from whole documents."""
+"""Examples of two texts, for masked-language modelling and next-sentence prediction (Devlin et al., NAACL 2019)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from bertjax.data.corpus import Document
+from bertjax.data.masking import Vocabulary
+from bertjax.data.pretraining_examples import EpochExamples, PretrainingExample, TokenDocument, planning_rng
 from bertjax.errors import UserError
 
 SHORT_CHUNK_RATE = 0.1
 """Share of chunks that get a random target length instead of the full one."""
 IS_NEXT, NOT_NEXT = 0, 1
 """Labels of pairs, in Hugging Face's order."""
-TokenDocument = list[np.ndarray]
-"""A document's sentences as int32 [L], without special tokens."""
 
 
 class Pair(NamedTuple):
@@ -31,13 +29,43 @@ class Pair(NamedTuple):
     label: int
 
 
-def tokenize_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> list[TokenDocument]:
-    """Tokenises documents sentence by sentence; sentences and documents without tokens are dropped."""
-    tokenized = []
-    for document in documents:
-        encoded = tokenizer.encode_batch(list(document), add_special_tokens=False)
-        tokenized.append([np.array(sentence.ids, np.int32) for sentence in encoded if sentence.ids])
-    return [document for document in tokenized if document]
+class SentencePairs:
+    """Examples [CLS] A [SEP] B [SEP], with token type 1 from B on; `plan_pairs` chooses A and B.
+
+    An example that is too long loses tokens of its longer text first: A's at its start, B's at its end.
+    """
+
+    def __init__(self, documents: Sequence[TokenDocument], vocabulary: Vocabulary, max_length: int):
+        """Prepares a split.
+
+        Args:
+          documents: The split.
+          vocabulary: The vocabulary of its tokens.
+          max_length: Maximum number of tokens of an example, with special tokens; at least 5.
+
+        Raises:
+          UserError: See `check_documents`.
+        """
+        check_documents(documents)
+        self.max_length = max_length
+        self._documents, self._vocabulary = documents, vocabulary
+
+    def plan(self, seed: int, epoch: int) -> EpochExamples:
+        """See `ExamplePlanner.plan`."""
+        pairs = plan_pairs(self._documents, self.max_length, seed, epoch)
+        texts = ([s for n, begin, end in pair[:2] for s in self._documents[n][begin:end]] for pair in pairs)
+        lengths = [min(3 + sum(map(len, text)), self.max_length) for text in texts]
+        return EpochExamples(np.array(lengths, np.int32), lambda index: self._example(pairs[index]))
+
+    def _example(self, pair: Pair) -> PretrainingExample:
+        first, second = (
+            np.concatenate(self._documents[number][begin:end]) for number, begin, end in (pair.first, pair.second)
+        )
+        first, second = _truncate_pair(first, second, self.max_length - 3)
+        sep = [self._vocabulary.sep]
+        ids = np.concatenate([[self._vocabulary.cls], first, sep, second, sep]).astype(np.int32)
+        types = (np.arange(len(ids)) >= len(first) + 2).astype(np.int32)
+        return PretrainingExample(ids, types, pair.label)
 
 
 def plan_pairs(documents: Sequence[TokenDocument], max_length: int, seed: int, epoch: int) -> list[Pair]:
@@ -58,7 +86,7 @@ def plan_pairs(documents: Sequence[TokenDocument], max_length: int, seed: int, e
       seed: the run's seed, in [0, 2**32).
       epoch: counted from 0.
     """
-    rng = np.random.default_rng((seed, epoch, 0, 0))  # mlm.py draws masks from (seed, epoch, 1, index)
+    rng = planning_rng(seed, epoch)
     pairs = []
     for number, document in enumerate(documents):
         sizes = [len(sentence) for sentence in document]
@@ -106,3 +134,11 @@ def _random_text(
         num_tokens += len(document[end])
         end += 1
     return number, begin, end
+
+
+def _truncate_pair(first: np.ndarray, second: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the texts to `max_tokens` in all, the longer one first: the first at its start, the second at its end."""
+    half = max_tokens // 2
+    longest_first = max(max_tokens - half, max_tokens - len(second))
+    first = first[max(0, len(first) - longest_first) :]
+    return first, second[: max_tokens - len(first)]

@@ -175,8 +175,8 @@ class Encoder(nn.Module):
         attention_mask: jax.Array,
         masked_positions: jax.Array,
         dropout_keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Logits of both pre-training heads, in one pass.
+    ) -> dict[str, jax.Array]:
+        """Logits of the pre-training heads, in one pass.
 
         Args:
           embeddings: [..., S, E], from `embed`.
@@ -185,13 +185,15 @@ class Encoder(nn.Module):
           dropout_keys: See `encode`; the heads have no dropout.
 
         Returns:
-          float32 logits over the vocabulary [..., P, V], and of the head "nsp" [..., 2]: class 0 if the second text
-          follows the first, else 1.
+          float32 logits: "mlm" over the vocabulary, [..., P, V]; and "nsp", [..., 2], if the model has that head:
+          class 0 if the second text follows the first, else 1.
         """
         hidden_states = self.encode(embeddings, attention_mask, dropout_keys)
         masked = jnp.take_along_axis(hidden_states, masked_positions[..., None], axis=-2)
-        pooled = self.pool(hidden_states, attention_mask)
-        return self.mlm(masked, self.embeddings.word.embedding), self.head["nsp"](pooled)
+        logits = {"mlm": self.mlm(masked, self.embeddings.word.embedding)}
+        if "nsp" in self.heads:
+            logits["nsp"] = self.head["nsp"](self.pool(hidden_states, attention_mask))
+        return logits
 
     def __call__(
         self, input_ids: jax.Array, attention_mask: jax.Array, token_type_ids: jax.Array

@@ -67,7 +67,7 @@ def param_shapes(config: BertConfig) -> Mapping[ParamPath, TensorShape]:
     """The shape of each parameter of the encoder and its pre-training heads, [in, out] for kernels."""
     # All layers after the first have the same parameters.
     few = dataclasses.replace(config, num_hidden_layers=min(config.num_hidden_layers, 2))
-    model = build_encoder(few, {} if family_of(config).nsp is None else {"nsp": 2}, has_mlm=True)
+    model = build_encoder(few, family_of(config).pretraining_heads, has_mlm=True)
     shapes = flatten_dict(jax.eval_shape(partial(init_params, model=model), jax.random.key(0)))
     others = {path: array.shape for path, array in shapes.items() if path[0] != "layer_1"}
     layer = {path[1:]: array.shape for path, array in shapes.items() if path[0] == "layer_1"}

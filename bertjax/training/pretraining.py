@@ -1,4 +1,8 @@
-"""A run of further pre-training (Devlin et al., NAACL 2019; Gururangan et al., ACL 2020): from a config to a result."""
+"""A run of further pre-training (Gururangan et al., ACL 2020): from a config to a result.
+
+A family with a next-sentence head continues as BERT was trained (Devlin et al., NAACL 2019), on pairs; any other as
+RoBERTa (Liu et al., 2019), on full sentences by masked-language modelling alone.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -12,10 +16,12 @@ import jax.numpy as jnp
 from bertjax.config import PretrainConfig, read_config
 from bertjax.data.batching import resumable_iterator
 from bertjax.data.corpus import Corpus, load_corpus
+from bertjax.data.full_sentences import FullSentences
 from bertjax.data.masking import Vocabulary, read_vocabulary
 from bertjax.data.mixture import Mixture
-from bertjax.data.mlm import PairBatches, eval_pair_batches
-from bertjax.data.sentence_pairs import TokenDocument, check_documents, tokenize_documents
+from bertjax.data.mlm import MlmBatches, eval_mlm_batches
+from bertjax.data.pretraining_examples import ExamplePlanner, tokenize_documents
+from bertjax.data.sentence_pairs import SentencePairs
 from bertjax.errors import UserError
 from bertjax.files.atomic import write_json
 from bertjax.files.paths import user_path
@@ -28,26 +34,26 @@ from bertjax.runs.workdir import open_workdir
 from bertjax.training.init_checkpoint import describe_init_checkpoint, keep_init_checkpoint
 from bertjax.training.optimizer import adamw, linear_schedule
 from bertjax.training.pretraining_step import (
-    HEADS,
+    init_pretraining_state,
     pretrain_eval_step,
     pretrain_step,
     pretraining_metrics,
     with_pretraining_heads,
 )
 from bertjax.training.result import run_metadata, run_once, skip_warnings
-from bertjax.training.state import init_state
 from bertjax.training.throughput import Meter
 from bertjax.training.train_loop import Outcome, Plan, Scores, num_updates, train_loop
 
 MAIN_METRIC = "mlm_accuracy"
-LABELS = "the text's own: the words that were masked, and whether the second text followed the first"
+LABELS = "the text's own: the words that were masked"
 
 
 def pretrain(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Pre-trains further on a corpus as a config says, or resumes where an earlier call stopped.
 
-    If the checkpoint lacks a pre-training head, a first stage trains both on the frozen encoder, in the subfolder
-    `heads`. Its metrics on held-out documents are the result's "before".
+    If the checkpoint lacks a pre-training head, a first stage trains the heads on the frozen encoder, in the subfolder
+    `heads`. Its metrics on held-out documents are the result's "before". Without a next-sentence head in the family,
+    no metric mentions next-sentence prediction.
 
     Args:
       config: A recipe's ConfigDict, or a `PretrainConfig`.
@@ -90,39 +96,36 @@ class _Run:
         self.corpus: Corpus = load_corpus(config.corpus)
         self.folder = resolve_checkpoint(config.init_from)
         architecture = read_model_config(self.folder)
-        if family_of(architecture).nsp is None:
+        if config.max_length > architecture.max_length:
             raise UserError(
-                f"--config.init_from: expected a BERT, which has a next-sentence head, found a {architecture.title}: "
-                "further pre-training of other families is not supported yet"
-            )
-        if config.max_length > architecture.max_position_embeddings:
-            raise UserError(
-                f"--config.max_length: expected at most the model's {architecture.max_position_embeddings} positions, "
+                f"--config.max_length: expected at most the model's {architecture.max_length} positions, "
                 f"found {config.max_length}"
             )
+        heads = family_of(architecture).pretraining_heads
+        self.has_pairs = "nsp" in heads
         read = read_tokenizer(self.folder)
         check_tokenizer_fits(read.tokenizer, architecture, self.folder)
-        self.vocabulary: Vocabulary = read_vocabulary(read, self.folder, whole_word=config.whole_word)
-        self.documents: dict[str, list[TokenDocument]] = {
-            split: tokenize_documents(documents, read.tokenizer) for split, documents in self.corpus.splits.items()
+        self.vocabulary: Vocabulary = read_vocabulary(
+            read, self.folder, whole_word=config.whole_word, has_pairs=self.has_pairs
+        )
+        make_planner = SentencePairs if self.has_pairs else FullSentences
+        self.planners: dict[str, ExamplePlanner] = {
+            split: make_planner(tokenize_documents(documents, read.tokenizer), self.vocabulary, config.max_length)
+            for split, documents in self.corpus.splits.items()
         }
-        self.model = build_encoder(architecture, HEADS, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
-        for documents in self.documents.values():
-            check_documents(documents)
-        self._dev = eval_pair_batches(
-            self.documents["dev"],
+        self.model = build_encoder(architecture, heads, has_mlm=True, dtype=jnp.dtype(config.dtype), remat=config.remat)
+        self._dev = eval_mlm_batches(
+            self.planners["dev"],
             self.vocabulary,
-            max_length=config.max_length,
             batch_size=config.batch_size,
             whole_word=config.whole_word,
         )
         self._eval_step = CompiledByShape(self.parallel.map_eval(partial(pretrain_eval_step, model=self.model)))
 
-    def train_pairs(self, epochs: int) -> PairBatches:
-        return PairBatches(
-            self.documents["train"],
+    def train_batches(self, epochs: int) -> MlmBatches:
+        return MlmBatches(
+            self.planners["train"],
             self.vocabulary,
-            max_length=self.config.max_length,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             epochs=epochs,
@@ -140,9 +143,9 @@ class _Run:
         config, name, is_first = self.config, self.corpus.name, tune == "head"
         title = f"{name}, heads" if is_first else name
         epochs = config.head_epochs if is_first else config.epochs
-        pairs = self.train_pairs(epochs)
-        num_steps = num_updates(title, len(pairs), config.max_steps)
-        epoch_steps = len(pairs) / epochs
+        batches = self.train_batches(epochs)
+        num_steps = num_updates(title, len(batches), config.max_steps)
+        epoch_steps = len(batches) / epochs
         plan = Plan(
             name=title,
             num_steps=num_steps,
@@ -162,16 +165,16 @@ class _Run:
         outcome = train_loop(
             workdir,
             plan,
-            [init_state(params, tx, tune=tune)],
+            [init_pretraining_state(params, tx, model=self.model, tune=tune)],
             run_step,
-            Mixture({name: resumable_iterator(pairs)}, [name] * num_steps),
+            Mixture({name: resumable_iterator(batches)}, [name] * num_steps),
             key,
             self.evaluate,
             parallel=self.parallel,
             meter=meter,
         )
         cost = {
-            "real_token_fraction": pairs.real_token_fraction(),
+            "real_token_fraction": batches.real_token_fraction(),
             "compiled_shapes": len(outcome.peaks),
             "flops_ratio": 1.0,
         }
@@ -206,7 +209,7 @@ def _run(config: PretrainConfig, workdir: Path) -> dict[str, Any]:
                 corpus.name: {
                     "name": corpus.name,
                     "fingerprint": corpus.fingerprint,
-                    "labels": LABELS,
+                    "labels": f"{LABELS}, and whether the second text followed the first" if run.has_pairs else LABELS,
                     "documents": {split: len(documents) for split, documents in corpus.splits.items()},
                 }
             },

@@ -1,6 +1,8 @@
 """The command that checks data: all problems on stderr, or row counts on stdout."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,14 +52,22 @@ def test_no_problem(sst_folder):
     assert test.startswith("warning: sst5: 1 of 62 rows of train have texts that are also in test")
 
 
-def test_a_corpus(tmp_path):
+def test_a_corpus(tmp_path, tiny_checkpoint):
     (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}\nhas an end" for i in range(60)))
     done = run(CHECK, "pretrain_editorials.py", tmp_path, f"--config.corpus={tmp_path}")
     name, splits = done.stdout.split(": ")
     train, dev = (int(part.split()[0]) for part in splits.split(", "))
     assert (done.returncode, name, train + dev) == (0, tmp_path.name, 60)
 
+    # Documents of one sentence make no pairs; a family without next-sentence prediction needs none.
     (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}" for i in range(60)))
-    done = run(CHECK, "pretrain_editorials.py", tmp_path, f"--config.corpus={tmp_path}")
+    flags = f"--config.corpus={tmp_path}", f"--config.init_from={tmp_path / 'checkpoint'}"
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    done = run(CHECK, "pretrain_editorials.py", tmp_path, *flags)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "one of them of 2 sentences or more" in done.stderr
+
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config | {"model_type": "electra"}))
+    done = run(CHECK, "pretrain_editorials.py", tmp_path, *flags)
+    assert (done.returncode, done.stderr, done.stdout.count("of train")) == (0, "", 1)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import zoo
+from tokenizers import processors
 
 from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions, read_vocabulary
 from bertjax.errors import UserError
@@ -99,7 +100,7 @@ def test_special_tokens_and_pieces_of_a_vocabulary(tmp_path):
     names = ["[UNK]", "<pad>", "[SEP]", "[CLS]", "a", "##b", "[MASK]", "##", "c##"]
     (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
-    vocabulary = read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=True)
+    vocabulary = read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=True, has_pairs=True)
     assert (vocabulary.cls, vocabulary.sep, vocabulary.mask, vocabulary.pad) == (3, 2, 6, 1)
     assert vocabulary.is_special.tolist() == [False, True, True, True, False, False, True, False, False]
     assert np.flatnonzero(vocabulary.is_continued).tolist() == [5, 7]
@@ -107,7 +108,7 @@ def test_special_tokens_and_pieces_of_a_vocabulary(tmp_path):
 
 def test_added_special_tokens_are_not_text(tmp_path):
     zoo.bert_files(tmp_path, "4", added=[zoo.E1, zoo.COVID])
-    vocabulary = read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=True)
+    vocabulary = read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=True, has_pairs=True)
     size = len(zoo.UNCASED)
     assert vocabulary.is_special[[size, size + 1]].tolist() == [True, False]
 
@@ -123,4 +124,29 @@ def test_added_special_tokens_are_not_text(tmp_path):
 def test_tokenizers_that_are_not_for_pre_training(tmp_path, tokenizer, names, whole_word, message):
     zoo.generic(tmp_path, tokenizer(), zoo.NAMES | names)
     with pytest.raises(UserError, match=message):
-        read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=whole_word)
+        read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=whole_word, has_pairs=True)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILY_TOKENIZERS)
+def test_the_special_tokens_of_every_family(tmp_path, family):
+    zoo.family_tokenizer(tmp_path, family, is_stated=True)
+    read = read_tokenizer(tmp_path)
+    vocabulary = read_vocabulary(read, tmp_path, whole_word=False, has_pairs=False)
+    names = ("cls_token", "sep_token", "mask_token", "pad_token")
+    _, names_of_family, _ = zoo.FAMILY_TOKENIZERS[family]
+    expected = [read.tokenizer.token_to_id(names_of_family[name]) for name in names]
+    assert [vocabulary.cls, vocabulary.sep, vocabulary.mask, vocabulary.pad] == expected
+    assert vocabulary.is_special[expected].all()
+    assert not vocabulary.is_special[read.tokenizer.token_to_id(names_of_family["unk_token"])]
+    text = read.tokenizer.encode("the film was superb", add_special_tokens=False).ids
+    assert not vocabulary.is_special[text].any()
+
+
+def test_a_text_template_that_is_not_for_pre_training(tmp_path):
+    tokenizer = zoo.unigram()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A $B </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    zoo.generic(tmp_path, tokenizer, zoo.ROBERTA_NAMES)
+    with pytest.raises(UserError, match="encodes a text as cls_token A sep_token, found another"):
+        read_vocabulary(read_tokenizer(tmp_path), tmp_path, whole_word=False, has_pairs=False)

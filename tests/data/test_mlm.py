@@ -8,8 +8,9 @@ import pytest
 
 from bertjax.data.batching import resumable_iterator
 from bertjax.data.masking import Vocabulary, max_masked_positions
-from bertjax.data.mlm import EVAL_SEED, PairBatches, _bucket_boundaries, _truncate_pair, eval_pair_batches
-from bertjax.data.sentence_pairs import plan_pairs, tokenize_documents
+from bertjax.data.mlm import EVAL_SEED, MlmBatches, _bucket_boundaries, eval_mlm_batches
+from bertjax.data.pretraining_examples import tokenize_documents
+from bertjax.data.sentence_pairs import SentencePairs, _truncate_pair, plan_pairs
 from bertjax.errors import UserError
 from bertjax.pretrained.tokenizer import load_tokenizer
 
@@ -42,10 +43,13 @@ DOCUMENTS = make_documents()
 HOME = {int(token): i for i, document in enumerate(DOCUMENTS) for sentence in document for token in sentence}
 
 
-def batches(documents=DOCUMENTS, vocabulary=VOCABULARY, seed=0, epochs=1, batch_size=8, **changes):
-    changes = {"max_length": S} | changes
-    source = PairBatches(documents, vocabulary, batch_size=batch_size, seed=seed, epochs=epochs, **changes)
-    return resumable_iterator(source)
+def pair_batches(documents=DOCUMENTS, vocabulary=VOCABULARY, *, max_length=S, **options):
+    options = {"batch_size": 8, "seed": 0, "epochs": 1} | options
+    return MlmBatches(SentencePairs(documents, vocabulary, max_length), vocabulary, **options)
+
+
+def batches(*arguments, **options):
+    return resumable_iterator(pair_batches(*arguments, **options))
 
 
 def examples(iterator):
@@ -285,9 +289,7 @@ def documents_of(*lengths):
 
 
 def test_short_pairs_are_padded_to_their_bucket():
-    source = PairBatches(
-        documents_of(*[24] * 40, *[48] * 8), VOCABULARY, max_length=128, batch_size=8, seed=0, epochs=2
-    )
+    source = pair_batches(documents_of(*[24] * 40, *[48] * 8), max_length=128, epochs=2)
     found = [source[i] for i in range(len(source))]
     assert source.bucket_boundaries[0] == 24
     assert source.bucket_boundaries[-1] <= 96  # the longest text twice, and three tokens
@@ -321,7 +323,7 @@ def test_each_bucket_is_worth_its_compilation(lengths, bucket_boundaries):
 
 def test_no_batch_is_longer_than_max_length():
     (document,) = documents_of(200)
-    source = PairBatches([document] * 4, VOCABULARY, max_length=S - 3, batch_size=2, seed=0, epochs=1)
+    source = pair_batches([document] * 4, max_length=S - 3, batch_size=2)
     assert source.bucket_boundaries == (S - 3,)
     assert source[0]["input_ids"].shape == (2, S - 3)
 
@@ -343,7 +345,8 @@ def test_a_state_resumes_exactly(taken):
 
 
 def test_evaluation_is_the_same_every_time():
-    first, second = (list(eval_pair_batches(DOCUMENTS, VOCABULARY, max_length=S, batch_size=8)) for _ in range(2))
+    planner = SentencePairs(DOCUMENTS, VOCABULARY, S)
+    first, second = (list(eval_mlm_batches(planner, VOCABULARY, batch_size=8)) for _ in range(2))
     assert_equal_batches(first, second)
     total = sum(len(plan_pairs(DOCUMENTS, S, EVAL_SEED, epoch)) for epoch in range(4))
     assert sum(int(batch["valid"].sum()) for batch in first) == total

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bertjax.data.batching import resumable_iterator
 from bertjax.data.masking import Vocabulary, mask_tokens, max_masked_positions
-from bertjax.data.mlm import PairBatches
+from bertjax.data.mlm import MlmBatches
+from bertjax.data.sentence_pairs import SentencePairs
 
 # Half of the vocabulary is special, so that random tokens drawn from all of it would be noticed.
 PAD, CLS, SEP, MASK, FIRST, SIZE = 0, 2, 3, 4, 200, 400
@@ -109,8 +110,9 @@ DOCUMENTS = st.lists(
 @settings(max_examples=60)
 def test_batches(documents, max_length, batch_size, epochs, seed, whole_word, cut):
     def batches():
-        options = {"max_length": max_length, "batch_size": batch_size, "epochs": epochs, "seed": seed}
-        return resumable_iterator(PairBatches(documents, VOCABULARY, whole_word=whole_word, **options))
+        planner = SentencePairs(documents, VOCABULARY, max_length)
+        options = {"batch_size": batch_size, "epochs": epochs, "seed": seed, "whole_word": whole_word}
+        return resumable_iterator(MlmBatches(planner, VOCABULARY, **options))
 
     texts = {tuple(np.concatenate(document).tolist()) for document in documents}
     whole = list(batches())

@@ -19,23 +19,23 @@ from helpers import Seen
 
 from bertjax.config import PretrainConfig, RunConfig, is_pretraining
 from bertjax.data.leakage import contamination_warnings
-from bertjax.data.mlm import PairBatches
+from bertjax.data.mlm import MlmBatches
 from bertjax.data.sources import split_of
 from bertjax.errors import UserError
 from bertjax.evaluation.evaluator import evaluate
 from bertjax.files import assets
 from bertjax.models.bert import Bert
 from bertjax.models.encoder import init_params
+from bertjax.models.families.bert import BERT
 from bertjax.pretrained import load_pretrained
 from bertjax.runs.checkpoint import Checkpoints
 from bertjax.training import finetuning, pretraining
 from bertjax.training.pretraining import pretrain
-from bertjax.training.pretraining_step import HEADS
 
 
 @pytest.fixture(scope="module")
 def model(tiny_config):
-    return Bert(tiny_config, HEADS, has_mlm=True)
+    return Bert(tiny_config, BERT.pretraining_heads, has_mlm=True)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_the_frozen_stage_leaves_the_encoder_of_the_checkpoint(config, tmp_path,
     with pytest.raises(Cut):
         pretrain(config, tmp_path / "run")
     architecture, loaded = load_pretrained(config.init_from)
-    model = Bert(architecture, HEADS, has_mlm=True)
+    model = Bert(architecture, BERT.pretraining_heads, has_mlm=True)
     like = jax.eval_shape(partial(init_params, model=model), jax.random.key(0))
     folder = tmp_path / "run" / "heads" / "checkpoints"
     with Checkpoints(folder) as checkpoints:
@@ -211,11 +211,11 @@ def test_one_device_gives_the_run_of_four(config, tmp_path, monkeypatch):
 def test_keys_reach_what_they_are_for(config, tmp_path, monkeypatch, seen, model, params, tune, peak, epochs):
     found = seen(pretraining, "pretrain_step")
 
-    def pair_batches(*arguments, **options):
-        found.update(options)
-        return PairBatches(*arguments, **options)
+    def mlm_batches(planner, *arguments, **options):
+        found.update(options, max_length=planner.max_length)
+        return MlmBatches(planner, *arguments, **options)
 
-    monkeypatch.setattr(pretraining, "PairBatches", pair_batches)
+    monkeypatch.setattr(pretraining, "MlmBatches", mlm_batches)
     if tune == "all":  # the checkpoint has heads, and the first stage is passed over
         monkeypatch.setattr(pretraining, "load_pretrained", lambda *_, **__: (model.config, dict(params)))
         monkeypatch.setattr(pretraining._Run, "evaluate", lambda run, _: {run.corpus.name: {}})

@@ -45,6 +45,11 @@ class Family:
     nsp: str | None = None
     module: type[Encoder] = Bert
 
+    @property
+    def pretraining_heads(self) -> Mapping[str, int]:
+        """Number of outputs, by name, of the sentence heads that the family was pre-trained with: "nsp" or none."""
+        return {} if self.nsp is None else {"nsp": 2}
+
 
 BERT_MODULES: Mapping[str, str] = {
     "embeddings/word": "embeddings.word_embeddings",
