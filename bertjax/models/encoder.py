@@ -101,18 +101,20 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
-    def run_layers(self, layers: Sequence[nn.Module], hidden_states: jax.Array, *inputs: Any) -> jax.Array:
+    def run_layers(
+        self, layers: Sequence[nn.Module], hidden_states: jax.Array, *inputs: Any, first: int = 0
+    ) -> jax.Array:
         """Runs consecutive layers on hidden states [..., S, D]; `inputs` are the layers' other arguments.
 
-        The first of `layers` is the encoder's first. With `remat`, the backward pass recomputes them.
+        The first of `layers` has the number `first` in the encoder. With `remat`, the backward pass recomputes them.
         """
         if self.remat and layers and not self.is_initializing():
-            return self._recomputed(layers, hidden_states, *inputs)
+            return self._recomputed(layers, first, hidden_states, *inputs)
         for layer in layers:
             hidden_states = layer(hidden_states, *inputs)
         return hidden_states
 
-    def _recomputed(self, layers: Sequence[nn.Module], hidden_states: jax.Array, *inputs: Any) -> jax.Array:
+    def _recomputed(self, layers: Sequence[nn.Module], first: int, hidden_states: jax.Array, *inputs: Any) -> jax.Array:
         """The layers as a loop: in straight-line code XLA schedules the recomputation too early."""
 
         @partial(jax.checkpoint, prevent_cse=False)
@@ -121,7 +123,8 @@ class Encoder(nn.Module):
             return self.make_layer(site, parent=None).apply({"params": params}, x, *inputs), None
 
         params = jax.tree.map(lambda *each: jnp.stack(each), *(layer.variables["params"] for layer in layers))
-        return jax.lax.scan(body, hidden_states, (params, 1 + self.dropouts * jnp.arange(len(layers))))[0]
+        sites = 1 + self.dropouts * (first + jnp.arange(len(layers)))
+        return jax.lax.scan(body, hidden_states, (params, sites))[0]
 
     def pool(
         self, hidden_states: jax.Array, attention_mask: jax.Array, dropout_keys: jax.Array | None = None

@@ -103,7 +103,7 @@ def _pretraining_head(
     bias, decoder = family_of(config).mlm_bias, family_of(config).mlm_decoder
     if bias not in tensors and f"{decoder}.bias" in tensors:  # where newer checkpoints keep it
         tensors = tensors | {bias: tensors[f"{decoder}.bias"]}
-    tied = {f"{decoder}.weight": words, f"{decoder}.bias": tensors.get(bias)}
+    tied = {} if decoder is None else {f"{decoder}.weight": words, f"{decoder}.bias": tensors.get(bias)}
     expected = {name: shapes[name] for name in names.values()}
     expected |= {name: tensor.shape for name, tensor in tied.items() if name in tensors and tensor is not None}
     if mismatch := describe_mismatch({name: tensor.shape for name, tensor in tensors.items()}, expected):
