@@ -35,6 +35,8 @@ def drawn(name, seed):
         values["type_vocab_size"] = 1 + seed % 2
     if name in ("roberta", "xlm-roberta", "camembert"):
         values["pad_token_id"] = (1, 0, 3)[seed % 3]
+    if name == "deberta-v2":
+        values |= deberta_switches(seed, rng, values["hidden_size"], heads)
     if name == "electra":
         values["embedding_size"] = values["hidden_size"] if seed % 4 == 3 else int(rng.integers(4, 20))
     return transformers.AutoConfig.for_model(name, **values)
@@ -63,6 +65,31 @@ def drawn_modernbert(rng, seed, values):
         types = rng.choice(["sliding_attention", "full_attention"], size=layers - 1)
         return own | {"layer_types": ["sliding_attention", *types.tolist()]}
     return own | {"global_attn_every_n_layers": int(rng.integers(1, 5))}
+
+
+def deberta_switches(seed, rng, hidden_size, heads):
+    """Switches of DeBERTa; 12 seeds draw every value of each."""
+    groups = [n for n in (1, 2, 3, heads) if hidden_size % n == 0]
+    values = {
+        "type_vocab_size": seed % 3,
+        "relative_attention": seed % 6 != 5,
+        "pos_att_type": (["c2p", "p2c"], "p2c|c2p", "c2p", ["p2c"], None, ["c2p"], ["p2c", "c2p"])[seed % 7],
+        "position_buckets": (4, -1, 6, 8)[seed % 4],
+        "max_relative_positions": (-1, 7, 9)[seed % 3],
+        "share_att_key": seed % 2 == 0,
+        "norm_rel_ebd": ("layer_norm", "none", "layer_norm")[seed % 3],
+        "position_biased_input": seed % 4 < 2,
+        "conv_kernel_size": (0, 0, 5, 3, 1)[seed % 5],
+        "conv_groups": groups[seed % len(groups)],
+        "conv_act": ("gelu", "tanh")[seed % 2],
+        "pooler_hidden_act": ("gelu", "tanh", "relu")[seed % 3],
+        "pooler_dropout": 0.2,
+        "cls_dropout": (None, 0.3)[seed % 2],
+        "legacy": seed % 3 != 2,
+    }
+    if seed % 4 == 3:  # the other head needs embeddings of the hidden size
+        values |= {"embedding_size": int(rng.integers(4, 20)), "legacy": True}
+    return values
 
 
 def head_class(name, end):

@@ -347,6 +347,40 @@ def modernbert():
     return with_template(tokenizer, NAMES)
 
 
+def deberta():
+    """DeBERTa-v2's, as Transformers 5 builds it."""
+    tokenizer = deberta_unigram()
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
+            normalizers.NFC(),
+            normalizers.Strip(left=False, right=True),
+        ]
+    )
+    return tokenizer
+
+
+def deberta_4(charsmap):
+    """DeBERTa-v2's, as Transformers 4 converts it from SentencePiece."""
+    tokenizer = deberta_unigram()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Strip(), normalizers.Precompiled(charsmap), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    return tokenizer
+
+
+def deberta_unigram():
+    pieces = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0)]
+    pieces += json.loads(unigram().to_str())["model"]["vocab"][4:-1]
+    tokenizer = Tokenizer(models.Unigram([tuple(x) for x in pieces], unk_id=3, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    return with_template(tokenizer, DEBERTA_NAMES)
+
+
+DEBERTA_NAMES = {"bos_token": "[CLS]", "eos_token": "[SEP]", **NAMES}
 MPNET_NAMES = ROBERTA_NAMES | {"unk_token": "[UNK]"}
 FAMILY_TOKENIZERS = {
     "electra": (bert, NAMES, "ElectraTokenizer"),
@@ -354,6 +388,7 @@ FAMILY_TOKENIZERS = {
     "mpnet": (mpnet, MPNET_NAMES, "MPNetTokenizer"),
     "roberta": (byte_bpe, ROBERTA_NAMES, "RobertaTokenizer"),
     "xlm-roberta": (unigram, ROBERTA_NAMES, "XLMRobertaTokenizer"),
+    "deberta-v2": (deberta, DEBERTA_NAMES, "DebertaV2Tokenizer"),
     "camembert": (camembert, ROBERTA_NAMES, "CamembertTokenizer"),
     "modernbert": (modernbert, NAMES | NO_TYPES, "PreTrainedTokenizerFast"),
 }

@@ -45,7 +45,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 """By Transformers' names; some differ only in how PyTorch computes them."""
 _BERT_CLASS = re.compile(r"(TF|Flax)?Bert(?!Generation)(?![a-z])\w*")
-_OTHER_FRAMEWORK = re.compile("^(TF|Flax)(?=Bert|Roberta|XLMRoberta|Camembert|Electra|DistilBert|MPNet)")
+_OTHER_FRAMEWORK = re.compile("^(TF|Flax)(?=Bert|Roberta|XLMRoberta|Camembert|Electra|DistilBert|MPNet|DebertaV2)")
 _MAX_SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**16,
@@ -71,6 +71,7 @@ class BertConfig:
       keys: Names in `config.json` of the fields that it names differently.
       has_aliases: Whether Transformers reads BERT's names of these, too.
       fixed: Fields that `config.json` does not state.
+      optional_sizes: Sizes that may be 0.
       pooler_act: Activation of the pooler.
       has_pooler_dropout: Whether there is dropout before the pooler, too.
     """
@@ -94,6 +95,7 @@ class BertConfig:
     keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
     fixed: ClassVar[frozenset[str]] = frozenset()
     has_aliases: ClassVar[bool] = True
+    optional_sizes: ClassVar[frozenset[str]] = frozenset()
     pooler_act: ClassVar[str] = "tanh"
     has_pooler_dropout: ClassVar[bool] = False
 
@@ -148,8 +150,9 @@ class BertConfig:
         for name, maximum in _MAX_SIZES.items():
             if name in self.fixed:
                 continue
-            if not 1 <= getattr(self, name) <= maximum:
-                raise self._error(name, f"must be from 1 to {maximum:,}")
+            minimum = 0 if name in self.optional_sizes else 1
+            if not minimum <= getattr(self, name) <= maximum:
+                raise self._error(name, f"must be from {minimum} to {maximum:,}")
         for field in dataclasses.fields(self):
             if "dropout" in field.name and not 0 <= (getattr(self, field.name) or 0) < 1:
                 raise self._error(field.name, "must be in [0, 1)")
@@ -260,6 +263,4 @@ def architecture_names(values: Mapping[str, Any]) -> list[str]:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"BERT config: architectures must be a list of class names, found {shown(names)}")
-    return [
-        re.sub("^(TF|Flax)(?=Bert|Roberta|XLMRoberta|Camembert|Electra|DistilBert|MPNet)", "", name) for name in names
-    ]
+    return [_OTHER_FRAMEWORK.sub("", name) for name in names]

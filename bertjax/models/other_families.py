@@ -3,7 +3,8 @@
 import re
 
 _FAMILIES = (
-    *("albert", "altclip", "bertgeneration", "bigbird", "camembert", "chineseclip", "convbert", "data2vec", "deberta"),
+    *("albert", "altclip", "bertgeneration", "bigbird", "camembert", "chineseclip", "convbert", "data2vec"),
+    *("debertav2", "deberta"),
     *("distilbert", "electra", "ernie", "flava", "layoutlm", "longformer", "markuplm", "megatronbert", "mobilebert"),
     *("modernbert", "mpnet", "nezha", "nomicbert", "nystromformer", "rembert", "xlmroberta", "roberta", "rocbert"),
     *("roformer", "splinter", "squeezebert", "tapas", "visualbert"),

@@ -184,7 +184,9 @@ def _write(
 
 
 def _hf_config(config: BertConfig, architecture: str, labels: _Labels | None) -> dict[str, Any]:
-    values = {"architectures": [architecture], **config.to_dict(), "tie_word_embeddings": True}
+    # Without a decoder of its own, Transformers 4 would tie another layer of the head to the word embeddings.
+    is_tied = family_of(config).mlm_decoder is not None
+    values = {"architectures": [architecture], **config.to_dict(), "tie_word_embeddings": is_tied}
     if labels is not None:
         values |= {
             "num_labels": len(labels.names),

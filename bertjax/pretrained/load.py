@@ -112,7 +112,10 @@ def _to_params(folder: Path, config: BertConfig, groups: TensorGroups, *, strict
     # If one tensor of the pooler exists, both must.
     has_pooler = any(name.startswith("pooler.") for name in groups.encoder)
     names, shapes = expected_names(config, {"pooler"} if has_pooler else ()), tensor_shapes(config)
-    found = {name: tensor.shape for name, tensor in groups.encoder.items()}
+    unused = [name for name in family_of(config).unused if name in groups.encoder and name not in names.values()]
+    if unused:
+        note(f"{folder}: left out {', '.join(unused)}: config.json says that the encoder has no use for it")
+    found = {name: tensor.shape for name, tensor in groups.encoder.items() if name not in unused}
     if mismatch := describe_mismatch(found, {name: shapes[name] for name in names.values()}):
         raise UserError(f"{folder}: tensors do not fit config.json: {mismatch}")
     words = groups.encoder[names["embeddings", "word", "embedding"]]

@@ -52,7 +52,7 @@ def pretraining_head_prefixes(config: BertConfig) -> dict[str, tuple[str, ...]]:
     family = family_of(config)
     if family.nsp is None:
         modules = [*family.mlm.values(), family.mlm_decoder, family.mlm_bias.rpartition(".")[0]]
-        return {"mlm": tuple(sorted({f"{module.partition('.')[0]}." for module in modules}))}
+        return {"mlm": tuple(sorted({f"{module.partition('.')[0]}." for module in modules if module}))}
     return {"mlm": (f"{family.mlm_bias.removesuffix('bias')}",), "head_nsp": (f"{family.nsp}.",)}
 
 

@@ -129,8 +129,8 @@ def _pretraining_head(
     names = pretraining_head_names(config)[head]
     shapes = torch_shapes(config, names)
     bias, decoder = family_of(config).mlm_bias, family_of(config).mlm_decoder
-    tied: dict[str, StoredTensor | None] = {f"{decoder}.weight": words}
-    if bias != f"{decoder}.bias":  # where newer checkpoints keep it
+    tied: dict[str, StoredTensor | None] = {} if decoder is None else {f"{decoder}.weight": words}
+    if decoder is not None and bias != f"{decoder}.bias":  # where newer checkpoints keep it
         if bias not in tensors and f"{decoder}.bias" in tensors:
             tensors = tensors | {bias: tensors[f"{decoder}.bias"]}
         tied[f"{decoder}.bias"] = tensors.get(bias)

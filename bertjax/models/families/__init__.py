@@ -11,6 +11,7 @@ from bertjax.errors import UserError
 from bertjax.models.config import BertConfig
 from bertjax.models.encoder import Encoder
 from bertjax.models.families.bert import BERT
+from bertjax.models.families.deberta import DEBERTA_V2
 from bertjax.models.families.distilbert import DISTILBERT
 from bertjax.models.families.electra import ELECTRA
 from bertjax.models.families.family import Family
@@ -20,13 +21,13 @@ from bertjax.models.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: Mapping[str, Family] = {
     family.config.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MPNET, MODERNBERT)
+    for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MPNET, DEBERTA_V2, MODERNBERT)
 }
 
 
 def family_of(config: BertConfig) -> Family:
     """The family of an architecture."""
-    return FAMILIES[config.model_type]
+    return FAMILIES[config.model_type].for_config(config)
 
 
 def build_encoder(config: BertConfig, heads: Mapping[str, int] | None = None, **options: Any) -> Encoder:

@@ -27,8 +27,9 @@ class Family:
       classifier: Modules of a sentence head: "classifier", and "pooler" if the head has one of its own.
       mlm: Modules of the masked-language-modelling head, but for its bias.
       mlm_bias: Tensor with the bias of its decoder, if that has one.
-      mlm_decoder: Module of its decoder, which is tied to the word embeddings.
+      mlm_decoder: Module of its decoder, which is tied to the word embeddings; None if it reads them itself.
       nsp: Module of the next-sentence head, or None if the family has none.
+      unused: Tensors of the encoder that Transformers ignores if the architecture has no use for them.
       module: The Linen module that computes the architecture.
     """
 
@@ -41,14 +42,20 @@ class Family:
     classifier: Mapping[str, str]
     mlm: Mapping[str, str]
     mlm_bias: str
-    mlm_decoder: str
+    mlm_decoder: str | None
     nsp: str | None = None
+    unused: tuple[str, ...] = ()
     module: type[Encoder] = Bert
 
     @property
     def pretraining_heads(self) -> Mapping[str, int]:
         """Number of outputs, by name, of the sentence heads that the family was pre-trained with: "nsp" or none."""
         return {} if self.nsp is None else {"nsp": 2}
+
+    def for_config(self, config: BertConfig) -> "Family":
+        """The family as a checkpoint of this architecture looks; names of heads may depend on it."""
+        del config
+        return self
 
 
 BERT_MODULES: Mapping[str, str] = {

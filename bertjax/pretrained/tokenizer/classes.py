@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 Settings = Mapping[str, Any]
+BuildTokenizer = Callable[[Mapping[str, Any], Mapping[str, str], Settings], Tokenizer]
+"""From tokenizer.json, special tokens and settings to a tokenizer without added tokens and template."""
 BERT_NORMALIZER = {
     "do_lower_case": ("lowercase", True),
     "strip_accents": ("strip_accents", None),
@@ -28,9 +30,10 @@ class TokenizerClass:
       special: contents of its special tokens by name, where no file states others.
       settings: those that change ids, with their defaults.
       has_token_types: whether Transformers passes token types to the model.
-      build: from tokenizer.json and settings to a tokenizer without added tokens and template.
+      build: as Transformers 5 builds it.
       extra: further special tokens, where no file states any.
       strips_before_mask: whether the mask takes the space before it, where no file states its flags.
+      build_older: as Transformers 4 built it from SentencePiece's file, if that is another tokenizer.
       template: from the contents of special tokens to the templates of a text and of a pair.
     """
 
@@ -39,10 +42,11 @@ class TokenizerClass:
     special: Mapping[str, str]
     settings: Settings
     has_token_types: bool
-    build: Callable[[Mapping[str, Any], Mapping[str, str], Settings], Tokenizer]
+    build: BuildTokenizer
     template: Callable[[Mapping[str, str]], tuple[list[str], list[str]]]
     extra: tuple[str, ...] = ()
     strips_before_mask: bool = False
+    build_older: BuildTokenizer | None = None
 
     @property
     def is_rebuilt_by_bert(self) -> bool:
@@ -92,6 +96,41 @@ def _build_unigram(content: Mapping[str, Any], settings: Settings, unk_id: int) 
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
     )
+    return tokenizer
+
+
+def _build_deberta(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    tokenizer = _deberta(content, special, settings)
+    lower = [normalizers.Lowercase()] if settings["do_lower_case"] else []
+    spaces = normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " ")
+    tokenizer.normalizer = normalizers.Sequence(
+        [*lower, spaces, normalizers.NFC(), normalizers.Strip(left=False, right=True)]
+    )
+    return tokenizer
+
+
+def _build_older_deberta(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    tokenizer = _deberta(content, special, settings)
+    lower = [normalizers.Lowercase()] if settings["do_lower_case"] else []
+    charsmap = _charsmap(content["normalizer"])
+    precompiled = [] if charsmap is None else [normalizers.Precompiled(charsmap)]
+    tokenizer.normalizer = normalizers.Sequence(
+        [*lower, normalizers.Strip(), *precompiled, normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    return tokenizer
+
+
+def _deberta(content: Mapping[str, Any], special: Mapping[str, str], settings: Settings) -> Tokenizer:
+    """DeBERTa's tokenizer without its normaliser."""
+    pieces = [(piece, score) for piece, score in content["model"]["vocab"]]
+    unknown = (special["unk_token"], 0.0)
+    unk_id = pieces.index(unknown) if unknown in pieces else 1
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unk_id, byte_fallback=False))
+    words = pre_tokenizers.Metaspace(
+        replacement="▁", prepend_scheme="always" if settings["add_prefix_space"] else "first"
+    )
+    split = [pre_tokenizers.Punctuation(behavior="isolated")] if settings["split_by_punct"] else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, words])
     return tokenizer
 
 
@@ -173,6 +212,24 @@ _ROBERTA = TokenizerClass(
     build=_build_roberta,
     template=_roberta_template,
 )
+_DEBERTA = TokenizerClass(
+    name="DebertaV2Tokenizer",
+    model="Unigram",
+    special={
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+    settings={"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True},
+    has_token_types=True,
+    build=_build_deberta,
+    template=_bert_template,
+    build_older=_build_older_deberta,
+)
 _LIKE_BERT = ("ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer", "SqueezeBertTokenizer")
 CLASSES: Mapping[str, TokenizerClass] = {
     kind.name: kind
@@ -191,6 +248,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
         _XLM_ROBERTA,
         _CAMEMBERT,
         _ROBERTA,
+        _DEBERTA,
     )
 }
 """The classes that are read, by name."""

@@ -25,6 +25,7 @@ from bertjax.pretrained.tokenizer.classes import (
     BERT_NORMALIZER,
     CLASSES,
     PECULIARITIES,
+    BuildTokenizer,
     TokenizerClass,
     bert_normalizer,
     differing_parts,
@@ -302,10 +303,15 @@ def _build(
         if overridden:
             _check_normalizer(files, overridden)
         _check_special(contents, content["model"]["vocab"], declared, path)
+
+    def assembled(build: BuildTokenizer) -> Tokenizer:
+        tokenizer = build(content, contents, settings)
+        add_tokens(tokenizer, declared, special.values(), files.extra)
+        tokenizer.post_processor = processor(tokenizer, *kind.template(contents))
+        return tokenizer
+
     try:
-        built = kind.build(content, contents, settings)
-        add_tokens(built, declared, special.values(), files.extra)
-        built.post_processor = processor(built, *kind.template(contents))
+        built = assembled(kind.build)
     except UserError:
         raise
     except Exception as error:  # the library raises bare Exceptions
@@ -320,7 +326,10 @@ def _build(
             stored.normalizer = bert_normalizer(settings, clean_text=overridden["clean_text"])
         add_tokens(stored, declared, special.values(), files.extra)
         parts = differing_parts(stored, built, has_token_types=has_token_types)
-        if parts and (kind.is_bert or not is_same_on_texts(stored, built)):
+        is_older = kind.build_older is not None and not differing_parts(
+            stored, assembled(kind.build_older), has_token_types=has_token_types
+        )
+        if parts and not is_older and (kind.is_bert or not is_same_on_texts(stored, built)):
             return parts
         if parts:
             note(
