@@ -229,7 +229,7 @@ class BertConfig:
                     f"BERT config: expected a model_type, or a BERT class as the architecture, found {shown(name)} "
                     'alone; if the model is a BERT, add "model_type": "bert"'
                 )
-            if (family := other_family(name)) and family != cls.model_type.replace("-", ""):
+            if (family := other_family(name)) and family != other_family(cls.model_type):
                 raise UserError(
                     f"{config}: expected a {cls.title} class as the architecture, found {shown(name)}, of the family "
                     f"{family}; use a {cls.title} checkpoint"

@@ -89,7 +89,7 @@ def _encoder_prefix(folder: Path, family: Family, names: Iterable[str]) -> str:
     (prefix,) = prefixes
     for part in prefix.split("."):
         other = "bert" if part == "bert" else other_family(part)
-        if other and other not in (family.prefix.removesuffix("."), family.config.model_type.replace("-", "")):
+        if other and other not in (family.prefix.removesuffix("."), other_family(family.config.model_type)):
             raise UserError(
                 f"{folder}: expected {family.config.title}'s tensors, found {prefix}{words}, of the family {other}; "
                 "config.json must have the model_type of its tensors"
