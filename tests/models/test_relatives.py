@@ -22,11 +22,20 @@ SIZES = {
     "max_position_embeddings": 20,
     "initializer_range": 0.3,
 }
+SWITCHES = {
+    "electra": {"embedding_size": 8},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ("c2p", "p2c"),
+        "position_buckets": 6,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+    },
+}
 
 
 def make(name, **options):
-    sizes = SIZES | ({"embedding_size": 8} if name == "electra" else {})
-    model = build_encoder(FAMILIES[name].config(**sizes), {"task": 3}, **options)
+    model = build_encoder(FAMILIES[name].config(**SIZES | SWITCHES.get(name, {})), {"task": 3}, **options)
     return model, init_params(jax.random.key(0), model)
 
 
