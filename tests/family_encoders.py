@@ -16,6 +16,13 @@ SIZES = {
 }
 OWN_SIZES = {
     "electra": {"embedding_size": 8},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ("c2p", "p2c"),
+        "position_buckets": 6,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+    },
     # Global, local, global, ...: the loop of `remat` runs over both kinds.
     "modernbert": {
         "num_hidden_layers": 5,

@@ -106,8 +106,8 @@ class DebertaV2Config(BertConfig):
         if not set(self.pos_att_type) <= set(_POSITION_SCORES):
             raise self._error("pos_att_type", f"must be of {' and '.join(_POSITION_SCORES)}", limit=80)
         # Otherwise the logarithm has no buckets to fill.
-        has_buckets = self.relative_attention and self.position_buckets > 0
-        if has_buckets and not 2 <= self.position_buckets <= (limit := 2 * self.max_distance - 3):
+        limit = 2 * self.max_distance - 3
+        if self.relative_attention and self.position_buckets > 0 and not 2 <= self.position_buckets <= limit:
             raise self._error("position_buckets", f"must be from 2 to {limit:,} for {self.max_distance:,} positions")
         if self.conv_kernel_size > 0 and self.conv_kernel_size % 2 == 0:
             raise self._error("conv_kernel_size", "must be odd, or 0 for no convolution")
