@@ -46,6 +46,20 @@ MINILM_SIZE = {
     "num_attention_heads": 12,
     "intermediate_size": 1536,
 }
+OWN_SIZES = {
+    "electra": {"embedding_size": 128},
+    # As in DeBERTa-v3.
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ("c2p", "p2c"),
+        "position_buckets": 256,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
+    # A gated MLP has three kernels: as many parameters as two of MiniLM's.
+    "modernbert": {"intermediate_size": 1024, "pad_token_id": 0},
+}
 
 
 def composed_step(state, batches, key, *, model, tx, settings):
@@ -152,7 +166,7 @@ def report_families(options) -> None:
     """Measures updates of every family at MiniLM's size against Transformers on PyTorch, eager."""
     rows, versions = [], peers.versions()
     for name, family in FAMILIES.items():
-        config = family.config(**MINILM_SIZE)
+        config = family.config(**MINILM_SIZE | OWN_SIZES.get(name, {}))
         model = build_encoder(config, {TASK.name: TASK.num_outputs})
         params = init_params(jax.random.key(0), model)
         adamw = optimizer.adamw(optimizer.linear_schedule(1e-4, NUM_STEPS, 0.1), 0.01)

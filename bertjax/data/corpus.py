@@ -58,8 +58,7 @@ def load_corpus(source: str) -> Corpus:
     Raises:
       BadData: reports everything that is wrong with the files: an empty file, text that is not UTF-8 or has a NUL byte,
         a CSV without the column, or malformed CSV rows.
-      UserError: the path does not exist, a folder has no .txt files, or a split has fewer than two documents, so that
-        no other document can give a random next text.
+      UserError: the path does not exist, a folder has no .txt files, or a split has fewer than two documents.
     """
     path = user_path(source)
     if source == EDITORIALS:

@@ -37,11 +37,11 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], checkpoi
     """Writes a checkpoint for Transformers: config.json, model.safetensors, tokenizer files and lineage.json.
 
     A run of one task becomes a BertForSequenceClassification; a run of several tasks one for each, in `out/TASK`; a
-    pre-training run a BertForPreTraining, with its decoder tied to the word embeddings. The heads of any other
-    checkpoint decide: BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction,
-    BertForSequenceClassification or BertModel. Other families have classes of the same names, such as
-    RobertaForSequenceClassification. Regression outputs are in the labels' units; config.json records their
-    mean and std as `label_scale`.
+    pre-training run a BertForPreTraining, or a RobertaForMaskedLM where the family has no next-sentence head, with its
+    decoder tied to the word embeddings. The heads of any other checkpoint decide: BertForPreTraining, BertForMaskedLM,
+    BertForNextSentencePrediction, BertForSequenceClassification or BertModel. Other families have classes of the same
+    names, such as RobertaForSequenceClassification. Regression outputs are in the labels' units; config.json records
+    their mean and std as `label_scale`.
 
     Args:
       source: see `load_pretrained`.

@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from family_checkpoints import write_checkpoint
 
 from bertjax.config import PretrainConfig, RunConfig
 from bertjax.config.smart import SmartConfig
@@ -86,13 +87,15 @@ def test_a_cut_run_comes_to_the_same_end(make_config, tmp_path, monkeypatch, kin
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.slow
 @pytest.mark.parametrize("moments", [pytest.param((3, 2), id="heads"), pytest.param((7, 3, 2), id="all")])
-def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_path, monkeypatch, moments):
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_path, monkeypatch, family, moments):
+    checkpoint = tiny_checkpoint if family == "bert" else write_checkpoint(tmp_path / "checkpoint", family)
     blocks = [f"the film\na {word} story\nwith this director" for word in ("good", "warm", "awful", "weak")]
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.txt").write_text(
         "\n\n".join(f"{block}\nand {i} scenes\n\nfilm {i}\nstory" for block in blocks for i in range(9))
     )
-    common = {"corpus": str(tmp_path / "corpus"), "init_from": str(tiny_checkpoint), "batch_size": 8, "max_length": 16}
+    common = {"corpus": str(tmp_path / "corpus"), "init_from": str(checkpoint), "batch_size": 8, "max_length": 16}
     config = PretrainConfig(**common, head_epochs=2, max_steps=6, eval_every=4, checkpoint_every=1)
     assert pretrain(config, tmp_path / "whole")["cost"]["compiled_shapes"] > 1
     for i, moment in enumerate(moments):

@@ -23,6 +23,7 @@ from bertjax.parallel import DataParallel
 from bertjax.pretrained import load_pretrained
 from bertjax.training import optimizer
 from bertjax.training.pretraining_step import (
+    init_pretraining_state,
     pretrain_eval_step,
     pretrain_step,
     pretraining_metrics,
@@ -226,6 +227,41 @@ def test_the_loss_is_the_mean_over_masked_positions_and_pairs(model, params):
             "nsp_accuracy": expected["nsp_accuracy"],
         },
         rel=1e-5,
+    )
+
+
+def differs(tree, other):
+    return any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (tree, other)), strict=True))
+
+
+def test_without_nsp_the_loss_is_that_of_masked_words_and_the_pooler_stays(model, params):
+    pairs = make_batch()
+    batch = {name: x for name, x in pairs.items() if name != "label"}
+    model = without_dropout(model).clone(heads={})
+    params = {top: x for top, x in params.items() if top != "head_nsp"}
+    found, is_new = with_pretraining_heads(params, model, jax.random.key(0))
+    assert not is_new
+    chex.assert_trees_all_equal(found, params)
+    rest = {top: x for top, x in params.items() if top != "mlm"}
+    found, is_new = with_pretraining_heads(rest | {"head_nsp": {"bias": 0}}, model, jax.random.key(0))
+    assert is_new
+    assert found.keys() == params.keys()
+
+    # Against the numbers of a model that has both heads.
+    nsp = {"kernel": jnp.zeros((model.config.hidden_size, 2)), "bias": jnp.zeros(2)}
+    expected = in_numpy(model, params | {"head_nsp": nsp}, pairs)
+    tx = optimizer.adamw(optax.constant_schedule(0.1), 0.5)
+    for tune in ("all", "head"):
+        state = init_pretraining_state(jax.tree.map(jnp.copy, params), tx, model=model, tune=tune)
+        state, means = jax.jit(partial(pretrain_step, model=model, tx=tx, tune=tune))(state, batch, jax.random.key(0))
+        assert means.keys() == {"loss", "mlm_loss", "mlm_accuracy", "gradient_norm", "skipped"}
+        assert float(means["loss"]) == float(means["mlm_loss"]) == pytest.approx(expected["mlm_loss"], abs=1e-5)
+        assert float(means["mlm_accuracy"]) == pytest.approx(expected["mlm_accuracy"], abs=1e-5)
+        moved = {top for top in params if differs(params[top], state.params[top])}
+        assert moved == (params.keys() - {"pooler"} if tune == "all" else {"mlm"})
+    sums = jax.device_get(jax.jit(partial(pretrain_eval_step, model=model))(params, batch))
+    assert pretraining_metrics([sums]) == pytest.approx(
+        {"mlm_accuracy": expected["mlm_accuracy"], "mlm_perplexity": np.exp(expected["mlm_loss"])}, rel=1e-5
     )
 
 
