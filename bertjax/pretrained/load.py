@@ -44,7 +44,7 @@ def load_pretrained(source: str | os.PathLike[str], *, strict_heads: bool = Fals
 
     Args:
       source: one of
-        `minilm-l6`: the starter;
+        `minilm-l6` or `mpnet-base`: a starter;
         a hub name, such as `owner/model` or `owner/model@revision`;
         the folder of a finished run: its final checkpoint;
         a folder written by `convert`;
