@@ -72,15 +72,16 @@ def test_rotary_attention_depends_on_relative_positions():
     chex.assert_trees_all_close(rotate(query, table[:, :1]), query)
 
 
-def test_rotary_tables_of_long_texts():
+@pytest.mark.parametrize("size", [48, 64])
+def test_rotary_tables_of_long_texts(size):
     """Against Transformers: a frequency that is off in its last bit turns position 8,000 by half a thousandth."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    config = transformers.ModernBertConfig(hidden_size=64, num_attention_heads=1, num_hidden_layers=2)
+    config = transformers.ModernBertConfig(hidden_size=size, num_attention_heads=1, num_hidden_layers=2)
     rotary = transformers.models.modernbert.modeling_modernbert.ModernBertRotaryEmbedding(config)
     positions = torch.arange(8192)[None]
     for kind, theta in (("full_attention", 160_000.0), ("sliding_attention", 10_000.0)):
-        cos, sin = (x[0, :, :32].numpy() for x in rotary(torch.zeros(1), positions, kind))
-        table = rotary_table(8192, 64, theta)
+        cos, sin = (x[0, :, : size // 2].numpy() for x in rotary(torch.zeros(1), positions, kind))
+        table = rotary_table(8192, size, theta)
         assert table.dtype == np.float32
         np.testing.assert_allclose(table, np.stack([cos, sin]), atol=2e-7)
 
