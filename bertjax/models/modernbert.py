@@ -203,14 +203,10 @@ class ModernBert(Encoder):
         self.final_norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype, config.norm_bias)
 
     def make_layer(self, site: int | jax.Array, **options: Any) -> Layer:  # noqa: D102
-        number = (site - 1) // self.dropouts
+        number, are_global = (site - 1) // self.dropouts, self.config.are_global
         # In the loop of `remat`, the layer's number is data.
-        is_global = self.config.are_global[number] if isinstance(site, int) else self._are_global[number]
+        is_global = are_global[number] if isinstance(number, int) else jnp.array(are_global)[number]
         return Layer(self.config, site, is_global, self.dtype, self.param_dtype, **options)
-
-    @property
-    def _are_global(self) -> jax.Array:
-        return jnp.array(self.config.are_global)
 
     def make_pooler(self) -> Head:  # noqa: D102
         return Head(self.config, self.dtype, self.param_dtype)

@@ -138,7 +138,7 @@ class ModernBertConfig(BertConfig):
         if values.get("tie_word_embeddings") is False:
             raise UserError(f"{_TITLE}: tie_word_embeddings must be true: the decoder here is the word embeddings")
         for name, expected in (("head_dim", _quotient(values)), ("partial_rotary_factor", 1)):
-            if values.get(name) not in (None, expected):
+            if expected is not None and values.get(name) not in (None, expected):
                 raise UserError(f"{_TITLE}: {name} must be {expected}, found {shown(values[name])}")
         # Transformers 5 takes it for half of local_attention, version 4 ignores it.
         reach = values.get("sliding_window")

@@ -61,7 +61,7 @@ def load_pretrained(source: str | os.PathLike[str], *, strict_heads: bool = Fals
         "head_TASK": a run's head, of the same form; scores are in the labels' units;
         "head_nsp": the next-sentence head, C = 2; class 0 means that the second text follows the first;
         "mlm": {"transform": {"kernel": [D, E], "bias": [E]}, "norm": {"affine": {"scale": [E], "bias": [E]}},
-          "bias": [V]}; its decoder is the word embeddings.
+          "bias": [V]}; its decoder is the word embeddings. ModernBERT's may lack any of the biases.
       "classifier" follows `architectures` in `config.json`: it is left out unless that names the family's class for
       sequence classification, such as `BertForSequenceClassification`, or nothing. "pooler" is the dense layer of the
       sentence head where the family's has one. Lines on stderr report all tensors that are left out.

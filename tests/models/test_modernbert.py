@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bertjax.models import encoder, modernbert
 from bertjax.models.encoder import init_params
 from bertjax.models.families import build_encoder
 from bertjax.models.modernbert import rotary_table, rotate
@@ -45,6 +46,13 @@ def test_a_window_reaches_half_of_local_attention_to_each_side(layers):
     assert found.tolist() == list(range(12 - 2 * layers, 12 + 2 * layers + 1))
 
 
+def test_a_text_just_longer_than_a_window():
+    model, params = make(num_hidden_layers=1, layer_types=("sliding_attention",), local_attention=5)
+    short, mask = IDS[:, :4], MASK[:, :4]
+    changed = hidden(model, params, short.at[:, 3].set(3), mask) != hidden(model, params, short, mask)
+    assert np.flatnonzero(np.any(changed, axis=(0, 2))).tolist() == [1, 2, 3]
+
+
 def test_global_layers_see_everything():
     model, params = make(global_attn_every_n_layers=1, local_attention=5)
     changed = hidden(model, params, IDS.at[:, 12].set(3), MASK) != hidden(model, params, IDS, MASK)
@@ -64,15 +72,16 @@ def test_rotary_attention_depends_on_relative_positions():
     chex.assert_trees_all_close(rotate(query, table[:, :1]), query)
 
 
-def test_rotary_tables_of_long_texts():
+@pytest.mark.parametrize("size", [48, 64])
+def test_rotary_tables_of_long_texts(size):
     """Against Transformers: a frequency that is off in its last bit turns position 8,000 by half a thousandth."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    config = transformers.ModernBertConfig(hidden_size=64, num_attention_heads=1, num_hidden_layers=2)
+    config = transformers.ModernBertConfig(hidden_size=size, num_attention_heads=1, num_hidden_layers=2)
     rotary = transformers.models.modernbert.modeling_modernbert.ModernBertRotaryEmbedding(config)
     positions = torch.arange(8192)[None]
     for kind, theta in (("full_attention", 160_000.0), ("sliding_attention", 10_000.0)):
-        cos, sin = (x[0, :, :32].numpy() for x in rotary(torch.zeros(1), positions, kind))
-        table = rotary_table(8192, 64, theta)
+        cos, sin = (x[0, :, : size // 2].numpy() for x in rotary(torch.zeros(1), positions, kind))
+        table = rotary_table(8192, size, theta)
         assert table.dtype == np.float32
         np.testing.assert_allclose(table, np.stack([cos, sin]), atol=2e-7)
 
@@ -99,14 +108,22 @@ def test_each_dropout(name, changes_hidden):
     chex.assert_trees_all_close(each, dropped, atol=1e-5)
 
 
-def test_dropout_spares_the_residual_stream():
-    """At a rate of almost 1 in all layers the embeddings remain; after the embeddings, nothing does."""
-    rate, keys = 1 - 2**-30, jax.random.split(jax.random.key(3), 2)
-    model, params = make(attention_probs_dropout_prob=rate, mlp_dropout=rate)
-    normed = model.apply({"params": params}, method=lambda m: m.final_norm(m.embed(IDS, IDS * 0)))
-    chex.assert_trees_all_close(hidden(model, params, IDS, MASK, keys), normed, atol=1e-5)
-    model, params = make(hidden_dropout_prob=rate)
-    assert not np.any(hidden(model, params, IDS, MASK, keys))
+def test_every_place_of_dropout_has_its_own_number(monkeypatch):
+    seen = []
+
+    def spy(x, keys, site, rate):
+        seen.append((site, x.shape, rate))
+        return x
+
+    rates = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "mlp_dropout": 0.3}
+    model, params = make(num_hidden_layers=2, classifier_dropout=0.4, **rates)
+    for module in (modernbert, encoder):
+        monkeypatch.setattr(module, "dropout", spy)
+    run = lambda m: m.logits(m.embed(IDS[0], IDS[0]), MASK[0], "task", jax.random.key(0))  # noqa: E731
+    jax.eval_shape(lambda p: model.apply({"params": p}, method=run), params)
+    first = [(1, (2, 24, 24), 0.2), (2, (24, 12), 0.2), (3, (24, 20), 0.3)]
+    of_cls = [(4, (2, 1, 24), 0.2), (5, (1, 12), 0.2), (6, (1, 20), 0.3)]
+    assert seen == [(0, (24, 12), 0.1), *first, *of_cls, (7, (12,), 0.4)]
 
 
 def test_the_embeddings_that_smart_perturbs_are_what_enters_the_first_layer():
