@@ -13,6 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bertjax.models import bert as bert_module
+from bertjax.models import encoder as encoder_module
 from bertjax.models.bert import Bert, LayerNorm
 from bertjax.models.config import ACTIVATIONS, BertConfig
 from bertjax.models.encoder import init_params
@@ -238,7 +239,8 @@ def test_every_place_of_dropout_has_its_own_number(monkeypatch):
         seen.append((site, x.shape, rate))
         return x
 
-    monkeypatch.setattr(bert_module, "dropout", spy)
+    for module in (bert_module, encoder_module):
+        monkeypatch.setattr(module, "dropout", spy)
     jax.eval_shape(lambda *inputs: scores(PARAMS, *inputs), *(x[0] for x in INPUTS), KEYS[0])
     hidden, whole = ((7, 12), 0.3), [((3, 7, 7), 0.2), *[((7, 12), 0.3)] * 2]
     of_cls = [((3, 1, 7), 0.2), *[((1, 12), 0.3)] * 2]  # the last layer's

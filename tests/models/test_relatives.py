@@ -1,6 +1,7 @@
 """The seams that training and SMART use, for every family."""
 
 import math
+import sys
 
 import chex
 import jax
@@ -74,3 +75,19 @@ def test_relative_buckets():
     for n in range(600):
         bucket = n if n < 8 else min(8 + math.floor(math.log2(n / 8) * 2 + 1e-9), 15)
         assert relative_bucket(np.array([n, -n])).tolist() == [bucket + 16 * (n > 0), bucket]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_place_of_dropout_has_its_own_number(name, monkeypatch):
+    (model, params), sites = make(name), []
+
+    def spy(x, keys, site, rate):
+        sites.append(site)
+        return x
+
+    for module in [module for key, module in sys.modules.items() if key.startswith("bertjax.models.")]:
+        if hasattr(module, "dropout") and callable(module.dropout):
+            monkeypatch.setattr(module, "dropout", spy)
+    keys = jax.random.split(jax.random.key(1), 3)
+    jax.eval_shape(lambda p: logits(model, p, *inputs(model.config), keys), params)
+    assert len(sites) == len(set(sites)) > model.config.num_hidden_layers
