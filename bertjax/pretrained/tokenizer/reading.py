@@ -197,7 +197,9 @@ def _found_instead(folder: Path) -> str:
         return "found neither; copy it into the folder"
     command = "import sys; from transformers import AutoTokenizer as T; f = sys.argv[1]; "
     command += "T.from_pretrained(f).save_pretrained(f)"
-    return f"found {found}; write tokenizer.json: {shlex.join(['python', '-c', command, str(folder)])}"
+    # Transformers 5 leaves out the normaliser in DeBERTa's file.
+    needs = " pip install 'transformers<5' sentencepiece protobuf, then" if found == "spm.model" else ""
+    return f"found {found}; write tokenizer.json:{needs} {shlex.join(['python', '-c', command, str(folder)])}"
 
 
 def _check_same_vocabulary(stored: Tokenizer, vocabulary: Mapping[str, int], path: Path) -> None:
