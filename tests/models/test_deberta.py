@@ -188,6 +188,12 @@ def test_dropout_after_the_convolution():
     assert np.abs(plain - dropped).max() > 1e-3
 
 
+def test_rates_of_dropout_in_the_head():
+    config = config_of(hidden_dropout_prob=0.4, cls_dropout=0.3, pooler_dropout=0.2)
+    assert (config.classifier_dropout_prob, config.pooler_dropout_prob) == (0.3, 0.2)
+    assert config_of(hidden_dropout_prob=0.4).classifier_dropout_prob == 0.4
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
