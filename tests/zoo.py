@@ -349,33 +349,21 @@ def modernbert():
 
 def deberta():
     """DeBERTa-v2's, as Transformers 5 builds it."""
-    tokenizer = deberta_unigram()
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
-            normalizers.NFC(),
-            normalizers.Strip(left=False, right=True),
-        ]
-    )
-    return tokenizer
+    spaces = normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " ")
+    return deberta_unigram(spaces, normalizers.NFC(), normalizers.Strip(left=False, right=True))
 
 
-def deberta_4(charsmap):
-    """DeBERTa-v2's, as Transformers 4 converts it from SentencePiece."""
-    tokenizer = deberta_unigram()
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Strip(), normalizers.Precompiled(charsmap), normalizers.Replace(Regex(" {2,}"), " ")]
-    )
-    return tokenizer
+def deberta_4():
+    """DeBERTa-v2's, as Transformers 4 converts it from a SentencePiece model without a map of characters."""
+    return deberta_unigram(normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " "))
 
 
-def deberta_unigram():
+def deberta_unigram(*steps):
     pieces = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0)]
     pieces += json.loads(unigram().to_str())["model"]["vocab"][4:-1]
     tokenizer = Tokenizer(models.Unigram([tuple(x) for x in pieces], unk_id=3, byte_fallback=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
-    )
+    tokenizer.normalizer = normalizers.Sequence(list(steps))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace()
     return with_template(tokenizer, DEBERTA_NAMES)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_families import drawn
 
+from bertjax import smart
 from bertjax.errors import UserError
 from bertjax.models.deberta import by_position, log_bucket, position_rows
 from bertjax.models.deberta_config import DebertaV2Config
@@ -188,6 +189,12 @@ def test_dropout_after_the_convolution():
     assert np.abs(plain - dropped).max() > 1e-3
 
 
+def test_rates_of_dropout_in_the_head():
+    config = config_of(hidden_dropout_prob=0.4, cls_dropout=0.3, pooler_dropout=0.2)
+    assert (config.classifier_dropout_prob, config.pooler_dropout_prob) == (0.3, 0.2)
+    assert config_of(hidden_dropout_prob=0.4).classifier_dropout_prob == 0.4
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -239,3 +246,38 @@ def test_an_older_config():
     assert config.pos_att_type == ("p2c", "c2p")
     assert (config.position_span, config.max_distance, config.embedding_size, config.legacy) == (8, 20, 12, True)
     assert config_of(pos_att_type=None).pos_att_type == config_of(pos_att_type="").pos_att_type == ()
+
+
+def test_bfloat16_finds_the_direction_of_float32():
+    config = config_of(conv_kernel_size=3, num_hidden_layers=2)
+    model = build_encoder(config, {"task": 3})
+    params = init_params(jax.random.key(0), model)
+    ids = jnp.asarray(np.random.default_rng(0).integers(4, 40, size=9))
+    mask = jnp.ones(9, bool)
+
+    def direction(dtype):
+        model = build_encoder(config, {"task": 3}, dtype=dtype)
+        x = model.apply({"params": params}, ids, 0 * ids, method="embed")
+        hidden = model.apply({"params": params}, x, mask, method="encode")
+        assert x.dtype == hidden.dtype == dtype
+        logits_fn = lambda x: model.apply({"params": params}, x, mask, "task", method="logits")  # noqa: E731
+        assert logits_fn(x).dtype == jnp.float32
+        delta = smart.power_iteration(logits_fn, x, jax.random.key(2), divergence=smart.symmetric_kl, radius=0.05)
+        return np.asarray(delta, np.float32).ravel()
+
+    a, b = direction(jnp.float32), direction(jnp.bfloat16)
+    assert abs(a @ b) >= 0.98 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_scores_are_float32_in_bfloat16():
+    """Every product of attention, with positions too, comes out wide."""
+    config = config_of(num_hidden_layers=1)
+    layer = build_encoder(config, dtype=jnp.bfloat16).make_layer(1, parent=None)
+    x, positions = jnp.ones((9, 12), jnp.bfloat16), jnp.ones((17, 12), jnp.bfloat16)
+    args = x, x, jnp.ones(9, bool), None, positions
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, *args[2:]))
+    run = lambda p: layer.apply(p, *args, method="attend")  # noqa: E731
+    products = [e for e in jax.make_jaxpr(run)(params).eqns if e.primitive.name == "dot_general"]
+    scores = [e for e in products if sorted(e.outvars[0].aval.shape) in ([2, 9, 9], [2, 9, 17])]
+    assert len(scores) == 3
+    assert {str(e.outvars[0].aval.dtype) for e in scores} == {"float32"}

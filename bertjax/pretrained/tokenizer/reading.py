@@ -7,7 +7,6 @@ can know with which of them the checkpoint was trained.
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,11 +39,16 @@ from bertjax.pretrained.tokenizer.files import (
     read_tokenizer_files,
 )
 from bertjax.pretrained.tokenizer.token_types import without_token_types
-from bertjax.pretrained.tokenizer.vocabulary import check_is_wordpiece, guess_is_cased, read_vocabulary_file
+from bertjax.pretrained.tokenizer.vocabulary import (
+    check_is_wordpiece,
+    check_same_vocabulary,
+    found_instead,
+    guess_is_cased,
+    read_vocabulary_file,
+)
 
 _LEFT = "warning: {}: texts are truncated at their start; here they are truncated at their end"
 _JAPANESE = ("word_tokenizer_type", "subword_tokenizer_type", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs")
-_OTHER_VOCABULARIES = ("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model", "vocab.json")
 # Some embedding tables are padded to a multiple of 8, 64 or 128 rows, for speed.
 _MAX_PADDING = 128
 
@@ -100,9 +104,9 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer:
     vocabulary = read_vocabulary_file(vocabulary_path) if vocabulary_path.is_file() else None
     stored = _read_tokenizer_json(json_path) if json_path.is_file() else None
     if stored is None and vocabulary is None:
-        raise UserError(f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, {_found_instead(folder)}")
+        raise UserError(f"{folder}: expected the checkpoint's vocab.txt or tokenizer.json, {found_instead(folder)}")
     if stored is not None and vocabulary is not None:
-        _check_same_vocabulary(stored, vocabulary, vocabulary_path)
+        check_same_vocabulary(stored, vocabulary, vocabulary_path)
     _check_other_settings(files)
     kind = _tokenizer_class(files, has_json=stored is not None)
     if kind is None or (stored is None and not kind.is_bert):
@@ -188,28 +192,6 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
     except BaseException as error:  # the library raises bare Exceptions, and its panics are BaseExceptions
         raise UserError(f"{path}: not a readable tokenizer ({reason(error)}); get it again, or vocab.txt") from None
     return tokenizer
-
-
-def _found_instead(folder: Path) -> str:
-    """The end of the line about a folder without a vocabulary that is read."""
-    found = next((name for name in _OTHER_VOCABULARIES if (folder / name).is_file()), None)
-    if found is None:
-        return "found neither; copy it into the folder"
-    command = "import sys; from transformers import AutoTokenizer as T; f = sys.argv[1]; "
-    command += "T.from_pretrained(f).save_pretrained(f)"
-    return f"found {found}; write tokenizer.json: {shlex.join(['python', '-c', command, str(folder)])}"
-
-
-def _check_same_vocabulary(stored: Tokenizer, vocabulary: Mapping[str, int], path: Path) -> None:
-    if vocabulary in (stored.get_vocab(with_added_tokens=False), stored.get_vocab(with_added_tokens=True)):
-        return
-    both = stored.get_vocab(with_added_tokens=True)
-    piece = next((piece for piece, index in vocabulary.items() if both.get(piece) != index), None)
-    where = f"line {len(vocabulary) + 1}" if piece is None else f"line {vocabulary[piece] + 1}"
-    raise UserError(
-        f"{path}: {where}: expected the vocabulary of tokenizer.json, found "
-        f"{'the end' if piece is None else shown(piece)}; delete the wrong one of the two files"
-    )
 
 
 def _check_other_settings(files: TokenizerFiles) -> None:

@@ -1,14 +1,18 @@
 """`vocab.txt`: one WordPiece per line, its id the line's number."""
 
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from bertjax.errors import UserError, shown
 from bertjax.files.json_files import MIB, read_text
 
 _MIN_CASED_SHARE = 0.05
 """Of the pieces with letters that have two cases. Uncased vocabularies have few by mistake, cased ones a fifth."""
+_OTHER_VOCABULARIES = ("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model", "vocab.json")
 _MARKER = re.compile(r"\[.+\]|<.+>")
 _OTHER_CONTINUATIONS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
 """Marks at the start of a word in other kinds of vocabulary."""
@@ -63,3 +67,28 @@ def guess_is_cased(vocabulary: Mapping[str, int], special: Collection[str]) -> b
     cased = sum(piece.lower() != piece for piece in pieces)
     letters = sum(piece.lower() != piece.upper() for piece in pieces)
     return cased > 0 and cased >= _MIN_CASED_SHARE * letters
+
+
+def check_same_vocabulary(stored: Tokenizer, vocabulary: Mapping[str, int], path: Path) -> None:
+    """UserError if `vocab.txt`, read from `path`, has other entries than tokenizer.json."""
+    if vocabulary in (stored.get_vocab(with_added_tokens=False), stored.get_vocab(with_added_tokens=True)):
+        return
+    both = stored.get_vocab(with_added_tokens=True)
+    piece = next((piece for piece, index in vocabulary.items() if both.get(piece) != index), None)
+    where = f"line {len(vocabulary) + 1}" if piece is None else f"line {vocabulary[piece] + 1}"
+    raise UserError(
+        f"{path}: {where}: expected the vocabulary of tokenizer.json, found "
+        f"{'the end' if piece is None else shown(piece)}; delete the wrong one of the two files"
+    )
+
+
+def found_instead(folder: Path) -> str:
+    """The end of the line about a folder without a vocabulary that is read."""
+    found = next((name for name in _OTHER_VOCABULARIES if (folder / name).is_file()), None)
+    if found is None:
+        return "found neither; copy it into the folder"
+    command = "import sys; from transformers import AutoTokenizer as T; f = sys.argv[1]; "
+    command += "T.from_pretrained(f).save_pretrained(f)"
+    # Transformers 5 leaves out the normaliser in DeBERTa's file.
+    needs = " pip install 'transformers<5' sentencepiece protobuf, then" if found == "spm.model" else ""
+    return f"found {found}; write tokenizer.json:{needs} {shlex.join(['python', '-c', command, str(folder)])}"
