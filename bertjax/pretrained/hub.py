@@ -38,7 +38,7 @@ PINS: Mapping[str, Commit] = {
 }
 """The commits of names that recipes use."""
 _SMALL_FILES = ["config.json", "bert_config.json", "vocab.txt", "tokenizer*", "lineage.json"]
-_SMALL_FILES += ["special_tokens_map.json", "added_tokens.json", "adapter_config.json"]
+_SMALL_FILES += ["special_tokens_map.json", "added_tokens.json", "adapter_config.json", "spm.model"]
 
 # The second only if the first does not exist: no model is fetched twice.
 _WEIGHTS = {

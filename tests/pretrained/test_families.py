@@ -18,7 +18,8 @@ from bertjax.pretrained.param_names import tensor_names
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 NAMES = [name for name in FAMILIES if name != "bert"]
-SEEDS = range(12)
+FAST = 2
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= FAST)) for seed in range(12)]
 
 
 def assert_near(found, expected, tolerance):

@@ -11,6 +11,7 @@ import huggingface_hub.errors
 import pytest
 from checkpoints import TENSORS, assert_holds, refusal, write_checkpoint, write_tokenizer
 
+from bertjax.errors import UserError
 from bertjax.pretrained import hub, load_pretrained, load_tokenizer, read_lineage, resolve_checkpoint
 from bertjax.pretrained.convert import convert
 
@@ -173,6 +174,14 @@ def test_every_file_of_the_tokenizer_is_fetched(fake_hub):
     fake_hub.files["special_tokens_map.json"] = b'{"additional_special_tokens": ["[E1]"]}'
     folder = resolve_checkpoint("owner/model")
     assert load_tokenizer(folder).encode("the [E1]").ids[2] == 24
+
+
+def test_a_sentencepiece_model_alone_is_fetched_for_the_line_that_converts_it(fake_hub):
+    fake_hub.files["spm.model"] = b"pieces"
+    del fake_hub.files["vocab.txt"]
+    folder = resolve_checkpoint("owner/model")
+    with pytest.raises(UserError, match="found spm.model; write tokenizer.json: pip install"):
+        load_tokenizer(folder)
 
 
 # Hashes
