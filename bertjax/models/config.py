@@ -89,6 +89,7 @@ class BertConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+    classifier_dropout: float | None = None
 
     model_type: ClassVar[str] = "bert"
     title: ClassVar[str] = "BERT"
@@ -137,8 +138,8 @@ class BertConfig:
 
     @property
     def classifier_dropout_prob(self) -> float:
-        """Rate of the dropout before a sentence head's last layer."""
-        return self.hidden_dropout_prob
+        """Rate of the dropout before a sentence head's last layer: `classifier_dropout`, if it is stated."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     @property
     def pooler_dropout_prob(self) -> float:

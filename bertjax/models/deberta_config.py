@@ -62,6 +62,7 @@ class DebertaV2Config(BertConfig):
 
     model_type: ClassVar[str] = "deberta-v2"
     title: ClassVar[str] = "DeBERTa-v2"
+    fixed: ClassVar[frozenset[str]] = frozenset({"classifier_dropout"})  # `cls_dropout` is its name
     optional_sizes: ClassVar[frozenset[str]] = frozenset({"type_vocab_size"})
     has_pooler_dropout: ClassVar[bool] = True
 

@@ -76,11 +76,14 @@ def classify(
       Logits [B, C], or scores [B, 1].
 
     Raises:
-      ValueError: There is no sentence head, or see `encode`.
+      ValueError: There is no sentence head; the first token, which the head reads, is padding; or see `encode`.
     """
     if "classifier" not in params:
         raise ValueError("params must have a sentence head, 'classifier', found none: the checkpoint has no such head")
-    return _classify(params, config, *_checked_inputs(config, input_ids, attention_mask, token_type_ids))
+    ids, mask, types = _checked_inputs(config, input_ids, attention_mask, token_type_ids)
+    if not config.pools_mean and not isinstance(mask, jax.core.Tracer) and not mask[..., 0].all():
+        raise ValueError("attention_mask must be 1 at the first token, which the sentence head reads; pad on the right")
+    return _classify(params, config, ids, mask, types)
 
 
 def _checked_inputs(

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +164,11 @@ class Probe(NamedTuple):
             for kind, a, b in (("ids", self.ids[i], found.ids[i]), ("token types", ours, theirs)):
                 if list(a) != list(b):
                     start = json.dumps([part[:60] for part in text if part is not None], ensure_ascii=False)
-                    return Comparison(name, False, f"{kind} of {start}: {list(a)[:12]}, but{by} {list(b)[:12]}")
+                    at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+                    found_here, found_there = (list(row)[at : at + 12] for row in (a, b))
+                    return Comparison(
+                        name, False, f"{kind} of {start}, from position {at}: {found_here}, but{by} {found_there}"
+                    )
         return Comparison(name, True, f"ids and token types{by} of {len(self.texts)} texts and pairs")
 
 

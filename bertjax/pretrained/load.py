@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from bertjax.pretrained.param_names import (
     FlatParams,
     ParamPath,
     TensorShape,
+    classifier_names,
     describe_mismatch,
     expected_names,
     is_kernel,
     param_shapes,
     pooler_paths,
+    pretraining_head_names,
     tensor_shapes,
 )
 from bertjax.pretrained.source import find_run, other_modules, resolve_checkpoint
@@ -74,8 +77,12 @@ def load_pretrained(source: str | os.PathLike[str], *, strict_heads: bool = Fals
     folder = resolve_checkpoint(source)
     config, flat = read_checkpoint(folder, strict_heads=strict_heads)
     if not any(path[0] == "pooler" for path in flat):
-        print(f"warning: {folder}: no pooler in this checkpoint; it gets a new one, to be trained", file=sys.stderr)
-        flat |= _new_pooler(config)
+        if shared := _pooler_of_mlm(config, flat):
+            note(f"{folder}: a sentence head starts with the layers of the masked-language-modelling head")
+            flat |= shared
+        else:
+            print(f"warning: {folder}: no pooler in this checkpoint; it gets a new one, to be trained", file=sys.stderr)
+            flat |= _new_pooler(config)
     params: dict[str, Any] = flax.traverse_util.unflatten_dict({path: jnp.asarray(x) for path, x in flat.items()})
     return config, params
 
@@ -134,6 +141,29 @@ def _without_foreign_classifier(folder: Path, config: BertConfig, params: FlatPa
         return params
     note(f"{folder}: left out classifier: a head of {', '.join(architectures)}")
     return {path: array for path, array in params.items() if path[0] != "classifier"}
+
+
+def _pooler_of_mlm(config: BertConfig, params: FlatParams) -> FlatParams:
+    """The pooler from the MLM head, where both have the same names in Transformers, which shares them; else nothing."""
+    heads = pretraining_head_names(config)["mlm"]
+    theirs = {name: path for path, name in heads.items() if path in params}
+    names = {path: name for path, name in classifier_names(config).items() if path[0] == "pooler"}
+    if not names or not all(name in theirs for name in names.values()):
+        return {}
+    return {path: params[theirs[name]].copy() for path, name in names.items()}
+
+
+def check_head_alone(config: BertConfig, params: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
+    """UserError if a sentence head of this checkpoint needs more training than its last linear layer alone."""
+    is_trained = "classifier" in params or any(name.startswith("head_") and name != "head_nsp" for name in params)
+    has_own_dense = any(module.startswith("pooler") for module in family_of(config).classifier)
+    new, found = _new_pooler(config), flax.traverse_util.flatten_dict(dict(params))
+    is_new = all(np.array_equal(found[path], array) for path, array in new.items())
+    if is_new or (has_own_dense and not is_trained):
+        raise UserError(
+            "--config.tune: head trains the last linear layer alone, but the dense layer before it is new in "
+            f"{source}; use all, or a checkpoint with a trained sentence head"
+        )
 
 
 def _new_pooler(config: BertConfig) -> FlatParams:

@@ -82,7 +82,7 @@ def read_heads(
         tensors = take(head, prefix)
         if not tensors:
             continue
-        found, complaint = _pretraining_head(head, config, words, tensors)
+        found, complaint = _pretraining_head(folder, head, config, words, tensors)
         if complaint and strict:
             raise UserError(f"{folder}: {complaint}")
         if complaint:
@@ -123,7 +123,7 @@ def _owner_of_shared(
 
 
 def _pretraining_head(
-    head: str, config: BertConfig, words: StoredTensor, tensors: dict[str, StoredTensor]
+    folder: Path, head: str, config: BertConfig, words: StoredTensor, tensors: dict[str, StoredTensor]
 ) -> tuple[HeadTensors, str]:
     """A head of pre-training, or no tensors and why not."""
     names = pretraining_head_names(config)[head]
@@ -138,6 +138,9 @@ def _pretraining_head(
     expected |= {name: tensor.shape for name, tensor in tied.items() if name in tensors and tensor is not None}
     if mismatch := describe_mismatch({name: tensor.shape for name, tensor in tensors.items()}, expected):
         return {}, f"tensors do not fit config.json: {mismatch}"
+    values = read_small_json(config_path(folder), {})
+    if decoder is not None and values.get("tie_word_embeddings") is False and f"{decoder}.weight" not in tensors:
+        return {}, f"tie_word_embeddings is false, and {decoder}.weight is missing: only tied decoders are supported"
     for name, tensor in tied.items():
         if name not in tensors or tensor is None:
             continue

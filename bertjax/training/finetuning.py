@@ -20,6 +20,7 @@ from bertjax.label_scale import LabelScale
 from bertjax.models.forward import Params
 from bertjax.parallel import CompiledByShape, DataParallel, is_first_host
 from bertjax.pretrained import (
+    check_head_alone,
     classifier_problem_type,
     copy_encoder_files,
     head_class_names,
@@ -74,6 +75,8 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     _warn([*config.smart.idle(), *inputs.warnings])
     past = read_lineage(config.init_from)
     architecture, loaded = load_pretrained(config.init_from)
+    if config.tune == "head":
+        check_head_alone(architecture, loaded, config.init_from)
     init_checkpoint = describe_init_checkpoint(past, inputs.folder, loaded)
     params = with_heads(_own_heads(loaded, inputs), architecture, inputs.model.heads, head_key)
     data = FinetuningData(config, inputs, params, parallel)

@@ -314,3 +314,12 @@ def test_slices_are_copied_in_chunks(index, tmp_path, monkeypatch):
     monkeypatch.setattr(archives.shutil, "copyfileobj", lambda *args: lengths.append(args[2]) or copy(*args))
     assets.fetch_asset("tiny")
     assert lengths == [2**20] * 3
+
+
+def test_parts_of_a_process_killed_at_its_end_are_removed(index, tmp_path):
+    folder = assets.fetch_asset("tiny")
+    parts = folder.with_name(f".{folder.name}.parts")
+    parts.mkdir()
+    (parts / "joined.zip").write_bytes(b"x")
+    assert assets.fetch_asset("tiny") == folder
+    assert not parts.exists()

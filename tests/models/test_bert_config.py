@@ -162,3 +162,10 @@ def test_the_classes_that_wrote_a_checkpoint():
 )
 def test_other_families(name, family):
     assert other_family(name) == family
+
+
+def test_dropout_of_the_classifier():
+    config = BertConfig.from_dict(SIZES | {"classifier_dropout": 0.5})
+    assert config.classifier_dropout_prob == 0.5
+    assert BertConfig.from_dict(config.to_dict()) == config
+    assert BertConfig.from_dict(SIZES | {"classifier_dropout": None}).classifier_dropout_prob == 0.1

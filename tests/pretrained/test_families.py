@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_encoders import family_encoder
 from tiny_families import ARGUMENTS, batch, drawn, head_class, randomized
 
 from bertjax import classify, encode
@@ -116,3 +117,32 @@ def test_an_unknown_family_names_the_known_ones():
     with pytest.raises(Exception, match="camembert") as info:
         config_from_dict(json.loads('{"model_type": "gpt2"}'))
     assert all(name in str(info.value) for name in FAMILIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_classify_refuses_padding_on_the_left(name):
+    model, params = family_encoder(name, {})
+    params = params | {"classifier": {"kernel": jnp.ones((12, 3)), "bias": jnp.ones(3)}}
+    ids = np.full((2, 4), 7)
+    with pytest.raises(ValueError, match="pad on the right"):
+        classify(params, model.config, ids, np.array([[1, 1, 1, 0], [0, 1, 1, 1]]))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"modernbert"}))
+def test_an_untied_decoder_that_is_missing(name, tmp_path, capsys):
+    model = head_class(name, "ForMaskedLM")(drawn(name, 3))
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert "mlm" in load_pretrained(tmp_path)[1]
+    (tmp_path / "config.json").write_text(json.dumps(values | {"tie_word_embeddings": False}))
+    assert "mlm" not in load_pretrained(tmp_path)[1]
+    assert "tie_word_embeddings is false, and" in capsys.readouterr().err
+
+
+def test_modernbert_starts_a_sentence_head_as_transformers_does(tmp_path):
+    model = randomized(transformers.ModernBertForMaskedLM(drawn("modernbert", 3)), 3)
+    model.save_pretrained(tmp_path)
+    theirs = transformers.ModernBertForSequenceClassification.from_pretrained(tmp_path).state_dict()
+    _, params = load_pretrained(tmp_path)
+    np.testing.assert_array_equal(params["pooler"]["dense"]["kernel"].T, theirs["head.dense.weight"].numpy())
+    np.testing.assert_array_equal(params["pooler"]["norm"]["affine"]["scale"], theirs["head.norm.weight"].numpy())

@@ -17,7 +17,6 @@ class ElectraConfig(BertConfig):
 
     embedding_size: int = 128
     intermediate_size: int = 1024
-    classifier_dropout: float | None = None
 
     model_type: ClassVar[str] = "electra"
     title: ClassVar[str] = "ELECTRA"
@@ -27,10 +26,6 @@ class ElectraConfig(BertConfig):
     @property
     def mlm_act(self) -> str:  # noqa: D102
         return "gelu"
-
-    @property
-    def classifier_dropout_prob(self) -> float:  # noqa: D102
-        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     def __post_init__(self) -> None:
         super().__post_init__()

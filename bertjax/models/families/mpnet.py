@@ -23,7 +23,7 @@ class MPNetConfig(BertConfig):
 
     model_type: ClassVar[str] = "mpnet"
     title: ClassVar[str] = "MPNet"
-    fixed: ClassVar[frozenset[str]] = frozenset({"type_vocab_size"})
+    fixed: ClassVar[frozenset[str]] = frozenset({"type_vocab_size", "classifier_dropout"})
     has_pooler_dropout: ClassVar[bool] = True
 
     @property

@@ -16,7 +16,6 @@ class RobertaConfig(BertConfig):
     """RoBERTa's architecture; see `BertConfig`."""
 
     pad_token_id: int = 1
-    classifier_dropout: float | None = None
 
     model_type: ClassVar[str] = "roberta"
     title: ClassVar[str] = "RoBERTa"
@@ -29,10 +28,6 @@ class RobertaConfig(BertConfig):
     @property
     def mlm_act(self) -> str:  # noqa: D102
         return "gelu"
-
-    @property
-    def classifier_dropout_prob(self) -> float:  # noqa: D102
-        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
 @dataclasses.dataclass(frozen=True)
