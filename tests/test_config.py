@@ -207,14 +207,17 @@ def test_bad_values_are_refused_in_one_line(values, message):
         ),
         (
             {"preset": "none", "radius": 0.1, "horizon": 0.1},
-            ["radius has no effect: R_s has weight 0", "horizon has no effect: the Bregman term's weight is 0"],
+            [f"{name} has no effect: the preset none is plain fine-tuning" for name in ("radius", "horizon")],
         ),
         ({"preset": "r3f", "radius": 0.1, "every": 2, "matched_dropout": True}, []),
         ({"preset": "paper", "radius": 0.1, "norm": "l2", "num_steps": 2, "decay": [0.9, 0.99]}, []),
         ({"preset": "mtdnn_2020", "norm": "l2"}, []),
         ({"preset": "bertjax", "weight": 0.0, "horizon": 0.1, "matched_dropout": False}, []),
         ({"preset": "bertjax", "bregman_weight": 0.0, "start": "output", "clean_gradient": True}, []),
-        ({"preset": "none", "weight": 1.0, "bregman_weight": 0.0}, []),
+        (
+            {"preset": "none", "weight": 1.0, "bregman_weight": 0.5},
+            [f"{name} has no effect: the preset none is plain fine-tuning" for name in ("weight", "bregman_weight")],
+        ),
     ],
 )
 def test_keys_of_smart_that_nothing_reads_are_told(smart, lines):
@@ -258,3 +261,9 @@ def test_numbers_and_values_beyond_all_bounds(values, complaint):
     with pytest.raises(UserError) as info:
         read_config(values)
     assert str(info.value) == complaint
+
+
+def test_the_preset_none_is_plain_fine_tuning_whatever_weight_a_recipe_sets():
+    settings = read_config({"smart": {"preset": "none", "weight": 0.5, "bregman_weight": 1.0}}).smart.settings()
+    assert not settings.has_smoothness
+    assert not settings.has_bregman

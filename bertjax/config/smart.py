@@ -13,7 +13,7 @@ class SmartConfig:
     """`smart.*`: a preset and changes to it; None keeps the preset's value.
 
     Attributes:
-      preset: A key of `smart.PRESETS`.
+      preset: A key of `smart.PRESETS`; "none" is plain fine-tuning, whatever the other keys say.
       weight: λ.
       radius: Radius of the perturbation: relative to the embeddings' RMS for the presets bertjax, bertjax_exact and
         vat, absolute for paper, mtdnn_head and r3f.
@@ -47,16 +47,20 @@ class SmartConfig:
         try:
             # Bad values are refused even if the preset does not read them: a flag may change the preset.
             smart.PowerIteration(**{name: value for name, value in self._changes().items() if name in unread})
-            return smart.preset(
+            changed = smart.preset(
                 self.preset, **{name: value for name, value in self._changes().items() if name not in unread}
             )
+            return smart.preset("none") if self.preset == "none" else changed
         except ValueError as error:
             raise UserError(f"--config.smart.{error}") from None
 
     def idle(self) -> list[str]:
         """A line for each changed key without effect, such as a recipe's key after a flag changed the preset."""
         settings, unread = self.settings(), self._unread()
-        reasons = {name: _why_idle(name, settings, unread) for name in self._changes()}
+        if self.preset == "none":
+            reasons = dict.fromkeys(self._changes(), "the preset none is plain fine-tuning")
+        else:
+            reasons = {name: _why_idle(name, settings, unread) for name in self._changes()}
         return [f"--config.smart.{name} has no effect: {reason}" for name, reason in reasons.items() if reason]
 
     def _changes(self) -> dict[str, Any]:
