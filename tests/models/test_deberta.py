@@ -33,6 +33,7 @@ def config_of(**changes):
 
 
 def test_the_drawn_configs_cover_every_switch():
+    pytest.importorskip("transformers")
     configs = [config_from_dict(drawn("deberta-v2", seed).to_dict()) for seed in range(12)]
     relative = [config for config in configs if config.relative_attention]
     assert {frozenset(c.pos_att_type) for c in relative} == {

@@ -131,7 +131,7 @@ def test_values_that_change_nothing_are_read():
 
 def test_twelve_seeds_cover_every_switch():
     """Guards the tests over families, which draw their models from these seeds."""
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", minversion="5")
     configs = [read(drawn("modernbert", seed).to_dict()) for seed in range(12)]
     for name in ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias", "decoder_bias", "pools_mean"):
         assert {getattr(config, name) for config in configs} == {False, True}, name
@@ -148,7 +148,7 @@ def test_twelve_seeds_cover_every_switch():
 
 @pytest.mark.parametrize("seed", range(12))
 def test_transformers_reads_what_is_written(seed):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5")
     config = read(drawn("modernbert", seed).to_dict())
     written = json.loads(json.dumps(config.to_dict()))
     theirs = transformers.AutoConfig.for_model(**written)
@@ -162,7 +162,7 @@ def test_transformers_reads_what_is_written(seed):
 
 @pytest.mark.parametrize("changes", [{}, {"global_attn_every_n_layers": 2, "global_rope_theta": 9.0}, rope(7.0, 8.0)])
 def test_transformers_reads_the_same_from_older_files(changes):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5")
     tokens = {f"{name}_token_id": 1 for name in ("bos", "eos", "cls", "sep")}
     config, theirs = read(SIZES | changes), transformers.AutoConfig.for_model(**SIZES | tokens | changes)
     assert config.are_global == tuple(kind == FULL for kind in theirs.layer_types)
