@@ -103,7 +103,7 @@ def _tensors(config: BertConfig, modules: Mapping[str, str]) -> dict[ParamPath, 
         if module not in modules:  # a parameter that is no module's
             module, leaf = "/".join((*parts, leaf)), "embedding"
         if module in modules:
-            number = int(numbered[1]) if numbered else config.num_hidden_layers if parts[0] == "pooler" else -1
+            number = int(numbered[1]) if numbered else config.num_hidden_layers if path[0] == "pooler" else -1
             place = number, order.index(module), _LEAVES[leaf] == "bias"
             names[path] = place, f"{modules[module].format(number)}.{_LEAVES[leaf]}"
     # As in the model: embeddings, layers, pooler. Messages list them so.
