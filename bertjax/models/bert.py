@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.models.blocks import LayerNorm, attention_weights, dense_layers
+from bertjax.models.blocks import LayerNorm, attention_weights, dense_layers, embedding_tables
 from bertjax.models.config import ACTIVATIONS, BertConfig
 from bertjax.models.dropout import dropout
 from bertjax.models.encoder import Encoder
@@ -26,13 +26,7 @@ class Embeddings(nn.Module):
 
     def setup(self) -> None:  # noqa: D102
         config = self.config
-        embed = partial(
-            nn.Embed,
-            features=config.embedding_size,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            embedding_init=nn.initializers.normal(config.initializer_range),
-        )
+        embed = embedding_tables(config, config.embedding_size, self.dtype, self.param_dtype)
         self.word = embed(config.vocab_size)
         self.position = embed(config.max_position_embeddings)
         if config.type_vocab_size:

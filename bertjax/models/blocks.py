@@ -17,6 +17,12 @@ def dense_layers(config: BertConfig, dtype: Any, param_dtype: Any) -> Callable[.
     return partial(nn.Dense, dtype=dtype, param_dtype=param_dtype, kernel_init=kernel_init)
 
 
+def embedding_tables(config: BertConfig, size: int, dtype: Any, param_dtype: Any) -> Callable[..., nn.Embed]:
+    """Makes tables of embeddings of this size, with the architecture's initial values, N(0, initializer_range²)."""
+    init = nn.initializers.normal(config.initializer_range)
+    return partial(nn.Embed, features=size, dtype=dtype, param_dtype=param_dtype, embedding_init=init)
+
+
 class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, computed in float32, returned in `dtype`."""
 

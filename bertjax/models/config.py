@@ -72,7 +72,6 @@ class BertConfig:
       has_aliases: Whether Transformers reads BERT's names of these, too.
       fixed: Fields that `config.json` does not state.
       optional_sizes: Sizes that may be 0.
-      pooler_act: Activation of the pooler.
       has_pooler_dropout: Whether there is dropout before the pooler, too.
     """
 
@@ -97,8 +96,12 @@ class BertConfig:
     fixed: ClassVar[frozenset[str]] = frozenset()
     has_aliases: ClassVar[bool] = True
     optional_sizes: ClassVar[frozenset[str]] = frozenset()
-    pooler_act: ClassVar[str] = "tanh"
     has_pooler_dropout: ClassVar[bool] = False
+
+    @property
+    def pooler_act(self) -> str:
+        """Activation of the pooler."""
+        return "tanh"
 
     @property
     def pools_mean(self) -> bool:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.models.blocks import LayerNorm, Pooler, attention_weights, dense_layers
+from bertjax.models.blocks import LayerNorm, attention_weights, dense_layers, embedding_tables
 from bertjax.models.config import ACTIVATIONS
 from bertjax.models.deberta_config import DebertaV2Config
 from bertjax.models.dropout import dropout
@@ -29,13 +29,7 @@ class Embeddings(nn.Module):
 
     def setup(self) -> None:  # noqa: D102
         config = self.config
-        embed = partial(
-            nn.Embed,
-            features=config.embedding_size,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            embedding_init=nn.initializers.normal(config.initializer_range),
-        )
+        embed = embedding_tables(config, config.embedding_size, self.dtype, self.param_dtype)
         self.word = embed(config.vocab_size)
         if config.position_biased_input:
             self.position = embed(config.max_position_embeddings)
@@ -292,11 +286,6 @@ class Deberta(Encoder):
 
     def make_layer(self, site: int | jax.Array, **options: Any) -> Layer:  # noqa: D102
         return Layer(self.config, site, self.dtype, self.param_dtype, **options)
-
-    def make_pooler(self) -> nn.Module:  # noqa: D102
-        config = self.config
-        dense = partial(Pooler, act=config.pooler_hidden_act, dtype=self.dtype, param_dtype=self.param_dtype)
-        return dense(config.hidden_size, kernel_init=nn.initializers.normal(config.initializer_range))
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:  # noqa: D102
         return self.embeddings(input_ids, token_type_ids)

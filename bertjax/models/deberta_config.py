@@ -67,6 +67,10 @@ class DebertaV2Config(BertConfig):
     has_pooler_dropout: ClassVar[bool] = True
 
     @property
+    def pooler_act(self) -> str:  # noqa: D102
+        return self.pooler_hidden_act
+
+    @property
     def classifier_dropout_prob(self) -> float:  # noqa: D102
         return self.hidden_dropout_prob if self.cls_dropout is None else self.cls_dropout
 

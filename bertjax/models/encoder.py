@@ -156,10 +156,16 @@ class Encoder(nn.Module):
         dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
         """A head's float32 outputs [..., C] from embeddings [..., S, E]; see `encode` for the arguments."""
+        return self.classify(self.pooled(embeddings, attention_mask, dropout_keys), head, dropout_keys)
+
+    def pooled(
+        self, embeddings: jax.Array, attention_mask: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """What a sentence head reads, [..., D], from embeddings [..., S, E]; see `encode` for the arguments."""
         # Where the head reads [CLS] alone, the last layer needs no other position: a sixth of the work of six layers.
         num_positions = None if self.config.pools_mean else 1
         hidden_states = self.encode(embeddings, attention_mask, dropout_keys, num_positions)
-        return self.classify(self.pool(hidden_states, attention_mask, dropout_keys), head, dropout_keys)
+        return self.pool(hidden_states, attention_mask, dropout_keys)
 
     def classify(self, pooled: jax.Array, head: str, dropout_keys: jax.Array | None = None) -> jax.Array:
         """A head's float32 outputs [..., C] from pooled states [..., D]."""

@@ -54,10 +54,8 @@ def eval_step(params: Params, batch: Batch, *, model: Encoder, task: Task) -> ja
 def pooled_step(params: Params, batch: Batch, *, model: Encoder) -> jax.Array:
     """Pooled states without dropout, the input of a frozen encoder's head: float32 [B, D]."""
 
-    def run(bert: Encoder) -> jax.Array:
-        embeddings, mask = bert.embed(batch["input_ids"], batch["token_type_ids"]), batch["attention_mask"]
-        num_positions = None if bert.config.pools_mean else 1
-        return bert.pool(bert.encode(embeddings, mask, num_positions=num_positions), mask)
+    def run(encoder: Encoder) -> jax.Array:
+        return encoder.pooled(encoder.embed(batch["input_ids"], batch["token_type_ids"]), batch["attention_mask"])
 
     pooled: Any = model.apply({"params": params}, method=run)
     return pooled.astype(jnp.float32)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.models.blocks import LayerNorm, MlmHead, attention_weights, dense_layers
+from bertjax.models.blocks import LayerNorm, MlmHead, attention_weights, dense_layers, embedding_tables
 from bertjax.models.config import ACTIVATIONS
 from bertjax.models.dropout import dropout
 from bertjax.models.encoder import Encoder
@@ -47,13 +47,7 @@ class Embeddings(nn.Module):
 
     def setup(self) -> None:  # noqa: D102
         config = self.config
-        self.word = nn.Embed(
-            config.vocab_size,
-            config.hidden_size,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            embedding_init=nn.initializers.normal(config.initializer_range),
-        )
+        self.word = embedding_tables(config, config.hidden_size, self.dtype, self.param_dtype)(config.vocab_size)
         self.norm = LayerNorm(config.layer_norm_eps, self.dtype, self.param_dtype, config.norm_bias)
 
     def __call__(self, input_ids: jax.Array) -> jax.Array:

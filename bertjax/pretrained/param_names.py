@@ -20,7 +20,6 @@ FlatParams = dict[ParamPath, np.ndarray]
 """Our parameter tree, flattened, on the host."""
 TensorShape = tuple[int, ...]
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
-_OUTPUT_LEAVES = {"kernel": "weight", "bias": "bias"}
 GOOGLE_CLASSIFIER_NAMES = {"output_weights": "classifier.weight", "output_bias": "classifier.bias"}
 """Of a BERT's sequence classification head by Google's run_classifier.py."""
 
@@ -35,7 +34,7 @@ def tensor_names(config: BertConfig) -> dict[ParamPath, str]:
 def classifier_names(config: BertConfig) -> dict[ParamPath, str]:
     """Like `tensor_names`, for a sequence classification head; its own dense layer, if any, is our pooler."""
     modules = family_of(config).classifier
-    own = {("classifier", ours): f"{modules['classifier']}.{theirs}" for ours, theirs in _OUTPUT_LEAVES.items()}
+    own = {("classifier", leaf): f"{modules['classifier']}.{_LEAVES[leaf]}" for leaf in ("kernel", "bias")}
     return _tensors(config, modules) | own
 
 

@@ -36,7 +36,10 @@ class DistilBertConfig(BertConfig):
         }
     )
     fixed: ClassVar[frozenset[str]] = frozenset({"type_vocab_size", "layer_norm_eps"})
-    pooler_act: ClassVar[str] = "relu"
+
+    @property
+    def pooler_act(self) -> str:  # noqa: D102
+        return "relu"
 
     @property
     def attention_output_dropout_prob(self) -> float:  # noqa: D102

@@ -20,8 +20,11 @@ class ElectraConfig(BertConfig):
 
     model_type: ClassVar[str] = "electra"
     title: ClassVar[str] = "ELECTRA"
-    pooler_act: ClassVar[str] = "gelu"
     has_pooler_dropout: ClassVar[bool] = True
+
+    @property
+    def pooler_act(self) -> str:  # noqa: D102
+        return "gelu"
 
     @property
     def mlm_act(self) -> str:  # noqa: D102
