@@ -276,5 +276,5 @@ def test_warnings_are_told_first_and_kept_in_the_result(config, sst_folder, tmp_
     assert "sst5: --config.max_steps ends the run after 1 of 8 updates\n" in err
     (line,) = result["warnings"]
     assert line.startswith("sst5: 1 of 62 rows of train have texts that are also in dev, the first of them train61; ")
-    told = f"warning: --config.smart.radius has no effect: R_s has weight 0\nwarning: {line}\n"
+    told = f"warning: --config.smart.radius has no effect: the preset none is plain fine-tuning\nwarning: {line}\n"
     assert err.startswith(told)
