@@ -54,22 +54,23 @@ def logits(config: BertConfig, params: Any, length: int, dtype: str) -> dict[str
 def direction(config: BertConfig, params: Any, length: int) -> dict[str, Any]:
     """Compares the power iteration's direction in bfloat16 with float32, for each example."""
     batch = padded_batch(config, length)
-    keys = jax.random.split(jax.random.key(0), BATCH)
+    key = jax.random.key(0)
 
     def perturbations(dtype: Any) -> np.ndarray:
         cut = as_smart_model(build_encoder(config, HEADS, dtype=dtype), TASK)
 
-        def perturb(params: Any, example: Any, key: jax.Array) -> jax.Array:
-            return smart.power_iteration(
-                lambda x: cut.logits(params, x, example, None),
-                cut.embed(params, example),
+        @jax.jit
+        def perturb(params: Any, batch: Any) -> jax.Array:
+            return smart.perturbation(
+                lambda x: cut.logits(params, x, batch, None),
+                cut.embed(params, batch),
                 key,
                 divergence=TASK.divergence,
                 radius=0.02,
-                mask=example["attention_mask"],
+                mask=batch["attention_mask"],
             )
 
-        return np.asarray(jax.jit(jax.vmap(perturb, (None, 0, 0)))(params, batch, keys), np.float64)
+        return np.asarray(perturb(params, batch), np.float64)
 
     half = perturbations(jnp.bfloat16)
     with jax.default_matmul_precision("highest"):

@@ -63,7 +63,7 @@ OWN_SIZES = {
 
 
 def composed_step(state, batches, key, *, model, tx, settings):
-    """The same update with optax: the task's gradient goes through `smart.smart`, then through the optimizer."""
+    """The same update with optax: the task's gradient goes through `smart.add_smart`, then through the optimizer."""
     batch, cut = batches[TASK.name], as_smart_model(model, TASK)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
 
@@ -75,10 +75,10 @@ def composed_step(state, batches, key, *, model, tx, settings):
             batch,
             keys,
             keys,
-            mask=batch["attention_mask"],
             divergence=TASK.divergence,
             settings=settings,
-            loss_fn=lambda logits, example: TASK.loss(logits, example["label"]),
+            mask=batch["attention_mask"],
+            loss_fn=lambda logits, batch: TASK.loss(logits, batch["label"]),
         )
 
     # The plain loss written like the terms, so that XLA can merge the clean passes.
@@ -122,7 +122,7 @@ def main() -> None:
         state = init_state(jax.tree.map(jnp.copy, params), adamw, settings)
         add(name, step, state, batches, key, steps, states)
     for name in COMPOSED:
-        tx = optax.chain(smart.smart(ROWS[name], num_steps=NUM_STEPS), adamw)
+        tx = optax.chain(smart.add_smart(ROWS[name], num_steps=NUM_STEPS), adamw)
         step = partial(composed_step, model=model, tx=tx, settings=ROWS[name])
         copied = jax.tree.map(jnp.copy, params)
         state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)

@@ -8,9 +8,9 @@ from bertjax import smart
 
 S, D, C = 4, 3, 3
 MASK = np.array([True, True, True, False])
-MODEL = smart.Model(
-    embed=lambda params, example: example["x"],
-    logits=lambda params, x, example, key: jnp.sum(jnp.where(example["mask"][:, None], x, 0), axis=0) @ params["w"],
+MODEL = smart.SplitModel(
+    embed=lambda params, batch: batch["x"],
+    logits=lambda params, x, batch, key: jnp.sum(jnp.where(batch["mask"][..., None], x, 0), axis=1) @ params["w"],
 )
 
 
@@ -79,9 +79,9 @@ def terms(params, anchor, x, settings, key=0, model=MODEL, divergence=smart.symm
         as_jax(anchor),
         batch,
         *keys,
-        mask=batch["mask"],
         divergence=divergence,
         settings=settings,
+        mask=batch["mask"],
         **options,
     )
     return jax.tree.map(lambda leaf: leaf[0], found)

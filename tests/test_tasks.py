@@ -26,7 +26,7 @@ def test_a_task_is_complete(task):
     values = task.metrics(outputs, labels)
     assert values["loss"] == pytest.approx(expected.mean(), rel=1e-5)
     assert task.main_metric in values
-    assert task.divergence.value(jnp.asarray(outputs), jnp.asarray(outputs[::-1])).shape == (7,)
+    assert task.divergence(jnp.asarray(outputs), jnp.asarray(outputs[::-1])).shape == (7,)
     assert (task.name in SOURCES) != (task.name in GLUE)
 
 

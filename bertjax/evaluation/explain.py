@@ -48,7 +48,12 @@ class Explanation:
 
 
 def explain_step(
-    params: Params, batch: Mapping[str, jax.Array], *, model: smart.Model, divergence: smart.Divergence, radius: float
+    params: Params,
+    batch: Mapping[str, jax.Array],
+    *,
+    model: smart.SplitModel,
+    divergence: smart.Divergence,
+    radius: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Finds the worst perturbation of each example, without dropout; for the arguments see `smoothness_step`.
 
@@ -57,32 +62,29 @@ def explain_step(
       token's perturbation [B, S], 0 on padding.
     """
 
-    def explain(example: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        embedding, mask = model.embed(params, example), example["attention_mask"]
+    embeddings, mask = model.embed(params, batch), batch["attention_mask"]
 
-        def logits_fn(embedding: jax.Array) -> jax.Array:
-            return model.logits(params, embedding, example, None)
+    def logits_fn(embeddings: jax.Array) -> jax.Array:
+        return model.logits(params, embeddings, batch, None)
 
-        key = jax.random.fold_in(jax.random.key(0), example["index"])
-        delta = smart.power_iteration(
-            logits_fn, embedding, key, divergence=divergence, radius=radius, num_steps=NUM_POWER_STEPS, mask=mask
-        )
-        clean_logits = logits_fn(embedding)
-        # To second order, delta and -delta are equally bad. Beyond it one is worse: take that one.
-        plus, minus = (logits_fn((embedding + sign * delta).astype(embedding.dtype)) for sign in (1, -1))
-        plus_divergence, minus_divergence = (divergence.value(logits, clean_logits) for logits in (plus, minus))
-        perturbed_logits = jnp.where(plus_divergence >= minus_divergence, plus, minus)
-        is_token = mask.astype(jnp.float32)
-        mean_squares = jnp.mean(jnp.square(embedding.astype(jnp.float32)), axis=-1)
-        embedding_rms = jnp.sqrt(jnp.sum(is_token * mean_squares) / jnp.sum(is_token))
-        relative_rms = jnp.sqrt(jnp.mean(jnp.square(delta.astype(jnp.float32)), axis=-1)) / embedding_rms
-        return clean_logits, perturbed_logits, jnp.maximum(plus_divergence, minus_divergence), relative_rms
-
-    return jax.vmap(explain)(batch)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
+    delta = smart.perturbation(
+        logits_fn, embeddings, keys, divergence=divergence, mask=mask, radius=radius, num_steps=NUM_POWER_STEPS
+    )
+    clean_logits = logits_fn(embeddings)
+    # To second order, delta and -delta are equally bad. Beyond it one is worse: take that one.
+    plus, minus = (logits_fn((embeddings + sign * delta).astype(embeddings.dtype)) for sign in (1, -1))
+    plus_divergence, minus_divergence = (divergence(logits, clean_logits) for logits in (plus, minus))
+    perturbed_logits = jnp.where((plus_divergence >= minus_divergence)[:, None], plus, minus)
+    is_token = mask.astype(jnp.float32)
+    mean_squares = jnp.mean(jnp.square(embeddings.astype(jnp.float32)), axis=-1)
+    embedding_rms = jnp.sqrt(jnp.sum(is_token * mean_squares, axis=-1) / jnp.sum(is_token, axis=-1))
+    relative_rms = jnp.sqrt(jnp.mean(jnp.square(delta.astype(jnp.float32)), axis=-1)) / embedding_rms[:, None]
+    return clean_logits, perturbed_logits, jnp.maximum(plus_divergence, minus_divergence), relative_rms
 
 
 def explain_lines(run: TextModel, lines: Sequence[str], radius: float) -> list[Explanation]:
-    """Explains a run's prediction for each line; `radius` is relative, see `smart.power_iteration`."""
+    """Explains a run's prediction for each line; `radius` is relative, see `smart.PowerIteration`."""
     examples = run.tokenize(lines)
     params = unfold_heads(run.restore(), run.task.scales)
     model = as_smart_model(run.model, run.task)

@@ -12,11 +12,11 @@ RADIUS = 0.02
 
 
 def smoothness_step(
-    params: Any, batch: Mapping[str, jax.Array], *, model: smart.Model, divergence: smart.Divergence, radius: float
+    params: Any, batch: Mapping[str, jax.Array], *, model: smart.SplitModel, divergence: smart.Divergence, radius: float
 ) -> jax.Array:
     """The divergence between each example's outputs on clean and on adversarially perturbed embeddings.
 
-    The perturbation is one exact power step from noise (`smart.power_iteration`), without dropout; the noise depends
+    The perturbation is one exact power step from noise (`smart.perturbation`), without dropout; the noise depends
     only on the example's index in its split. Models trained with and without SMART, with any settings, are therefore
     comparable.
 
@@ -31,18 +31,11 @@ def smoothness_step(
       float32 [B].
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
-    settings = smart.SmartSettings(
-        weight=1.0, adversary=smart.PowerIteration(radius=radius, start="noise", num_steps=1)
-    )
-    terms = smart.smart_terms(
-        model._replace(logits=lambda params, embedding, example, _: model.logits(params, embedding, example, None)),
-        params,
-        None,
-        batch,
-        dropout_keys=keys,
-        noise_keys=keys,
-        mask=batch["attention_mask"],
+    return smart.smoothness(
+        lambda x: model.logits(params, x, batch, None),
+        model.embed(params, batch),
+        keys,
         divergence=divergence,
-        settings=settings,
+        mask=batch["attention_mask"],
+        settings=smart.PowerIteration(radius=radius, start="noise", num_steps=1),
     )
-    return terms.smoothness

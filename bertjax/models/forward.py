@@ -28,22 +28,22 @@ def forward(
     return split.logits(params, split.embed(params, batch), batch, dropout_keys)
 
 
-def as_smart_model(model: Encoder, task: Task) -> smart.Model:
+def as_smart_model(model: Encoder, task: Task) -> smart.SplitModel:
     """The model split at the embeddings, as SMART needs it."""
 
     def apply(params: Params, *arguments: Any, method: str) -> Any:
         return model.apply({"params": params}, *arguments, method=method)
 
-    def embed(params: Params, example: Batch) -> jax.Array:
-        return apply(params, example["input_ids"], example["token_type_ids"], method="embed")
+    def embed(params: Params, batch: Batch) -> jax.Array:
+        return apply(params, batch["input_ids"], batch["token_type_ids"], method="embed")
 
-    def logits(params: Params, embedding: jax.Array, example: Batch, key: jax.Array | None) -> jax.Array:
-        return apply(params, embedding, example["attention_mask"], task.name, key, method="logits")
+    def logits(params: Params, embeddings: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
+        return apply(params, embeddings, batch["attention_mask"], task.name, keys, method="logits")
 
     def kernel(params: Params) -> jax.Array:
         return params[f"head_{task.name}"]["kernel"]
 
-    return smart.Model(embed, logits, kernel)
+    return smart.SplitModel(embed, logits, kernel)
 
 
 def eval_step(params: Params, batch: Batch, *, model: Encoder, task: Task) -> jax.Array:

@@ -80,18 +80,22 @@ def preset(name: str, **changes: Any) -> SmartSettings:
     Examples:
       >>> from bertjax import smart
       >>> smart.preset("bertjax", radius=0.05).adversary
-      PowerIteration(radius=0.05, norm='l2', start='task_gradient', num_steps=0)
+      PowerIteration(radius=0.05, norm='l2', start='task_gradient', num_steps=0, relative=True)
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
+    return changed(PRESETS[name], **changes)
+
+
+def changed(settings: SmartSettings, **changes: Any) -> SmartSettings:
+    """The settings with some values changed; for the arguments and errors see `preset`."""
     if "decay" in changes:
         changes.setdefault("horizon", None)
-    settings = PRESETS[name]
     adversary: Any = changes.pop("adversary", settings.adversary)
     if adversary_changes := {key: changes.pop(key) for key in adversary_fields(adversary) & changes.keys()}:
         adversary = dataclasses.replace(adversary, **adversary_changes)
     if unknown := changes.keys() - {field.name for field in dataclasses.fields(SmartSettings)}:
-        raise ValueError(f"{min(unknown)}: expected a field of SmartSettings or of {name}'s adversary, {adversary}")
+        raise ValueError(f"{min(unknown)}: expected a field of SmartSettings or of its adversary, {adversary}")
     return dataclasses.replace(settings, adversary=adversary, **changes)
 
 

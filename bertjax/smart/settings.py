@@ -46,17 +46,19 @@ class PowerIteration:
     """`power_iteration` as the adversary.
 
     Attributes:
-      radius: Radius relative to the RMS of the embedding.
+      radius: Radius; see `relative`.
       norm: "l2" or "linf".
       start: "noise", "output", or "task_gradient": the gradient, in the embedding, of the task's loss and the Bregman
         term together, which the main backward pass computes anyway.
       num_steps: Power steps; 0 is allowed unless the start is noise.
+      relative: Whether the radius is relative to the RMS of the embeddings; if not, it bounds δ's norm.
     """
 
     radius: Scalar = 0.02
     norm: str = "l2"
     start: str = "noise"
     num_steps: int = 1
+    relative: bool = True
 
     def __post_init__(self) -> None:
         check_number("radius", self.radius)
@@ -136,6 +138,8 @@ class SmartSettings:
         rest.
       horizon: 1/(1 − β) as a share of all updates. It replaces `decay` unless None.
       matched_dropout: Whether the clean, perturbed and anchor passes of a step share their dropout masks.
+      share: Share of each batch's rows, drawn at random, on which R_s and D are computed. The rows' values count
+        1/share times, so that means over the batch are unbiased.
 
     Raises:
       ValueError: A value is out of range; the message names it.
@@ -149,6 +153,7 @@ class SmartSettings:
     decay: Scalar | tuple[float, float] = (0.99, 0.999)
     horizon: float | None = None
     matched_dropout: bool = True
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         check_number("weight", self.weight)
@@ -156,6 +161,8 @@ class SmartSettings:
         if not isinstance(self.adversary, Adversary | None):
             raise ValueError(f"adversary must be None or a record such as PowerIteration(), found {self.adversary!r}")
         _check_minimum("every", self.every, 1)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be a number in (0, 1], found {self.share}")
         if isinstance(self.decay, tuple | list):
             if isinstance(self.decay, list) or len(self.decay) != 2:
                 raise ValueError(

@@ -1,33 +1,29 @@
-"""SMART's two terms of a batch, R_s and D, computed from one clean pass."""
+"""SMART's two terms of a batch, R_s and D, and the task's loss, computed from one clean pass."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bertjax.smart.adversaries import power_iteration, projected_gradient_ascent, random_perturbation
-from bertjax.smart.divergences import Divergence
+from bertjax.smart.adversaries import AnyDivergence, add
+from bertjax.smart.arguments import check_embeddings, checked, is_per_example, keys_of_examples
+from bertjax.smart.divergences import as_divergence
 from bertjax.smart.ema import Params
 from bertjax.smart.norms import at_least_float32
-from bertjax.smart.settings import (
-    Adversary,
-    PowerIteration,
-    ProjectedGradientAscent,
-    RandomPerturbation,
-    SmartSettings,
-    as_number,
-)
+from bertjax.smart.presets import preset
+from bertjax.smart.rows import draw_rows, spread_rows, take_rows
+from bertjax.smart.settings import PowerIteration, SmartSettings, as_number
+from bertjax.smart.smoothness_term import find_perturbation
 
 
-class Model(NamedTuple):
-    """A model of one example, split at the embeddings.
+class SplitModel(NamedTuple):
+    """A model of a batch, split at the embeddings.
 
     Attributes:
-      embed: (params, example) to [S, D].
-      logits: (params, embedding [S, D], example, dropout key) to [C].
+      embed: (params, batch) to embeddings [B, ...].
+      logits: (params, embeddings [B, ...], batch, dropout key) to logits [B, C], or scores [B].
       kernel: params to the kernel [D', C] of the linear head, or None; it improves the start "output".
     """
 
@@ -41,19 +37,20 @@ class Terms(NamedTuple):
 
     Attributes:
       logits: Logits of the clean pass, [B, C], in the model's dtype.
-      loss: The task's loss on the clean pass, [B], in the dtype of `loss_fn`; 0 without one.
+      loss: The task's loss on the clean pass, [B], in the dtype of `loss_fn`; None without one.
       smoothness: R_s, at least float32, [B]; 0 if λ is a plain 0.
       bregman: D, at least float32, [B]; 0 if μ is a plain 0.
     """
 
     logits: jax.Array
-    loss: jax.Array
+    loss: jax.Array | None
     smoothness: jax.Array
     bregman: jax.Array
 
     def objective(self, settings: SmartSettings) -> jax.Array:
         """L + λ R_s + μ D of each example, at least float32, [B]."""
-        total = self.loss.astype(at_least_float32(self.loss.dtype))
+        loss = jnp.zeros_like(self.smoothness) if self.loss is None else self.loss
+        total = loss.astype(at_least_float32(loss.dtype))
         if settings.has_bregman:
             total = (
                 total + jnp.asarray(as_number("bregman_weight", settings.bregman_weight), total.dtype) * self.bregman
@@ -65,16 +62,16 @@ class Terms(NamedTuple):
 
 
 def smart_terms(
-    model: Model,
+    model: SplitModel,
     params: Params,
     anchor: Params | None,
     batch: Any,
-    dropout_keys: jax.Array,
-    noise_keys: jax.Array,
+    dropout_key: Any,
+    noise_key: jax.Array,
     *,
-    mask: jax.Array,
-    divergence: Divergence,
-    settings: SmartSettings,
+    divergence: AnyDivergence,
+    settings: SmartSettings | str,
+    mask: jax.Array | None = None,
     loss_fn: Callable[[jax.Array, Any], jax.Array] | None = None,
     weights: jax.Array | None = None,
 ) -> Terms:
@@ -84,49 +81,75 @@ def smart_terms(
     they are straight-line code.
 
     Args:
-      model: Model of one example; it is vmapped here.
+      model: The model of a batch.
       params: θ.
       anchor: θ̃, a constant; may be None if `settings.bregman_weight` is 0.
-      batch: Examples for `model`, with leaves [B, ...].
-      dropout_keys: Keys [B] of the clean pass, and with matched dropout of all passes.
-      noise_keys: Keys [B] of the adversary's start.
-      mask: [B, S], true on real tokens.
-      divergence: Divergence between outputs.
-      settings: Weights and adversary at this update. A weight of plain 0 saves that term's passes.
-      loss_fn: The task's loss of one example, (logits [C], example) to []; required by the start "task_gradient".
+      batch: The inputs of `model`, a pytree.
+      dropout_key: What `model.logits` gets as its key in the clean pass, and with matched dropout in all passes: a key,
+        keys [B], or None.
+      noise_key: The adversary's noise: a key, which is split, or keys [B].
+      divergence: Divergence between outputs, [B, C] twice to [B].
+      settings: Weights and adversary at this update, or a preset's name. A weight of plain 0 saves that term's passes.
+        With `share` below 1, every leaf of `batch` is [B, ...]. If the dropout key is one key, the rows have a clean
+        pass of their own, as their masks differ from the batch's.
+      mask: Bool or 0/1 integers of a leading part of the embeddings' shape, such as [B, S]; true on real tokens. None
+        if all are.
+      loss_fn: The task's loss, (logits [B, C], batch) to [B]; required by the start "task_gradient".
       weights: Per-example loss weights [B] of the caller's objective. With them the start "task_gradient" repeats the
         caller's own backward pass, which XLA then computes once. They change no result, except that an example of
         weight 0 is not perturbed.
 
     Raises:
-      ValueError: The start is the task's gradient and there is no `loss_fn`, or a Bregman term has no `anchor`.
+      ValueError: The start is the task's gradient and there is no `loss_fn`, a Bregman term has no `anchor`, or a shape
+        does not fit.
 
     References:
       Jiang et al., SMART, ACL 2020, equations 2 and 3.
     """
+    settings = preset(settings) if isinstance(settings, str) else settings
     if settings.has_bregman and anchor is None:
         raise ValueError("anchor must be given if bregman_weight is not 0: see smart.init_anchor")
     adversary = settings.adversary
     starts_at_gradient = isinstance(adversary, PowerIteration) and adversary.start == "task_gradient"
     if settings.has_smoothness and starts_at_gradient and loss_fn is None:
         raise ValueError("loss_fn must be given if start is 'task_gradient'")
-    embed = jax.vmap(model.embed, (None, 0))
-    forward = jax.vmap(model.logits, (None, 0, 0, 0))
-    perturbed_keys = anchor_keys = dropout_keys
+    divergence = as_divergence(divergence)
+
+    def forward(params: Params, embeddings: jax.Array, batch: Any, key: Any) -> jax.Array:
+        return checked(lambda x: model.logits(params, x, batch, key), "logits")(embeddings)
+
+    embeddings = model.embed(params, batch)
+    check_embeddings(embeddings)
+    logits = forward(params, embeddings, batch, dropout_key)
+    batch_size = len(embeddings)
+    rows = None
+    if settings.has_smoothness or settings.has_bregman:
+        noise_keys = keys_of_examples("noise_key", noise_key, batch_size)
+        rows = draw_rows(noise_keys, settings.share)
+    # `drawn` is what the terms are computed on: a share of the batch, or all of it.
+    drawn = take_rows(batch, rows, batch_size)
+    drawn_key = take_rows(dropout_key, rows, batch_size) if is_per_example(dropout_key) else dropout_key
+    perturbed_key = anchor_key = drawn_key
     if not settings.matched_dropout:
-        perturbed_keys, anchor_keys = (jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, i) for i in range(2))
+        perturbed_key, anchor_key = (_folded(drawn_key, stream) for stream in range(2))
+
+    def drawn_logits(logits: jax.Array) -> jax.Array:
+        """The clean logits of the rows drawn."""
+        if rows is None or is_per_example(dropout_key):
+            return take_rows(logits, rows, batch_size)
+        return forward(params, embeddings[rows], drawn, drawn_key)
+
     anchor_logits = None
     if settings.has_bregman:
         anchor = jax.lax.stop_gradient(optax.tree.cast_like(anchor, params))
-        anchor_logits = forward(anchor, embed(anchor, batch), batch, anchor_keys)
-
-    embeddings = embed(params, batch)
-    logits = forward(params, embeddings, batch, dropout_keys)
+        anchor_logits = forward(anchor, model.embed(anchor, drawn), drawn, anchor_key)
 
     def clean_terms(logits: jax.Array) -> Terms:
-        zero = jnp.zeros(logits.shape[:1], at_least_float32(logits.dtype))
-        loss = zero if loss_fn is None else jax.vmap(loss_fn)(logits, batch)
-        bregman = zero if anchor_logits is None else divergence.value(logits, anchor_logits)
+        zero = jnp.zeros(batch_size, at_least_float32(logits.dtype))
+        loss = None if loss_fn is None else _per_example("loss_fn", loss_fn(logits, batch), batch_size)
+        bregman = zero
+        if anchor_logits is not None:
+            bregman = spread_rows(divergence(drawn_logits(logits), anchor_logits), rows, batch_size)
         return Terms(logits, loss, zero, bregman)
 
     if not settings.has_smoothness:
@@ -137,91 +160,65 @@ def smart_terms(
     terms_at: Callable[[jax.Array], Terms] = clean_terms
     if starts_at_gradient:
         terms_at = _linearized(clean_terms, clean_logits)
-        weights = jnp.ones(mask.shape[:1], at_least_float32(logits.dtype)) if weights is None else weights
+        weights = jnp.ones(batch_size, at_least_float32(logits.dtype)) if weights is None else weights
         slope = jax.grad(lambda z: jnp.sum(weights * terms_at(z).objective(settings)))(clean_logits)
-        (gradient,) = jax.vjp(lambda x: forward(constants, x, batch, dropout_keys), clean_embeddings)[1](slope)
+        (gradient,) = jax.vjp(lambda x: forward(constants, x, batch, dropout_key), clean_embeddings)[1](slope)
     terms = terms_at(logits)
-    perturbation = partial(_perturbation, model, constants, divergence=divergence, adversary=adversary)
-    delta = jax.vmap(perturbation)(
-        clean_embeddings, clean_logits, gradient, batch, dropout_keys, perturbed_keys, noise_keys, mask
+    reference = drawn_logits(logits)
+    clean_reference = jax.lax.stop_gradient(reference)
+    delta = find_perturbation(
+        lambda x: forward(constants, x, drawn, drawn_key),
+        take_rows(clean_embeddings, rows, batch_size),
+        take_rows(noise_keys, rows, batch_size),
+        settings=settings,
+        divergence=divergence,
+        mask=take_rows(mask, rows, batch_size),
+        gradient=take_rows(gradient, rows, batch_size),
+        kernel=None if model.kernel is None else model.kernel(constants),
+        perturbed_logits_fn=lambda x: forward(constants, x, drawn, perturbed_key),
+        clean_logits=clean_reference,
     )
-    perturbed = (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
-    reference = logits if settings.clean_gradient else clean_logits
-    perturbed_logits = forward(params, perturbed, batch, perturbed_keys)
-    return terms._replace(smoothness=divergence.value(perturbed_logits, reference))
+    perturbed = add(take_rows(embeddings, rows, batch_size), delta)
+    perturbed_logits = forward(params, perturbed, drawn, perturbed_key)
+    smoothness = divergence(perturbed_logits, reference if settings.clean_gradient else clean_reference)
+    return terms._replace(smoothness=spread_rows(smoothness, rows, batch_size))
 
 
 def _linearized(clean_terms: Callable[[jax.Array], Terms], at: jax.Array) -> Callable[[jax.Array], Terms]:
-    """`clean_terms` linearised at the logits `at` [B, C], with its derivatives computed once.
+    """`clean_terms` linearised at the logits `at` [B, ...], with its derivatives computed once.
 
     Backward passes through it start from the same arrays, so that XLA can merge them. XLA does not recognise two
     derivations of one log-softmax as equal.
     """
     terms = clean_terms(at)
-    slopes = [jax.grad(lambda z, name=name: jnp.sum(getattr(clean_terms(z), name)))(at) for name in ("loss", "bregman")]
+    slopes = {
+        name: jax.grad(lambda z, name=name: jnp.sum(getattr(clean_terms(z), name)))(at) for name in ("loss", "bregman")
+    }
 
     def around(logits: jax.Array) -> Terms:
-        loss, bregman = (
-            term + jnp.sum(slope * (logits - at), axis=-1).astype(term.dtype)
-            for term, slope in zip((terms.loss, terms.bregman), slopes, strict=True)
-        )
-        return terms._replace(logits=logits, loss=loss, bregman=bregman)
+        axes = tuple(range(1, logits.ndim))
+
+        def at_logits(name: str) -> jax.Array:
+            term: jax.Array = getattr(terms, name)
+            return term + jnp.sum(slopes[name] * (logits - at), axis=axes).astype(term.dtype)
+
+        return terms._replace(logits=logits, loss=at_logits("loss"), bregman=at_logits("bregman"))
 
     return around
 
 
-def _perturbation(
-    model: Model,
-    params: Params,
-    embedding: jax.Array,
-    clean_logits: jax.Array,
-    gradient: jax.Array | None,
-    example: Any,
-    dropout_key: jax.Array,
-    perturbed_key: jax.Array,
-    noise_key: jax.Array,
-    mask: jax.Array,
-    *,
-    divergence: Divergence,
-    adversary: Adversary | None,
-) -> jax.Array:
-    """δ of one example."""
-    match adversary:
-        case None:
-            return jnp.zeros(embedding.shape, at_least_float32(embedding.dtype))
-        case RandomPerturbation():
-            return random_perturbation(embedding, noise_key, radius=as_number("radius", adversary.radius), mask=mask)
-        case ProjectedGradientAscent():
-            return projected_gradient_ascent(
-                lambda x: model.logits(params, x, example, perturbed_key),
-                embedding,
-                noise_key,
-                divergence=divergence,
-                radius=0.0 if adversary.radius is None else as_number("radius", adversary.radius),
-                step_size=as_number("step_size", adversary.step_size),
-                noise=as_number("noise", adversary.noise),
-                num_steps=adversary.num_steps,
-                norm=adversary.norm,
-                per=adversary.per,
-                projection=adversary.projection,
-                normalize_gradient=adversary.normalize_gradient,
-                reference=clean_logits,
-                mask=mask,
-            )
-        case PowerIteration():
-            start: str | jax.Array = adversary.start
-            if gradient is not None:
-                # To second order both signs are equally good. Draw one: along the gradient itself the loss would rise.
-                start = jax.random.rademacher(noise_key, (), gradient.dtype) * gradient
-            return power_iteration(
-                lambda x: model.logits(params, x, example, dropout_key),
-                embedding,
-                noise_key,
-                divergence=divergence,
-                radius=as_number("radius", adversary.radius),
-                num_steps=adversary.num_steps,
-                norm=adversary.norm,
-                start=start,
-                kernel=None if model.kernel is None else model.kernel(params),
-                mask=mask,
-            )
+def _folded(key: Any, stream: int) -> Any:
+    """The key, or keys [B], of another stream of dropout masks; None stays None."""
+
+    def fold(key: jax.Array) -> jax.Array:
+        fold_in = jax.vmap(jax.random.fold_in, (0, None)) if is_per_example(key) else jax.random.fold_in
+        return fold_in(key, stream)
+
+    return jax.tree.map(fold, key)
+
+
+def _per_example(name: str, values: jax.Array, batch_size: int) -> jax.Array:
+    """The values, or a ValueError unless they are [B]."""
+    if values.shape != (batch_size,):
+        raise ValueError(f"{name} must return one number for each example, [{batch_size}], found {list(values.shape)}")
+    return values

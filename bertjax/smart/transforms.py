@@ -1,4 +1,14 @@
-"""SMART as optax transformations: each adds the gradient of its term to the updates."""
+"""SMART as optax transformations: each adds the gradient of its term to the updates.
+
+A step with `add_smart`, which holds the anchor θ̃ in its state:
+
+    gradient = ∇ L(θ)                                       the caller's
+    θ̃ ← β θ̃ + (1 − β) θ                                    on every sync_period-th call
+    gradient ← gradient + ∇ (λ R_s(θ) + μ D(θ, θ̃))          terms_fn(θ, θ̃, settings of this update)
+    θ ← θ + optimizer(clip(gradient))                       the rest of the chain
+
+The state holds the last R_s and D: `optax.tree.get(opt_state, "smoothness")`, `optax.tree.get(opt_state, "bregman")`.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from bertjax.smart.ema import Params, init_anchor, update_anchor
+from bertjax.smart.placement import check_accumulation, check_parameters, check_static, mean_gradient
 from bertjax.smart.presets import preset
 from bertjax.smart.settings import (
     Adversary,
@@ -27,12 +38,16 @@ class SmartState(NamedTuple):
     """State of all three transformations.
 
     Attributes:
-      count: Calls of `update` so far, int32 [].
+      calls: Calls of `update` so far, int32 [].
       anchor: θ̃, at least float32; None without a Bregman term.
+      smoothness: R_s when it was last computed, float32 []; 0 before that.
+      bregman: D of the last call, float32 [].
     """
 
-    count: jax.Array  # type: ignore[assignment]  # optax's name for it
+    calls: jax.Array
     anchor: Params | None
+    smoothness: jax.Array
+    bregman: jax.Array
 
 
 def add_bregman_proximal(
@@ -58,13 +73,16 @@ def add_bregman_proximal(
         accumulation over k calls it is k: `optax.chain(add_bregman_proximal(..., sync_period=k),
         optax.MultiSteps(tx, k))`.
       axis_name: Axis of `pmap` or `shard_map` over which the term's gradient is averaged; the gradients passed in must
-        be averaged already. With None the term is local: average after it (`shard_map` with check_vma=False).
+        be averaged already. With None the term is local, to be averaged after it; but `shard_map` with check_vma knows
+        which values differ between devices, and averages the term as it sums the caller's gradients.
 
     Returns:
-      A GradientTransformationExtraArgs whose `update` takes `divergence_fn`, from (params, anchor) to D, float [].
+      A GradientTransformationExtraArgs whose `update` takes `divergence_fn`, from (params, anchor) to D, float [B] or
+      its mean.
 
     Raises:
-      ValueError: A number is out of range; in `update`, `params` or `divergence_fn` is missing.
+      ValueError: A number is out of range; in `update`, `params` or `divergence_fn` is missing; it is used inside
+        `optax.masked`, `optax.multi_transform` or `optax.MultiSteps`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -89,11 +107,12 @@ def add_bregman_proximal(
     _check_period(sync_period)
     if is_zero(weight):
         return _identity()
+    name = "add_bregman_proximal"
 
-    def init(params: Params) -> SmartState:
-        return SmartState(jnp.zeros((), jnp.int32), init_anchor(params))
+    def init_fn(params: Params) -> SmartState:
+        return _init_state(name, params, has_anchor=True)
 
-    def update(
+    def update_fn(
         updates: optax.Updates,
         state: SmartState,
         params: Params | None = None,
@@ -102,15 +121,20 @@ def add_bregman_proximal(
         **extra_args: Any,
     ) -> tuple[optax.Updates, SmartState]:
         del extra_args
-        params = _require("add_bregman_proximal", "params", params)
-        divergence = _require("add_bregman_proximal", "divergence_fn", divergence_fn)
+        params = _checked_params(name, params)
+        divergence = _require(name, "divergence_fn", divergence_fn)
         anchor = _synced(state, params, decay, sync_period)
         typed_anchor = optax.tree.cast_like(anchor, params)
-        gradient = _local_gradient(lambda p: divergence(p, typed_anchor), params, axis_name)
-        factor = value_at(weight, state.count)
-        return _add(updates, gradient, factor, axis_name), SmartState(state.count + 1, anchor)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+        def objective(p: Params) -> tuple[jax.Array, jax.Array]:
+            mean = jnp.mean(divergence(p, typed_anchor))
+            return mean, mean
+
+        gradient, mean = mean_gradient(objective, params, axis_name)
+        state = state._replace(calls=optax.safe_increment(state.calls), anchor=anchor, bregman=_scalar(mean))
+        return _add(updates, gradient, value_at(weight, state.calls - 1)), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def add_smoothness(
@@ -120,91 +144,131 @@ def add_smoothness(
     clean_gradient: bool = True,
     every: int = 1,
     matched_dropout: bool = True,
+    share: float = 1.0,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the gradient of the smoothness term λ R_s(θ); `smart` without its Bregman term.
+    r"""Adds the gradient of the smoothness term λ R_s(θ).
 
       g ← g + λ ∇_θ R_s(θ),   R_s = mean over examples of max over ‖δ‖ ≤ ε of l(f(x + δ; θ), f(x; θ)).
 
     Args:
       weight: λ, a number or a schedule over calls of `update`.
-      adversary: See `SmartSettings`, also for the next three.
+      adversary: See `SmartSettings`, also for the next four.
       clean_gradient: Whether R_s is also differentiated through its clean pass.
       every: k: R_s enters every k-th update, with k times its weight.
       matched_dropout: Whether all passes share their dropout masks.
-      axis_name: See `smart`.
+      share: Share of each batch's rows on which R_s is computed.
+      axis_name: See `add_smart`.
 
     Returns:
-      A GradientTransformationExtraArgs whose `update` takes `terms_fn`, as for `smart`, with None for the anchor.
+      A GradientTransformationExtraArgs whose `update` takes `smoothness_fn`, from (params, settings of this update) to
+      R_s, float [B] or its mean.
 
     Raises:
-      ValueError: See `smart`.
+      ValueError: See `add_smart`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
       >>> from bertjax import smart
       >>> tx = optax.chain(smart.add_smoothness(2.0, smart.PowerIteration(radius=0.1)), optax.sgd(0.1))
-      >>> tx.init({"w": jnp.ones(2)})[0].anchor is None
+      >>> params = {"w": jnp.ones((4, 2)).at[0, 0].set(0.0)}
+      >>> opt_state = tx.init(params)
+      >>> x, key = jnp.ones((8, 3, 4)), jax.random.key(0)
+      >>> def smoothness_fn(params, settings):
+      ...     logits_fn = lambda x: jnp.mean(x, axis=1) @ params["w"]
+      ...     return smart.smoothness(logits_fn, x, key, divergence=smart.symmetric_kl, settings=settings)
+      >>> gradient = jax.tree.map(jnp.zeros_like, params)
+      >>> updates, opt_state = tx.update(gradient, opt_state, params, smoothness_fn=smoothness_fn)
+      >>> float(optax.tree.get(opt_state, "smoothness")) > 0
       True
 
     References:
       Jiang et al., SMART, ACL 2020, equation 2.
     """
+    name = "add_smoothness"
+    check_static(name, clean_gradient=clean_gradient, every=every, matched_dropout=matched_dropout, share=share)
     settings = SmartSettings(
         weight=weight,
         adversary=adversary,
         clean_gradient=clean_gradient,
         every=every,
         matched_dropout=matched_dropout,
+        share=share,
     )
-    return smart(settings, axis_name=axis_name)
+    if not settings.has_smoothness:
+        return _identity()
+    tx = _transformation(name, settings, decay=0.0, sync_period=1, replace_updates=False, axis_name=axis_name)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: SmartState,
+        params: Params | None = None,
+        *,
+        smoothness_fn: Callable[[Params, SmartSettings], jax.Array] | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SmartState]:
+        del extra_args
+        smoothness = _require(name, "smoothness_fn", smoothness_fn)
+
+        def terms_fn(params: Params, anchor: None, settings: SmartSettings) -> Terms:
+            del anchor
+            zero = jnp.zeros(())
+            return Terms(zero, None, smoothness(params, settings) if settings.has_smoothness else zero, zero)
+
+        return tx.update(updates, state, params, terms_fn=terms_fn)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
 
-def smart(
+def add_smart(
     settings: SmartSettings | str,
     *,
     num_steps: int | None = None,
     sync_period: int = 1,
+    replace_updates: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds the gradient of both of SMART's terms, λ R_s(θ) + μ D(θ, θ̃), which share their clean pass.
 
       θ̃ ← β θ̃ + (1 − β) θ,   g ← g + ∇_θ (λ R_s(θ) + μ D(θ, θ̃)).
 
-    Inside one `jax.jit`, XLA merges the clean pass with that of the gradient passed in. Chain it before clipping and
-    the optimizer, outside `optax.masked`, and pass `update` a `terms_fn` over the step's batch that calls
-    `smart_terms`.
+    Inside one `jax.jit`, XLA merges the clean pass with that of the gradient passed in, but not the two backward passes
+    through it. Chain it before clipping and the optimizer, outside `optax.masked`, and pass `update` a `terms_fn` over
+    the step's batch that calls `smart_terms`.
 
     Args:
       settings: A `SmartSettings`, or a preset's name. "bertjax" needs a `terms_fn` with a `loss_fn`, and computes that
         loss's gradient in the embeddings: the gradient passed in is in the parameters.
       num_steps: Total number of anchor updates; required when the decay depends on the run's length.
       sync_period: See `add_bregman_proximal`.
+      replace_updates: Whether the gradient of the whole objective, L + λ R_s + μ D, replaces the updates passed in.
+        `terms_fn` then computes L too (`smart_terms(loss_fn=...)`), and one backward pass serves all. XLA leaves out
+        the computation of updates that nothing reads.
       axis_name: Axis of `pmap` or `shard_map` over which the terms' gradient is averaged; the gradients passed in must
-        be averaged already. With None the terms are local: average after them (`shard_map` with check_vma=False).
+        be averaged already. With None the terms are local, to be averaged after them; but `shard_map` with check_vma
+        knows which values differ between devices, and averages the terms as it sums the caller's gradients.
 
     Returns:
       A GradientTransformationExtraArgs whose `update` takes `terms_fn`, from (params, anchor, settings of this update)
-      to `Terms`; leaves are [B], or [] if averaged already.
+      to `Terms`; its terms are [B], or [] if averaged already.
 
     Raises:
-      ValueError: An unknown preset, or `num_steps` is missing; in `update`, `params` or `terms_fn` is missing.
+      ValueError: An unknown preset, or `num_steps` is missing; in `update`, `params` or `terms_fn` is missing; it is
+        used inside `optax.masked`, `optax.multi_transform` or `optax.MultiSteps`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
       >>> from bertjax import smart
-      >>> model = smart.Model(
-      ...     embed=lambda params, example: example["x"],  # [S, D]
-      ...     logits=lambda params, x, example, key: jnp.mean(x, axis=0) @ params["w"],  # [C]
+      >>> model = smart.SplitModel(
+      ...     embed=lambda params, batch: batch["x"],  # [B, S, D]
+      ...     logits=lambda params, x, batch, key: jnp.mean(x, axis=1) @ params["w"],  # [B, C]
       ... )
-      >>> batch = {"x": jax.random.normal(jax.random.key(0), (8, 3, 4))}
-      >>> keys = jax.random.split(jax.random.key(1), 8)
+      >>> batch, key = {"x": jax.random.normal(jax.random.key(0), (8, 3, 4))}, jax.random.key(1)
       >>> def terms_fn(params, anchor, settings):
       ...     return smart.smart_terms(
-      ...         model, params, anchor, batch, keys, keys,
-      ...         mask=jnp.ones((8, 3), bool), divergence=smart.symmetric_kl, settings=settings,
+      ...         model, params, anchor, batch, key, key, divergence=smart.symmetric_kl, settings=settings
       ...     )
-      >>> tx = optax.chain(smart.smart("bertjax_exact", num_steps=100), optax.sgd(0.1))
+      >>> tx = optax.chain(smart.add_smart("bertjax_exact", num_steps=100), optax.sgd(0.1))
       >>> params = {"w": jax.random.normal(jax.random.key(2), (4, 2))}
       >>> opt_state = tx.init(params)
       >>> gradient = jax.tree.map(jnp.zeros_like, params)
@@ -215,16 +279,30 @@ def smart(
     References:
       Jiang et al., SMART, ACL 2020, equations 1 to 3.
     """
+    name = "add_smart"
+    check_static(name, num_steps=num_steps, replace_updates=replace_updates)
     settings = preset(settings) if isinstance(settings, str) else settings
     _check_period(sync_period)
     if not (settings.has_smoothness or settings.has_bregman):
         return _identity()
     decay = anchor_decay(settings, num_steps) if settings.has_bregman else 0.0
+    return _transformation(name, settings, decay, sync_period, replace_updates, axis_name)
 
-    def init(params: Params) -> SmartState:
-        return SmartState(jnp.zeros((), jnp.int32), init_anchor(params) if settings.has_bregman else None)
 
-    def update(
+def _transformation(
+    name: str,
+    settings: SmartSettings,
+    decay: Scalar,
+    sync_period: int,
+    replace_updates: bool,
+    axis_name: str | None,
+) -> optax.GradientTransformationExtraArgs:
+    """`add_smart` under the name that errors give; `decay` is β."""
+
+    def init_fn(params: Params) -> SmartState:
+        return _init_state(name, params, has_anchor=settings.has_bregman)
+
+    def update_fn(
         updates: optax.Updates,
         state: SmartState,
         params: Params | None = None,
@@ -233,24 +311,39 @@ def smart(
         **extra_args: Any,
     ) -> tuple[optax.Updates, SmartState]:
         del extra_args
-        params = _require("smart", "params", params)
-        terms_of = _require("smart", "terms_fn", terms_fn)
+        params = _checked_params(name, params)
+        terms_of = _require(name, "terms_fn", terms_fn)
         anchor = _synced(state, params, decay, sync_period) if settings.has_bregman else None
 
-        def gradient(settings: SmartSettings) -> Params:
-            def objective(p: Params) -> jax.Array:
-                terms: Terms = terms_of(p, anchor, settings)
-                return jnp.mean(terms._replace(loss=jnp.zeros_like(terms.loss)).objective(settings))
+        def gradient(now: SmartSettings) -> tuple[Params, tuple[jax.Array, jax.Array]]:
+            def objective(p: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+                terms: Terms = terms_of(p, anchor, now)
+                if replace_updates and terms.loss is None:
+                    raise ValueError(
+                        "terms_fn must compute the loss if replace_updates is True: give smart_terms a loss_fn"
+                    )
+                terms = terms if replace_updates else terms._replace(loss=None)
+                means = jnp.mean(terms.smoothness), jnp.mean(terms.bregman)
+                return jnp.mean(terms.objective(now)), means
 
-            return _local_gradient(objective, params, axis_name)
+            return mean_gradient(objective, params, axis_name)
 
-        added = at_update(settings, state.count, gradient)
-        return _add(updates, added, 1.0, axis_name), SmartState(state.count + 1, anchor)
+        added, (smoothness, bregman) = at_update(settings, state.calls, gradient)
+        is_due = state.calls % settings.every == 0
+        state = SmartState(
+            calls=optax.safe_increment(state.calls),
+            anchor=anchor,
+            smoothness=jnp.where(is_due, _scalar(smoothness), state.smoothness),
+            bregman=_scalar(bregman),
+        )
+        if replace_updates:
+            return optax.tree.cast_like(added, updates), state
+        return _add(updates, added, 1.0), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def anchor(opt_state: optax.OptState) -> Params:
+def get_anchor(opt_state: optax.OptState) -> Params:
     """The anchor θ̃ in an optimizer's state, inside any chains and wrappers; for evaluation or export.
 
     It does not contain θ's last update, which enters at the next call. It is a copy, so that the state can be donated.
@@ -262,7 +355,7 @@ def anchor(opt_state: optax.OptState) -> Params:
       >>> import jax.numpy as jnp, optax
       >>> from bertjax import smart
       >>> tx = optax.chain(smart.add_bregman_proximal(), optax.adam(1e-3))
-      >>> smart.anchor(tx.init({"w": jnp.ones(2)}))["w"].tolist()
+      >>> smart.get_anchor(tx.init({"w": jnp.ones(2)}))["w"].tolist()
       [1.0, 1.0]
     """
 
@@ -272,7 +365,7 @@ def anchor(opt_state: optax.OptState) -> Params:
     nodes = jax.tree.leaves(opt_state, is_leaf=is_ours)
     found = [node.anchor for node in nodes if is_ours(node) and node.anchor is not None]
     if len(found) != 1:
-        raise ValueError(f"opt_state must hold one anchor, from add_bregman_proximal or smart, found {len(found)}")
+        raise ValueError(f"opt_state must hold one anchor, from add_bregman_proximal or add_smart, found {len(found)}")
     return init_anchor(found[0])
 
 
@@ -281,11 +374,29 @@ def _identity() -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optax.identity())
 
 
+def _init_state(name: str, params: Params, *, has_anchor: bool) -> SmartState:
+    check_parameters(name, params)
+    zero = jnp.zeros((), jnp.float32)
+    return SmartState(jnp.zeros((), jnp.int32), init_anchor(params) if has_anchor else None, zero, zero)
+
+
+def _checked_params(name: str, params: Params | None) -> Params:
+    """The parameters; ValueError if they are missing or masked, or inside `optax.MultiSteps`."""
+    check_accumulation(name)
+    check_parameters(name, params)
+    return _require(name, "params", params)
+
+
 def _require(name: str, argument: str, value: Any) -> Any:
     """An argument of `update`; ValueError if it is missing."""
     if value is None:
         raise ValueError(f"{name} needs {argument}: call update(updates, state, params, {argument}=...)")
     return value
+
+
+def _scalar(mean: jax.Array) -> jax.Array:
+    """A mean for the state: float32, and no part of any outer gradient."""
+    return jax.lax.stop_gradient(mean).astype(jnp.float32)
 
 
 def _check_period(sync_period: Any) -> None:
@@ -298,22 +409,12 @@ def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int |
     """The anchor, moved at every S-th call."""
 
     def moved() -> Params:
-        return update_anchor(state.anchor, params, value_at(decay, state.count // sync_period))
+        return update_anchor(state.anchor, params, value_at(decay, state.calls // sync_period))
 
     if isinstance(sync_period, int) and sync_period == 1:
         return moved()
-    return jax.lax.cond(state.count % sync_period == 0, moved, lambda: state.anchor)
+    return jax.lax.cond(state.calls % sync_period == 0, moved, lambda: state.anchor)
 
 
-def _local_gradient(objective: Callable[[Params], jax.Array], params: Params, axis_name: str | None) -> Params:
-    if axis_name is not None:
-        # Makes the parameters vary over the axis: `shard_map` would sum the gradient of replicated parameters.
-        here = jax.lax.axis_index(axis_name) >= 0
-        params = jax.tree.map(lambda x: jnp.where(here, x, x), params)
-    return jax.grad(objective)(params)
-
-
-def _add(updates: optax.Updates, gradient: Params, factor: Any, axis_name: str | None) -> optax.Updates:
-    if axis_name is not None:
-        gradient = jax.lax.pmean(gradient, axis_name)
+def _add(updates: optax.Updates, gradient: Params, factor: Any) -> optax.Updates:
     return jax.tree.map(lambda u, g: u + (jnp.asarray(factor, g.dtype) * g).astype(u.dtype), updates, gradient)

@@ -139,10 +139,10 @@ def task_gradient(
                         batch,
                         dropout_keys,
                         noise_keys,
-                        mask=batch["attention_mask"],
                         divergence=task.divergence,
                         settings=now,
-                        loss_fn=lambda logits, example: task.loss(logits, example["label"]),
+                        mask=batch["attention_mask"],
+                        loss_fn=lambda logits, batch: task.loss(logits, batch["label"]),
                         weights=task.weight * row_weights,  # as in the sum below, to share its backward pass
                     )
                 else:

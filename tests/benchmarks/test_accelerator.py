@@ -118,11 +118,11 @@ def test_a_whole_trial(tmp_path):
 
 
 def test_a_wrong_direction_fails(monkeypatch):
-    def power_iteration(logits_fn, embedding, key, **_):
+    def perturbation(logits_fn, embeddings, key, **_):
         # In bfloat16 another one.
-        return jax.random.normal(jax.random.fold_in(key, embedding.dtype.itemsize), embedding.shape)
+        return jax.random.normal(jax.random.fold_in(key, embeddings.dtype.itemsize), embeddings.shape)
 
-    monkeypatch.setattr(checks.smart, "power_iteration", power_iteration)
+    monkeypatch.setattr(checks.smart, "perturbation", perturbation)
     check = checks.direction(TINY, random_params(TINY), 16)
     assert check["value"] < 0.3
     assert not check["passed"]

@@ -46,10 +46,10 @@ def test_outputs_are_the_predictions_and_the_perturbation_has_its_radius(gold_ru
 
 def test_the_worse_of_both_signs_is_shown():
     # Σ eˣ changes more upwards than downwards.
-    def logits(params, x, example, key):
-        return jnp.sum(jnp.where(example["attention_mask"][:, None], jnp.exp(x), 0), keepdims=True)[0]
+    def logits(params, x, batch, key):
+        return jnp.sum(jnp.where(batch["attention_mask"][..., None], jnp.exp(x), 0), axis=(1, 2))[:, None]
 
-    model = smart.Model(lambda params, example: example["x"], logits)
+    model = smart.SplitModel(lambda params, batch: batch["x"], logits)
     batch = {"x": jnp.ones((16, 3, 2)), "attention_mask": jnp.ones((16, 3), bool), "index": jnp.arange(16)}
     clean, perturbed, divergence, _ = explain_step({}, batch, model=model, divergence=smart.squared_error, radius=0.3)
     np.testing.assert_allclose(clean, 6 * np.e, rtol=1e-5)

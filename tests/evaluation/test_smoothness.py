@@ -16,12 +16,12 @@ B, S, D = 4, 6, 3
 MASK = np.arange(S) < np.array([6, 4, 3, 1])[:, None]
 
 
-def linear_logits(params, embedding, example, key):
+def linear_logits(params, embeddings, batch, key):
     assert key is None
-    return example["attention_mask"].astype(jnp.float32) @ (embedding @ params[:, None])
+    return jnp.einsum("bs,bsd,d->b", batch["attention_mask"].astype(jnp.float32), embeddings, params)[:, None]
 
 
-LINEAR = smart.Model(lambda params, example: example["x"], linear_logits)
+LINEAR = smart.SplitModel(lambda params, batch: batch["x"], linear_logits)
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def test_two_classes_have_the_closed_form_at_a_small_radius(batch):
     # ½ δᵀ Jᵀ H J δ with H = 2 (diag p − p pᵀ) is p (1 − p) (dz)² for logits (z, 0).
     w = jnp.array([0.3, -0.2, 0.1])
 
-    def logits(params, embedding, example, key):
-        z = linear_logits(params, embedding, example, key)
-        return jnp.concatenate([z, jnp.zeros_like(z)])
+    def logits(params, embeddings, batch, key):
+        z = linear_logits(params, embeddings, batch, key)
+        return jnp.concatenate([z, jnp.zeros_like(z)], axis=1)
 
     model = LINEAR._replace(logits=logits)
     found = smoothness_step(w, batch, model=model, divergence=smart.symmetric_kl, radius=1e-2)

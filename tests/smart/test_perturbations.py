@@ -169,7 +169,7 @@ def test_bfloat16_embeddings_give_the_same_direction_in_float32():
         ({"num_steps": -1}, "num_steps must be at least 0, found -1"),
         ({"norm": "l1"}, "norm must be one of l2, linf"),
         ({"start": "zero"}, "start must be one of noise, output or an array, found 'zero'"),
-        ({"start": jnp.zeros((S, D + 1))}, "start must have the embedding's shape"),
+        ({"start": jnp.zeros((S, D + 1))}, "start must have the embeddings' shape"),
     ],
 )
 def test_power_iteration_refuses(options, message):
@@ -326,7 +326,7 @@ def everything(x, w, divergence):
     deltas["random"] = jax.vmap(partial(smart.random_perturbation, radius=0.1))(x, keys)
 
     def growth(x, w, delta):
-        values = jax.vmap(lambda x, d: divergence.value(logits_fn(x + d, w), logits_fn(x, w)))(x, delta)
+        values = jax.vmap(lambda x, d: divergence.value(logits_fn(x + d, w)[None], logits_fn(x, w)[None])[0])(x, delta)
         return jnp.sum(values), values
 
     run = jax.value_and_grad(growth, argnums=(0, 1), has_aux=True)
@@ -334,7 +334,9 @@ def everything(x, w, divergence):
 
 
 @pytest.mark.parametrize("case", HARD)
-@pytest.mark.parametrize("divergence", ["symmetric_kl", "kl", "jensen_shannon", "squared_error"])
+@pytest.mark.parametrize(
+    "divergence", ["symmetric_kl", "kl", "jensen_shannon", "squared_error", "symmetric_bernoulli_kl"]
+)
 def test_hard_cases_stay_finite(case, divergence):
     deltas, growths = everything(*as_jax(HARD[case]), getattr(smart, divergence))
     chex.assert_tree_all_finite((deltas, growths))

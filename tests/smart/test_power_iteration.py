@@ -126,7 +126,7 @@ def test_the_sign_of_the_output_start_is_drawn():
         ({"num_steps": -1}, "num_steps must be at least 0, found -1"),
         ({"norm": "l1"}, "norm must be one of"),
         ({"start": "guess"}, "start must be one of noise, output or an array, found 'guess'"),
-        ({"start": np.zeros((2, 2))}, "start must have the embedding's shape"),
+        ({"start": np.zeros((2, 2))}, "start must have the embeddings' shape"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -147,7 +147,7 @@ def test_it_does_better_than_noise_of_the_same_norm():
             smart.power_iteration(logits_fn, x, key, num_steps=0, start=noise, **common),
             smart.power_iteration(logits_fn, x, key, **common),
         ]
-        return jnp.stack([smart.symmetric_kl.value(logits_fn(x + d), logits_fn(x)) for d in deltas])
+        return jnp.stack([smart.symmetric_kl(logits_fn(x + d)[None], logits_fn(x)[None])[0] for d in deltas])
 
     xs = jax.random.normal(jax.random.key(0), (200, S, D))
     noise, power = np.asarray(jax.jit(jax.vmap(growths))(xs, jax.random.split(jax.random.key(1), 200))).T

@@ -119,7 +119,7 @@ def oracle(optimizer, radius, step_size, noise, decay):
 # Ours
 
 
-def logits(params, x, example, key):
+def example_logits(params, x, example, key):
     hidden = jnp.tanh(x @ params["w"])
     real = example["real"][:, None]
     pooled = jnp.sum(jnp.where(real, hidden, 0), axis=0) / jnp.sum(real)
@@ -127,11 +127,11 @@ def logits(params, x, example, key):
     return (pooled * mask) @ params["v"]
 
 
-MODEL = smart.Model(embed=lambda params, example: example["x"], logits=logits)
+MODEL = smart.SplitModel(embed=lambda params, batch: batch["x"], logits=jax.vmap(example_logits, (None, 0, 0, 0)))
 
 
-def cross_entropy(z, example):
-    return -jax.nn.log_softmax(z)[example["label"]]
+def cross_entropy(z, batch):
+    return -jnp.take_along_axis(jax.nn.log_softmax(z), batch["label"][:, None], axis=1)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_ten_updates_are_the_papers(optimizer, scale):
     with x64(True), jax.numpy_dtype_promotion("standard"):
         params, xs, labels = jax.tree.map(jnp.asarray, make_problem())
         inner = optax.sgd(0.5) if optimizer == "sgd" else optax.adam(0.01, eps=1e-6)
-        tx = optax.chain(smart.smart(settings, num_steps=OF_STEPS), inner)
+        tx = optax.chain(smart.add_smart(settings, num_steps=OF_STEPS), inner)
         opt_state = tx.init(params)
 
         @jax.jit
@@ -171,7 +171,7 @@ def test_ten_updates_are_the_papers(optimizer, scale):
 
         def perturb(params, example, dropout_key, noise_key):
             return smart.projected_gradient_ascent(
-                lambda x: logits(params, x, example, dropout_key),
+                lambda x: example_logits(params, x, example, dropout_key),
                 example["x"],
                 noise_key,
                 divergence=smart.symmetric_kl,

@@ -53,7 +53,7 @@ def test_the_divergence_beats_that_of_noise(trained):
             smart.power_iteration(logits_fn, x, key, num_steps=0, start=noise, **common),
             smart.power_iteration(logits_fn, x, key, **common),
         ]
-        return jnp.stack([smart.symmetric_kl.value(logits_fn(x + d), logits_fn(x)) for d in deltas])
+        return jnp.stack([smart.symmetric_kl(logits_fn(x + d)[None], logits_fn(x)[None])[0] for d in deltas])
 
     batch = jax.tree.map(jnp.asarray, batch)
     noise, power = jax.jit(jax.vmap(growths))(embeddings, batch, jax.random.split(jax.random.key(1), 16)).T

@@ -31,7 +31,7 @@ JITTED_OR_NOT = pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["pl
         ({"horizon": 0.0}, "horizon must be .*above 0, found 0.0"),
         ({"every": 0}, "every must be at least 1, found 0"),
         ({"adversary": "guess"}, "adversary must be None or a record .*, found 'guess'"),
-        ({"step_size": 1.0}, "step_size: expected a field of SmartSettings or of bertjax's adversary"),
+        ({"step_size": 1.0}, "step_size: expected a field of SmartSettings or of its adversary"),
         ({"start": "zero"}, "start must be one of noise, output, task_gradient, found 'zero'"),
     ],
 )
@@ -52,7 +52,7 @@ def test_settings_refuse(changes, message):
         ({"norm": "l1"}, "norm must be one of l2, linf, found 'l1'"),
         ({"per": "batch"}, "per must be one of example, token"),
         ({"projection": "cube"}, "projection must be one of ball, sphere, none"),
-        ({"start": "output"}, "start: expected a field of SmartSettings or of paper's adversary"),
+        ({"start": "output"}, "start: expected a field of SmartSettings or of its adversary"),
     ],
 )
 def test_ascent_refuses(changes, message):

@@ -72,7 +72,7 @@ def closed_form(steps, weight, decay, rate, *, period=1):
 @pytest.mark.parametrize("decay", [0.7, lambda n: 1 - 1 / (n + 1)], ids=["fixed", "scheduled"])
 def test_the_bregman_update_on_a_quadratic_is_its_closed_form(form, period, decay):
     if form == "smart":
-        tx = smart.smart(smart.SmartSettings(bregman_weight=2.0, decay=decay), sync_period=period)
+        tx = smart.add_smart(smart.SmartSettings(bregman_weight=2.0, decay=decay), sync_period=period)
     else:
         tx = smart.add_bregman_proximal(2.0, decay, sync_period=period)
     found, _ = follow(optax.chain(tx, optax.sgd(0.1)), 10)
@@ -104,7 +104,7 @@ def test_the_anchor_is_an_own_copy_in_and_out_and_found_in_any_state():
     params = {"w": jnp.arange(3.0)}
     tx = optax.apply_if_finite(optax.chain(smart.add_bregman_proximal(), optax.adam(1e-3)), 3)
     opt_state = tx.init(params)
-    anchor = smart.anchor(opt_state)
+    anchor = smart.get_anchor(opt_state)
     chex.assert_trees_all_equal(anchor, params)
     pointers = {
         x.unsafe_buffer_pointer()
@@ -116,7 +116,7 @@ def test_the_anchor_is_an_own_copy_in_and_out_and_found_in_any_state():
 @pytest.mark.parametrize("tx", [optax.adam(1e-3), optax.chain(*[smart.add_bregman_proximal()] * 2)])
 def test_no_anchor_or_two_are_refused(tx):
     with pytest.raises(ValueError, match="must hold one anchor"):
-        smart.anchor(tx.init({"w": jnp.zeros(2)}))
+        smart.get_anchor(tx.init({"w": jnp.zeros(2)}))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_no_anchor_or_two_are_refused(tx):
         (lambda: smart.add_bregman_proximal(-1.0), "weight must be .* found -1.0"),
         (lambda: smart.add_bregman_proximal(1.0, 1.5), "decay must be .* found 1.5"),
         (lambda: smart.add_bregman_proximal(sync_period=0), "sync_period must be at least 1, found 0"),
-        (lambda: smart.smart("none", sync_period=0), "sync_period must be at least 1, found 0"),
-        (lambda: smart.smart("ours"), "preset must be one of"),
-        (lambda: smart.smart("bertjax_exact"), "num_steps must be given"),
+        (lambda: smart.add_smart("none", sync_period=0), "sync_period must be at least 1, found 0"),
+        (lambda: smart.add_smart("ours"), "preset must be one of"),
+        (lambda: smart.add_smart("bertjax_exact"), "num_steps must be given"),
         (lambda: smart.add_smoothness(adversary=smart.PowerIteration(radius=-0.1)), "radius must be"),
     ],
 )
@@ -144,11 +144,11 @@ def test_missing_arguments_of_update_are_named():
     with pytest.raises(ValueError, match="needs divergence_fn: call update"):
         tx.update(params, tx.init(params), params)
     tx = smart.add_smoothness()
-    with pytest.raises(ValueError, match="needs terms_fn"):
+    with pytest.raises(ValueError, match="needs smoothness_fn"):
         tx.update(params, tx.init(params), params)
 
 
-@pytest.mark.parametrize("make", [lambda: smart.add_bregman_proximal(0.0), lambda: smart.smart("none")])
+@pytest.mark.parametrize("make", [lambda: smart.add_bregman_proximal(0.0), lambda: smart.add_smart("none")])
 def test_no_weight_is_the_identity_and_needs_nothing(make):
     tx, gradient = make(), {"w": jnp.arange(2.0)}
     updates, _ = tx.update(gradient, tx.init(gradient), gradient, anything=1)
@@ -169,7 +169,7 @@ def test_apply_if_finite_keeps_the_anchor_from_bad_steps_too():
     params = {"w": jnp.ones(2)}
     opt_state = tx.init({"w": jnp.zeros(2)})
     _, opt_state = tx.update({"w": jnp.full(2, jnp.nan)}, opt_state, params, divergence_fn=quadratic)
-    chex.assert_trees_all_equal(smart.anchor(opt_state), {"w": jnp.zeros(2)})
+    chex.assert_trees_all_equal(smart.get_anchor(opt_state), {"w": jnp.zeros(2)})
 
 
 def test_hyperparameters_may_be_injected():
@@ -196,15 +196,15 @@ def test_schedule_free_takes_it():
         base = optax.chain(smart.add_bregman_proximal(2.0, 0.9), optax.sgd(0.1))
         found, opt_state = follow(optax.contrib.schedule_free(base, 0.1, b1=0.9), 200)
     np.testing.assert_allclose(found[-1], 1, atol=0.05)
-    np.testing.assert_allclose(smart.anchor(opt_state)["w"], 1, atol=0.1)
+    np.testing.assert_allclose(smart.get_anchor(opt_state)["w"], 1, atol=0.1)
 
 
 # Both terms on a small model
 
 
-MODEL = smart.Model(
-    embed=lambda params, example: example["x"] * params["e"][None],
-    logits=lambda params, x, example, key: jnp.tanh(jnp.mean(x, axis=0)) @ params["w"],
+MODEL = smart.SplitModel(
+    embed=lambda params, batch: batch["x"] * params["e"][None, None],
+    logits=lambda params, x, batch, key: jnp.tanh(jnp.mean(x, axis=1)) @ params["w"],
 )
 
 
@@ -230,7 +230,7 @@ def terms_of(batch, params, anchor, settings):
         mask=jnp.ones(batch["x"].shape[:2], bool),
         divergence=smart.symmetric_kl,
         settings=settings,
-        loss_fn=lambda z, example: -jax.nn.log_softmax(z)[example["label"]],
+        loss_fn=lambda z, batch: -jnp.take_along_axis(jax.nn.log_softmax(z), batch["label"][:, None], 1)[:, 0],
     )
 
 
@@ -241,7 +241,7 @@ def plain_gradient(batch, params):
 def test_smart_adds_the_gradient_of_both_terms():
     params, batch = make_problem()
     away = jax.tree.map(lambda x: x * 0.8, params)
-    tx = smart.smart(dataclasses.replace(BOTH, decay=1.0))
+    tx = smart.add_smart(dataclasses.replace(BOTH, decay=1.0))
     state = tx.init(away)
     none = jax.tree.map(jnp.zeros_like, params)
     both, _ = tx.update(none, state, params, terms_fn=partial(terms_of, batch))
@@ -253,7 +253,12 @@ def test_smart_adds_the_gradient_of_both_terms():
     chex.assert_trees_all_close(both, jax.grad(objective)(params), rtol=1e-5)
 
     smooth = smart.add_smoothness(2.0, smart.PowerIteration(radius=0.3))
-    smoothness, _ = smooth.update(none, smooth.init(params), params, terms_fn=partial(terms_of, batch))
+    smoothness, _ = smooth.update(
+        none,
+        smooth.init(params),
+        params,
+        smoothness_fn=lambda p, settings: terms_of(batch, p, None, settings).smoothness,
+    )
     proximal = smart.add_bregman_proximal(1.5, 1.0)
 
     def divergence_fn(p, anchor):
@@ -279,11 +284,11 @@ def test_four_devices_are_one(mapping, where):
             params = optax.apply_updates(params, updates)
         return params
 
-    expected = jax.jit(partial(three_updates, tx=optax.chain(smart.smart(settings), optax.sgd(0.5))))(params, batch)
+    expected = jax.jit(partial(three_updates, tx=optax.chain(smart.add_smart(settings), optax.sgd(0.5))))(params, batch)
     if where == "local":
-        tx = optax.chain(smart.smart(settings), mean, optax.sgd(0.5))
+        tx = optax.chain(smart.add_smart(settings), mean, optax.sgd(0.5))
     else:
-        tx = optax.chain(mean, smart.smart(settings, axis_name="data"), optax.sgd(0.5))
+        tx = optax.chain(mean, smart.add_smart(settings, axis_name="data"), optax.sgd(0.5))
     if mapping == "pmap":
         split = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch)
         found = jax.pmap(partial(three_updates, tx=tx), axis_name="data", in_axes=(None, 0))(params, split)
@@ -307,7 +312,7 @@ def test_shard_map_may_check_what_varies(settings):
     params, batch = make_problem()
 
     def added(params, batch, axis_name=None):
-        tx = smart.smart(settings, axis_name=axis_name)
+        tx = smart.add_smart(settings, axis_name=axis_name)
         none = jax.tree.map(jnp.zeros_like, params)
         return tx.update(none, tx.init(params), params, terms_fn=partial(terms_of, batch))[0]
 
@@ -321,7 +326,7 @@ def test_shard_map_may_check_what_varies(settings):
 def test_no_second_compilation_and_donation():
     params, batch = make_problem()
     tx = optax.chain(
-        smart.smart(dataclasses.replace(BOTH, weight=optax.linear_schedule(0.0, 1.0, 5), every=2)), optax.sgd(0.1)
+        smart.add_smart(dataclasses.replace(BOTH, weight=optax.linear_schedule(0.0, 1.0, 5), every=2)), optax.sgd(0.1)
     )
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -368,7 +373,7 @@ def fused_is_composed(model, params, devices):
         state, _ = step(state, {task.name: parallel.shard(batch)}, key)
     fused = optax.tree.get(jax.device_get(parallel.unreplicate(state.opt_state)), "trace")
 
-    tx = optax.chain(smart.smart(settings), optax.stateless(lambda u, _: jax.lax.pmean(u, "data")), sgd)
+    tx = optax.chain(smart.add_smart(settings), optax.stateless(lambda u, _: jax.lax.pmean(u, "data")), sgd)
 
     def composed(params, batch):
         none = smart.preset("none")
@@ -393,7 +398,7 @@ def fused_is_composed(model, params, devices):
                     mask=batch["attention_mask"],
                     divergence=task.divergence,
                     settings=settings,
-                    loss_fn=lambda z, example: task.loss(z, example["label"]),
+                    loss_fn=lambda z, batch: task.loss(z, batch["label"]),
                 )
 
             gradient = jax.grad(lambda p: jnp.mean(terms_fn(p, None, none).loss))(params)

@@ -1,0 +1,107 @@
+"""A batch's arguments, checked: embeddings, keys, mask, and what the model returns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.smart.norms import at_least_float32
+
+
+def check_embeddings(embeddings: Any) -> None:
+    """Raises ValueError unless the embeddings are one array of floats [B, ...]."""
+    if not hasattr(embeddings, "shape"):
+        raise ValueError(f"embeddings must be one array [B, ...], found {_describe(embeddings)}")
+    if not jnp.issubdtype(embeddings.dtype, jnp.floating) or embeddings.ndim < 2:
+        raise ValueError(
+            f"embeddings must be floats [B, ...], found {_describe(embeddings)}: pass what enters the first layer, "
+            "such as word embeddings or images, and not token ids"
+        )
+
+
+def keys_of_examples(name: str, key: Any, batch_size: int) -> jax.Array:
+    """Keys [B]: the key, split, or the keys [B] themselves; typed keys or raw uint32. ValueError for anything else."""
+    is_typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32):
+        raise ValueError(f"{name} must be a key, such as jax.random.key(0), or keys [B], found {_describe(key)}")
+    batch_shape = key.shape if is_typed else key.shape[:-1]
+    if batch_shape == ():
+        return jax.random.split(key, batch_size)
+    if batch_shape != (batch_size,):
+        raise ValueError(
+            f"{name} must be one key, or one for each of {batch_size} examples, found keys {list(batch_shape)}"
+        )
+    return key
+
+
+def is_per_example(key: Any) -> bool:
+    """Whether every leaf is keys [B] rather than one key."""
+
+    def is_batch(leaf: Any) -> bool:
+        is_typed = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return bool(getattr(leaf, "ndim", 0) == (1 if is_typed else 2))
+
+    leaves = jax.tree.leaves(key)
+    return bool(leaves) and all(map(is_batch, leaves))
+
+
+def kept(embeddings: jax.Array, mask: Any) -> jax.Array:
+    """1 where the embeddings [B, ...] may be perturbed and 0 elsewhere, of a shape that broadcasts against them.
+
+    Args:
+      embeddings: [B, ...].
+      mask: None, or bool or 0/1 of a leading part of the embeddings' shape, such as [B, S] for [B, S, D].
+
+    Returns:
+      In the embeddings' dtype but at least float32.
+
+    Raises:
+      ValueError: The embeddings are no floats [B, ...]; or the mask has another shape, or is of floats, which could be
+        an additive mask.
+    """
+    check_embeddings(embeddings)
+    dtype = at_least_float32(embeddings.dtype)
+    if mask is None:
+        return jnp.ones(embeddings.shape[:1] + (1,) * (embeddings.ndim - 1), dtype)
+    expected = f"bool or 0/1 integers of a leading part of the embeddings' shape {list(embeddings.shape)}"
+    if not hasattr(mask, "dtype") or not hasattr(mask, "shape"):
+        raise ValueError(f"mask must be {expected}, found {_describe(mask)}")
+    is_bool_or_integer = mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.integer)
+    if not is_bool_or_integer or not mask.ndim or embeddings.shape[: mask.ndim] != mask.shape:
+        advice = ": pass mask > 0" if jnp.issubdtype(mask.dtype, jnp.floating) else ""
+        raise ValueError(f"mask must be {expected}, true on real tokens, found {_describe(mask)}{advice}")
+    return jnp.asarray(mask).astype(dtype).reshape(mask.shape + (1,) * (embeddings.ndim - mask.ndim))
+
+
+def checked(logits_fn: Callable[..., jax.Array], name: str = "logits_fn") -> Callable[..., jax.Array]:
+    """`logits_fn` with a ValueError unless it maps embeddings [B, ...] to one float array [B, ...]."""
+
+    def call(embeddings: jax.Array, *args: Any) -> jax.Array:
+        try:
+            logits = logits_fn(embeddings, *args)
+        except Exception as error:
+            # Flax's error, by name: this module imports jax alone.
+            if type(error).__name__ == "TraceContextError":
+                raise ValueError(
+                    f"{name} changes an NNX module's state: nnx.split the module before, and call "
+                    "nnx.merge(graphdef, params, other_state, copy=True) in it"
+                ) from error
+            raise
+        expected = f"{name} must map embeddings {list(embeddings.shape)} to one float array of {len(embeddings)} rows"
+        if not hasattr(logits, "shape"):
+            raise ValueError(f"{expected}, found {_describe(logits)}: return the logits alone")
+        if not jnp.issubdtype(logits.dtype, jnp.floating):
+            raise ValueError(f"{expected}, found {_describe(logits)}")
+        if logits.shape[:1] != embeddings.shape[:1]:
+            raise ValueError(f"{expected}, found {_describe(logits)}: jax.vmap a model of one example")
+        return logits
+
+    return call
+
+
+def _describe(value: Any) -> str:
+    """A value for an error's line: dtype and shape of an array, else its type."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"{value!r}" if value is None or isinstance(value, int | float | str) else f"a {type(value).__name__}"

@@ -1,0 +1,333 @@
+"""The smoothness term R_s of a batch, and its perturbation, for any model of a batch.
+
+x = embed(params, batch)                                 # [B, ...]
+logits_fn = lambda x: logits(params, x, batch, key)      # [B, ...] to [B, C], with dropout inside
+r_s = smoothness(logits_fn, x, key, divergence=symmetric_kl)  # [B]
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.smart import adversaries
+from bertjax.smart.adversaries import AnyDivergence
+from bertjax.smart.arguments import check_embeddings, checked, keys_of_examples
+from bertjax.smart.divergences import as_divergence
+from bertjax.smart.norms import at_least_float32
+from bertjax.smart.presets import changed, preset
+from bertjax.smart.rows import draw_rows, spread_rows, take_rows
+from bertjax.smart.settings import (
+    Adversary,
+    PowerIteration,
+    ProjectedGradientAscent,
+    RandomPerturbation,
+    SmartSettings,
+    as_number,
+)
+
+LogitsFunction = Callable[..., jax.Array]
+LossFunction = Callable[[jax.Array], jax.Array]
+AnySettings = SmartSettings | Adversary | str | None
+
+
+def smoothness(
+    logits_fn: LogitsFunction,
+    embeddings: jax.Array,
+    key: jax.Array,
+    *,
+    divergence: AnyDivergence,
+    mask: jax.Array | None = None,
+    settings: AnySettings = None,
+    radius: float | jax.Array | None = None,
+    num_steps: int | None = None,
+    norm: str | None = None,
+    start: str | jax.Array | None = None,
+    relative: bool | None = None,
+    clean_gradient: bool | None = None,
+    kernel: jax.Array | None = None,
+    loss_fn: LossFunction | None = None,
+    clean_logits: jax.Array | None = None,
+    perturbed_logits_fn: LogitsFunction | None = None,
+    args: tuple[Any, ...] = (),
+    share: float | None = None,
+) -> jax.Array:
+    r"""Each example's smoothness term, the divergence under the worst small perturbation of its embeddings.
+
+      R_s = l(f(x + δ), f(x)),   δ = argmax over ‖δ‖ ≤ ε of l(f(x + δ), f(x)).
+
+    Add its mean, times λ, to the loss. δ is a constant to the gradient; the rest is differentiable in `embeddings` and
+    in all that `logits_fn` closes over.
+
+    Args:
+      logits_fn: The model behind its embeddings, from [B, ...] to logits [B, C], or scores [B]. It contains the
+        parameters, and the key of its dropout: all passes then have the same masks. It may couple the examples, as
+        BatchNorm does, and must not change any state.
+      embeddings: Floats [B, ...]: [B, S, D], images [B, H, W, C], or any other shape. Norms are over all of an example.
+      key: A key, which is split, or keys [B]: the adversary's noise.
+      divergence: l, such as `symmetric_kl`, or any function of outputs and reference, [B, ...] twice to [B].
+      mask: Bool or 0/1 integers, true on what may be perturbed, of a leading part of the embeddings' shape, such as
+        [B, S]. The rest does not count in norms.
+      settings: A preset's name, a `SmartSettings`, or an adversary's record. Weights and `every` are the caller's to
+        apply. None for `PowerIteration()`.
+      radius: Changes the settings, as the five that follow do; see `PowerIteration` for them.
+      num_steps: Steps of the adversary.
+      norm: "l2" or "linf".
+      start: "noise", "output", "task_gradient", or an array of the embeddings' shape.
+      relative: Whether the radius is relative to the RMS of each example's embeddings.
+      clean_gradient: Whether R_s is also differentiated through its clean pass; True unless the settings differ.
+      kernel: Kernel [D, C] of the linear head; it improves the start "output".
+      loss_fn: The task's loss, logits [B, C] to [B], for the start "task_gradient", at the cost of a backward pass.
+        `smart_terms` gets that gradient from the main backward pass.
+      clean_logits: `logits_fn(embeddings)`, if the loss has computed it. One backward pass through it then serves the
+        loss and R_s; XLA merges repeated forward passes, but not the backward passes of two sums.
+      perturbed_logits_fn: The same model with another dropout mask, for the perturbed pass. Settings without
+        `matched_dropout` require it.
+      args: Further arguments of `logits_fn`, pytrees of arrays [B, ...].
+      share: s: R_s of max(1, round(s B)) rows, drawn without replacement by `key`, times B over their number; 0 for
+        the others. Its mean over the batch is unbiased. `logits_fn` is called with those rows of `embeddings` and
+        `args` alone, so it must close over nothing else of the batch's shape.
+
+    Returns:
+      R_s of each example, [B], at least float32.
+
+    Raises:
+      ValueError: A shape does not fit, a setting is unknown or out of range, or an argument that it needs is missing.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from bertjax import smart
+      >>> w = jnp.array([[1.0, -1.0], [0.0, 0.0]])
+      >>> logits_fn = lambda x: jnp.sum(x, axis=1) @ w  # [B, S, D] to [B, C]
+      >>> x = jnp.zeros((4, 3, 2))
+      >>> r_s = smart.smoothness(
+      ...     logits_fn, x, jax.random.key(0), divergence=smart.symmetric_kl, radius=0.1, relative=False
+      ... )
+      >>> print(r_s.round(3))  # logits differ by 2 · 0.1 · √3
+      [0.06 0.06 0.06 0.06]
+
+    References:
+      Jiang et al., SMART, ACL 2020, equation 2.
+    """
+    check_embeddings(embeddings)
+    chosen = resolve(
+        settings,
+        radius=radius,
+        num_steps=num_steps,
+        norm=norm,
+        start=start,
+        relative=relative,
+        clean_gradient=clean_gradient,
+        share=share,
+    )
+    batch_size = len(embeddings)
+    keys = keys_of_examples("key", key, batch_size)
+    rows = draw_rows(keys, chosen.share)
+    embeddings, keys, mask, start_array, clean_logits, args = take_rows(
+        (embeddings, keys, mask, _array(start), clean_logits, args), rows, batch_size
+    )
+    logits_fn, perturbed_fn = _both_passes(logits_fn, perturbed_logits_fn, args, chosen)
+    delta = find_perturbation(
+        _constant(logits_fn, embeddings),
+        embeddings,
+        keys,
+        settings=chosen,
+        divergence=divergence,
+        mask=mask,
+        start=start_array,
+        kernel=kernel,
+        loss_fn=loss_fn,
+        perturbed_logits_fn=_constant(perturbed_fn, embeddings),
+    )
+    clean_logits = logits_fn(embeddings) if clean_logits is None else clean_logits
+    perturbed_logits = perturbed_fn(adversaries.add(embeddings, delta))
+    reference = clean_logits if chosen.clean_gradient else jax.lax.stop_gradient(clean_logits)
+    return spread_rows(as_divergence(divergence)(perturbed_logits, reference), rows, batch_size)
+
+
+def perturbation(
+    logits_fn: LogitsFunction,
+    embeddings: jax.Array,
+    key: jax.Array,
+    *,
+    divergence: AnyDivergence,
+    mask: jax.Array | None = None,
+    settings: AnySettings = None,
+    radius: float | jax.Array | None = None,
+    num_steps: int | None = None,
+    norm: str | None = None,
+    start: str | jax.Array | None = None,
+    relative: bool | None = None,
+    kernel: jax.Array | None = None,
+    loss_fn: LossFunction | None = None,
+    perturbed_logits_fn: LogitsFunction | None = None,
+) -> jax.Array:
+    """The perturbation of each example that `smoothness` uses, with the same arguments: δ [B, ...].
+
+    Returns:
+      δ: Of the embeddings' shape and dtype, but at least float32; a constant to gradients.
+
+    Raises:
+      ValueError: See `smoothness`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from bertjax import smart
+      >>> logits_fn = lambda x: jnp.sum(x, axis=1)  # [B, S, D] to [B, D]
+      >>> delta = smart.perturbation(logits_fn, jnp.ones((4, 3, 2)), jax.random.key(0), divergence=smart.symmetric_kl)
+      >>> print(jnp.sqrt(jnp.mean(delta**2, axis=(1, 2))))  # relative to an RMS of 1
+      [0.02 0.02 0.02 0.02]
+    """
+    check_embeddings(embeddings)
+    chosen = resolve(settings, radius=radius, num_steps=num_steps, norm=norm, start=start, relative=relative)
+    if chosen.share != 1:
+        raise ValueError(f"share is no setting of a perturbation, found {chosen.share}: pass the rows themselves")
+    logits_fn, perturbed_fn = _both_passes(logits_fn, perturbed_logits_fn, (), chosen)
+    return find_perturbation(
+        _constant(logits_fn, embeddings),
+        embeddings,
+        keys_of_examples("key", key, len(embeddings)),
+        settings=chosen,
+        divergence=divergence,
+        mask=mask,
+        start=_array(start),
+        kernel=kernel,
+        loss_fn=loss_fn,
+        perturbed_logits_fn=_constant(perturbed_fn, embeddings),
+    )
+
+
+def resolve(settings: AnySettings, **changes: Any) -> SmartSettings:
+    """The settings that the caller means: a record or a preset's name, with all changes that are not None.
+
+    Raises:
+      ValueError: An unknown name, a change that the settings do not have, or settings without a smoothness term.
+    """
+    if settings is None or isinstance(settings, Adversary):
+        settings = SmartSettings(weight=1.0, adversary=settings or PowerIteration())
+    elif isinstance(settings, str):
+        settings = preset(settings)
+    elif not isinstance(settings, SmartSettings):
+        raise ValueError(
+            f"settings must be a preset's name, SmartSettings, or a record such as PowerIteration(), found {settings!r}"
+        )
+    if not settings.has_smoothness:
+        raise ValueError("settings have no smoothness term, as their weight is 0: leave the call out")
+    if _array(changes.get("start")) is not None:
+        changes["start"] = "task_gradient"  # an array too allows no power step
+    return changed(settings, **{name: value for name, value in changes.items() if value is not None})
+
+
+def find_perturbation(
+    logits_fn: LogitsFunction,
+    embeddings: jax.Array,
+    keys: jax.Array,
+    *,
+    settings: SmartSettings,
+    divergence: AnyDivergence,
+    mask: jax.Array | None = None,
+    start: jax.Array | None = None,
+    gradient: jax.Array | None = None,
+    kernel: jax.Array | None = None,
+    loss_fn: LossFunction | None = None,
+    perturbed_logits_fn: LogitsFunction | None = None,
+    clean_logits: jax.Array | None = None,
+) -> jax.Array:
+    """δ [B, ...] by the settings' adversary.
+
+    Args:
+      logits_fn: See `smoothness`, also for what is not listed here; of constants only.
+      embeddings: [B, ...].
+      keys: Keys [B].
+      settings: The settings, without schedules.
+      divergence: l.
+      mask: As for `smoothness`.
+      start: An array in place of the settings' start.
+      gradient: Gradient of the task's loss in the embeddings, [B, ...], if it is known.
+      kernel: [D, C].
+      loss_fn: Gives that gradient if it is not known.
+      perturbed_logits_fn: The model with the perturbed pass's dropout; None for `logits_fn`.
+      clean_logits: `logits_fn` at the embeddings, if known.
+    """
+    match settings.adversary:
+        case None:
+            return jnp.zeros(embeddings.shape, at_least_float32(embeddings.dtype))
+        case RandomPerturbation() as noise:
+            return adversaries.random_perturbation(
+                embeddings, keys, radius=as_number("radius", noise.radius), mask=mask
+            )
+        case ProjectedGradientAscent() as ascent:
+            return adversaries.projected_gradient_ascent(
+                logits_fn if perturbed_logits_fn is None else perturbed_logits_fn,
+                embeddings,
+                keys,
+                divergence=divergence,
+                radius=0.0 if ascent.radius is None else as_number("radius", ascent.radius),
+                step_size=as_number("step_size", ascent.step_size),
+                noise=as_number("noise", ascent.noise),
+                num_steps=ascent.num_steps,
+                norm=ascent.norm,
+                per=ascent.per,
+                projection=ascent.projection,
+                normalize_gradient=ascent.normalize_gradient,
+                reference=logits_fn(embeddings) if clean_logits is None else clean_logits,
+                mask=mask,
+            )
+        case PowerIteration() as power:
+            if start is None and power.start == "task_gradient":
+                if gradient is None:
+                    gradient = _task_gradient(logits_fn, embeddings, loss_fn)
+                # To second order both signs are equally good. Draw one: along the gradient itself the loss would rise.
+                start = jax.vmap(lambda key, g: jax.random.rademacher(key, (), g.dtype) * g)(keys, gradient)
+            return adversaries.power_iteration(
+                logits_fn,
+                embeddings,
+                keys,
+                divergence=divergence,
+                radius=as_number("radius", power.radius),
+                num_steps=power.num_steps,
+                norm=power.norm,
+                start=power.start if start is None else start,
+                kernel=kernel,
+                relative=power.relative,
+                mask=mask,
+            )
+
+
+def _task_gradient(logits_fn: LogitsFunction, embeddings: jax.Array, loss_fn: LossFunction | None) -> jax.Array:
+    """Gradient of the task's loss in the embeddings, [B, ...]."""
+    if loss_fn is None:
+        raise ValueError("loss_fn, from logits [B, C] to losses [B], must be given if start is 'task_gradient'")
+    logits, pull = jax.vjp(logits_fn, embeddings)
+    (gradient,) = pull(jax.grad(lambda z: jnp.sum(loss_fn(z)))(logits))
+    return gradient
+
+
+def _both_passes(
+    logits_fn: LogitsFunction,
+    perturbed_logits_fn: LogitsFunction | None,
+    args: tuple[Any, ...],
+    settings: SmartSettings,
+) -> tuple[LogitsFunction, LogitsFunction]:
+    """The model of the clean pass and of the perturbed one, from embeddings to checked logits."""
+    if perturbed_logits_fn is None and not settings.matched_dropout:
+        raise ValueError(
+            "perturbed_logits_fn, the model with another dropout mask, must be given if matched_dropout is False"
+        )
+    clean = checked(lambda x: logits_fn(x, *args))
+    if perturbed_logits_fn is None:
+        return clean, clean
+    return clean, checked(lambda x: perturbed_logits_fn(x, *args), "perturbed_logits_fn")
+
+
+def _constant(logits_fn: LogitsFunction, embeddings: jax.Array) -> LogitsFunction:
+    """The model with all that it closes over held constant: outer gradients then do not differentiate the adversary."""
+    converted, closed_over = jax.closure_convert(logits_fn, embeddings)
+    constants = jax.lax.stop_gradient(closed_over)
+    return lambda x: converted(x, *constants)
+
+
+def _array(start: Any) -> jax.Array | None:
+    """The start if it is an array; None for a name."""
+    return None if start is None or isinstance(start, str) else start
