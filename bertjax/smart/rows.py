@@ -29,7 +29,8 @@ def take_rows(tree: Any, rows: jax.Array | None, batch_size: int) -> Any:
             raise ValueError(
                 f"share takes rows of every argument: expected a first dimension of {batch_size}, found {list(shape)}"
             )
-        return leaf[rows]
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return (leaf if is_key else jnp.asarray(leaf))[rows]  # a NumPy array cannot be indexed by a traced one
 
     return jax.tree.map(take, tree)
 

@@ -285,6 +285,41 @@ def test_without_a_loss_nothing_is_replaced():
         tx.update(params, tx.init(params), params, **functions(batch))
 
 
+def test_replacing_with_no_term_is_the_gradient_of_the_loss():
+    params, batch = make_problem()
+    tx, none = smart.add_smart("none", replace_updates=True), jax.tree.map(jnp.zeros_like, params)
+    updates, opt_state = tx.update(none, tx.init(params), params, terms_fn=partial(terms_fn, batch, loss_fn=loss_of))
+    expected = jax.grad(lambda p: jnp.mean(loss_of(logits(p, embed(p, batch), batch, None), batch)))(params)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5)
+    assert float(opt_state.smoothness) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: {"smoothness_fn": lambda params, settings: jnp.ones((B, C))}, r"\[B\], or .* found \[8, 2\]"),
+        (lambda: {"smoothness_fn": lambda params, settings: None}, "found a NoneType"),
+        (lambda: {"divergence_fn": lambda params, anchor: jnp.ones((B, C))}, r"found \[8, 2\]"),
+        (lambda: {"terms_fn": lambda params, anchor, settings: (1.0, 2.0)}, "smart.Terms, found a tuple"),
+    ],
+)
+def test_functions_that_return_something_else_are_refused(make, found):
+    params, _ = make_problem()
+    (argument,) = make()
+    name = {"smoothness_fn": "add_smoothness", "divergence_fn": "add_bregman_proximal", "terms_fn": "add_smart"}[
+        argument
+    ]
+    tx = MAKERS[name]()
+    with pytest.raises(ValueError, match=f"{argument} must return .*{found}"):
+        tx.update(params, tx.init(params), params, **make())
+
+
+@pytest.mark.parametrize("settings", [smart.PowerIteration(), None, 0.1])
+def test_settings_must_be_settings(settings):
+    with pytest.raises(ValueError, match="settings must be a preset's name or SmartSettings, found"):
+        smart.add_smart(settings)
+
+
 def test_a_share_reaches_the_function():
     params, _ = make_problem()
     seen = []
