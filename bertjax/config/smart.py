@@ -26,6 +26,8 @@ class SmartConfig:
       decay: β of the anchor: a number for the first tenth of the updates and one for the rest, or one for all.
       horizon: 1/(1 − β) as a share of all updates; it replaces decay.
       matched_dropout: Whether all passes of a step share their dropout masks.
+      share: Share of each batch's rows, drawn at random, on which R_s and D are computed; on several devices or
+        micro-batches, of each part's rows.
     """
 
     preset: str = "none"
@@ -40,6 +42,7 @@ class SmartConfig:
     decay: tuple[float, ...] | None = None
     horizon: float | None = None
     matched_dropout: bool | None = None
+    share: float | None = None
 
     def settings(self) -> smart.SmartSettings:
         """The preset with the changes that apply to it; UserError for a value out of range."""
@@ -88,7 +91,7 @@ def _why_idle(name: str, settings: smart.SmartSettings, unread: set[str]) -> str
         if not settings.has_bregman:
             return "the Bregman term's weight is 0"
         return "--config.smart.horizon replaces it" if name == "decay" and settings.horizon is not None else ""
-    if name == "matched_dropout" and settings.has_bregman:
+    if name in ("matched_dropout", "share") and settings.has_bregman:
         return ""
     if not settings.has_smoothness:
         return "R_s has weight 0"

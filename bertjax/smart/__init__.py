@@ -27,6 +27,7 @@ from bertjax.smart.divergences import (
 from bertjax.smart.ema import init_anchor, update_anchor
 from bertjax.smart.one_example import power_iteration, projected_gradient_ascent, random_perturbation
 from bertjax.smart.presets import PRESETS, preset
+from bertjax.smart.proximal import ProximalState, add_bregman_proximal
 from bertjax.smart.settings import (
     PowerIteration,
     ProjectedGradientAscent,
@@ -39,16 +40,18 @@ from bertjax.smart.settings import (
 )
 from bertjax.smart.smoothness_term import perturbation, smoothness
 from bertjax.smart.terms import SplitModel, Terms, smart_terms
-from bertjax.smart.transforms import SmartState, add_bregman_proximal, add_smart, add_smoothness, get_anchor
+from bertjax.smart.transforms import SmartState, SmoothnessState, add_smart, add_smoothness, get_anchor
 
 __all__ = [
     "PRESETS",
     "Divergence",
     "PowerIteration",
     "ProjectedGradientAscent",
+    "ProximalState",
     "RandomPerturbation",
     "SmartSettings",
     "SmartState",
+    "SmoothnessState",
     "SplitModel",
     "Terms",
     "add_bregman_proximal",

@@ -104,8 +104,8 @@ def smoothness(
       >>> r_s = smart.smoothness(
       ...     logits_fn, x, jax.random.key(0), divergence=smart.symmetric_kl, radius=0.1, relative=False
       ... )
-      >>> print(r_s.round(3))  # logits differ by 2 · 0.1 · √3
-      [0.06 0.06 0.06 0.06]
+      >>> print(r_s.round(3))  # of logits that differ by 2 · 0.1 · √3
+      [0.03 0.03 0.03 0.03]
 
     References:
       Jiang et al., SMART, ACL 2020, equation 2.

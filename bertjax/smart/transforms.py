@@ -1,4 +1,4 @@
-"""SMART as optax transformations: each adds the gradient of its term to the updates.
+"""SMART as optax transformations: the smoothness term, and both terms together.
 
 A step with `add_smart`, which holds the anchor θ̃ in its state:
 
@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bertjax.smart.ema import Params, init_anchor, update_anchor
-from bertjax.smart.placement import check_accumulation, check_parameters, check_static, mean_gradient
+from bertjax.smart.ema import Params, init_anchor
+from bertjax.smart.placement import check_parameters, check_static, mean_gradient
 from bertjax.smart.presets import preset
+from bertjax.smart.proximal import ProximalState
 from bertjax.smart.settings import (
     Adversary,
     PowerIteration,
@@ -27,114 +28,37 @@ from bertjax.smart.settings import (
     SmartSettings,
     anchor_decay,
     at_update,
-    check_number,
-    is_zero,
-    value_at,
 )
 from bertjax.smart.terms import Terms
+from bertjax.smart.update import add, check_period, checked_params, identity, required, scalar, synced_anchor
+
+
+class SmoothnessState(NamedTuple):
+    """State of `add_smoothness`.
+
+    Attributes:
+      calls: Calls of `update` so far, int32 [].
+      smoothness: R_s when it was last computed, float32 []; 0 before that.
+    """
+
+    calls: jax.Array
+    smoothness: jax.Array
 
 
 class SmartState(NamedTuple):
-    """State of all three transformations.
+    """State of `add_smart`.
 
     Attributes:
       calls: Calls of `update` so far, int32 [].
       anchor: θ̃, at least float32; None without a Bregman term.
       smoothness: R_s when it was last computed, float32 []; 0 before that.
-      bregman: D of the last call, float32 [].
+      bregman: D of the last call, float32 []; 0 before that.
     """
 
     calls: jax.Array
     anchor: Params | None
     smoothness: jax.Array
     bregman: jax.Array
-
-
-def add_bregman_proximal(
-    weight: Scalar = 1.0,
-    decay: Scalar = 0.99,
-    *,
-    sync_period: int = 1,
-    axis_name: str | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    r"""Adds the gradient of the Bregman proximal point term μ D(θ, θ̃), where θ̃ is a moving average of θ.
-
-    Each call first moves the anchor, then adds the gradient:
-
-      θ̃ ← β θ̃ + (1 − β) θ,   g ← g + μ ∇_θ D(θ, θ̃),   D = mean of l(f(x; θ), f(x; θ̃)),
-
-    which is equivalent to moving the anchor after each step. Chain it before clipping and the optimizer, outside
-    `optax.masked`, and pass `update` a `divergence_fn` over the step's batch.
-
-    Args:
-      weight: μ, a number or a schedule over calls of `update`. With a plain 0 the transformation is the identity.
-      decay: β, a number or a schedule over updates of the anchor.
-      sync_period: S, the number of calls per update of the anchor, as in the paper's Algorithm 1. With gradient
-        accumulation over k calls it is k: `optax.chain(add_bregman_proximal(..., sync_period=k),
-        optax.MultiSteps(tx, k))`.
-      axis_name: Axis of `pmap` or `shard_map` over which the term's gradient is averaged; the gradients passed in must
-        be averaged already. With None the term is local, to be averaged after it; but `shard_map` with check_vma knows
-        which values differ between devices, and averages the term as it sums the caller's gradients.
-
-    Returns:
-      A GradientTransformationExtraArgs whose `update` takes `divergence_fn`, from (params, anchor) to D, float [B] or
-      its mean.
-
-    Raises:
-      ValueError: A number is out of range; in `update`, `params` or `divergence_fn` is missing; it is used inside
-        `optax.masked`, `optax.multi_transform` or `optax.MultiSteps`.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from bertjax import smart
-      >>> tx = optax.chain(smart.add_bregman_proximal(weight=1.0, decay=0.9), optax.sgd(0.1))
-      >>> params = {"w": jnp.ones(2)}
-      >>> opt_state = tx.init(params)
-      >>> def divergence_fn(params, anchor):
-      ...     return jnp.sum(jnp.square(params["w"] - anchor["w"]))
-      >>> gradient = {"w": jnp.array([1.0, 0.0])}
-      >>> for _ in range(2):
-      ...     updates, opt_state = tx.update(gradient, opt_state, params, divergence_fn=divergence_fn)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params["w"].round(3))  # D pulls the second step back by 0.1 · 2 · 0.9 · 0.1
-      [0.818 1.   ]
-
-    References:
-      Jiang et al., SMART, ACL 2020, equation 3 and Algorithm 1.
-    """
-    check_number("weight", weight)
-    check_number("decay", decay, maximum=1)
-    _check_period(sync_period)
-    if is_zero(weight):
-        return _identity()
-    name = "add_bregman_proximal"
-
-    def init_fn(params: Params) -> SmartState:
-        return _init_state(name, params, has_anchor=True)
-
-    def update_fn(
-        updates: optax.Updates,
-        state: SmartState,
-        params: Params | None = None,
-        *,
-        divergence_fn: Callable[[Params, Params], jax.Array] | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, SmartState]:
-        del extra_args
-        params = _checked_params(name, params)
-        divergence = _require(name, "divergence_fn", divergence_fn)
-        anchor = _synced(state, params, decay, sync_period)
-        typed_anchor = optax.tree.cast_like(anchor, params)
-
-        def objective(p: Params) -> tuple[jax.Array, jax.Array]:
-            mean = jnp.mean(divergence(p, typed_anchor))
-            return mean, mean
-
-        gradient, mean = mean_gradient(objective, params, axis_name)
-        state = state._replace(calls=optax.safe_increment(state.calls), anchor=anchor, bregman=_scalar(mean))
-        return _add(updates, gradient, value_at(weight, state.calls - 1)), state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def add_smoothness(
@@ -196,28 +120,34 @@ def add_smoothness(
         share=share,
     )
     if not settings.has_smoothness:
-        return _identity()
+        return identity()
     tx = _transformation(name, settings, decay=0.0, sync_period=1, replace_updates=False, axis_name=axis_name)
+
+    def init_fn(params: Params) -> SmoothnessState:
+        state = tx.init(params)
+        return SmoothnessState(state.calls, state.smoothness)
 
     def update_fn(
         updates: optax.Updates,
-        state: SmartState,
+        state: SmoothnessState,
         params: Params | None = None,
         *,
         smoothness_fn: Callable[[Params, SmartSettings], jax.Array] | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, SmartState]:
+    ) -> tuple[optax.Updates, SmoothnessState]:
         del extra_args
-        smoothness = _require(name, "smoothness_fn", smoothness_fn)
+        smoothness = required(name, "smoothness_fn", smoothness_fn)
 
         def terms_fn(params: Params, anchor: None, settings: SmartSettings) -> Terms:
             del anchor
             zero = jnp.zeros(())
             return Terms(zero, None, smoothness(params, settings) if settings.has_smoothness else zero, zero)
 
-        return tx.update(updates, state, params, terms_fn=terms_fn)
+        without_anchor = SmartState(state.calls, None, state.smoothness, jnp.zeros_like(state.smoothness))
+        updates, after = tx.update(updates, without_anchor, params, terms_fn=terms_fn)
+        return updates, SmoothnessState(after.calls, after.smoothness)
 
-    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def add_smart(
@@ -282,9 +212,9 @@ def add_smart(
     name = "add_smart"
     check_static(name, num_steps=num_steps, replace_updates=replace_updates)
     settings = preset(settings) if isinstance(settings, str) else settings
-    _check_period(sync_period)
+    check_period(sync_period)
     if not (settings.has_smoothness or settings.has_bregman):
-        return _identity()
+        return identity()
     decay = anchor_decay(settings, num_steps) if settings.has_bregman else 0.0
     return _transformation(name, settings, decay, sync_period, replace_updates, axis_name)
 
@@ -300,7 +230,9 @@ def _transformation(
     """`add_smart` under the name that errors give; `decay` is β."""
 
     def init_fn(params: Params) -> SmartState:
-        return _init_state(name, params, has_anchor=settings.has_bregman)
+        check_parameters(name, params)
+        anchor, zero = init_anchor(params) if settings.has_bregman else None, jnp.zeros((), jnp.float32)
+        return SmartState(jnp.zeros((), jnp.int32), anchor, zero, zero)
 
     def update_fn(
         updates: optax.Updates,
@@ -311,9 +243,11 @@ def _transformation(
         **extra_args: Any,
     ) -> tuple[optax.Updates, SmartState]:
         del extra_args
-        params = _checked_params(name, params)
-        terms_of = _require(name, "terms_fn", terms_fn)
-        anchor = _synced(state, params, decay, sync_period) if settings.has_bregman else None
+        params = checked_params(name, params)
+        terms_of = required(name, "terms_fn", terms_fn)
+        anchor = None
+        if settings.has_bregman:
+            anchor = synced_anchor(state.anchor, params, state.calls, decay, sync_period)
 
         def gradient(now: SmartSettings) -> tuple[Params, tuple[jax.Array, jax.Array]]:
             def objective(p: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -333,12 +267,12 @@ def _transformation(
         state = SmartState(
             calls=optax.safe_increment(state.calls),
             anchor=anchor,
-            smoothness=jnp.where(is_due, _scalar(smoothness), state.smoothness),
-            bregman=_scalar(bregman),
+            smoothness=jnp.where(is_due, scalar(smoothness), state.smoothness),
+            bregman=scalar(bregman),
         )
         if replace_updates:
             return optax.tree.cast_like(added, updates), state
-        return _add(updates, added, 1.0), state
+        return add(updates, added, 1.0), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -360,61 +294,10 @@ def get_anchor(opt_state: optax.OptState) -> Params:
     """
 
     def is_ours(node: Any) -> bool:
-        return isinstance(node, SmartState)
+        return isinstance(node, ProximalState | SmartState)
 
     nodes = jax.tree.leaves(opt_state, is_leaf=is_ours)
     found = [node.anchor for node in nodes if is_ours(node) and node.anchor is not None]
     if len(found) != 1:
         raise ValueError(f"opt_state must hold one anchor, from add_bregman_proximal or add_smart, found {len(found)}")
     return init_anchor(found[0])
-
-
-def _identity() -> optax.GradientTransformationExtraArgs:
-    """The identity, which accepts every extra argument."""
-    return optax.with_extra_args_support(optax.identity())
-
-
-def _init_state(name: str, params: Params, *, has_anchor: bool) -> SmartState:
-    check_parameters(name, params)
-    zero = jnp.zeros((), jnp.float32)
-    return SmartState(jnp.zeros((), jnp.int32), init_anchor(params) if has_anchor else None, zero, zero)
-
-
-def _checked_params(name: str, params: Params | None) -> Params:
-    """The parameters; ValueError if they are missing or masked, or inside `optax.MultiSteps`."""
-    check_accumulation(name)
-    check_parameters(name, params)
-    return _require(name, "params", params)
-
-
-def _require(name: str, argument: str, value: Any) -> Any:
-    """An argument of `update`; ValueError if it is missing."""
-    if value is None:
-        raise ValueError(f"{name} needs {argument}: call update(updates, state, params, {argument}=...)")
-    return value
-
-
-def _scalar(mean: jax.Array) -> jax.Array:
-    """A mean for the state: float32, and no part of any outer gradient."""
-    return jax.lax.stop_gradient(mean).astype(jnp.float32)
-
-
-def _check_period(sync_period: Any) -> None:
-    # `optax.inject_hyperparams` turns numbers into arrays.
-    if isinstance(sync_period, int) and sync_period < 1:
-        raise ValueError(f"sync_period must be at least 1, found {sync_period}")
-
-
-def _synced(state: SmartState, params: Params, decay: Scalar, sync_period: int | jax.Array) -> Params:
-    """The anchor, moved at every S-th call."""
-
-    def moved() -> Params:
-        return update_anchor(state.anchor, params, value_at(decay, state.calls // sync_period))
-
-    if isinstance(sync_period, int) and sync_period == 1:
-        return moved()
-    return jax.lax.cond(state.calls % sync_period == 0, moved, lambda: state.anchor)
-
-
-def _add(updates: optax.Updates, gradient: Params, factor: Any) -> optax.Updates:
-    return jax.tree.map(lambda u, g: u + (jnp.asarray(factor, g.dtype) * g).astype(u.dtype), updates, gradient)

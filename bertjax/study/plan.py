@@ -24,7 +24,8 @@ _KEYS = ("data_dir", "base", "by_task", "methods", "domains", "pretraining", "bl
 _BLOCK_KEYS = ("tasks", "methods", "shares", "seeds", "changes")
 _TRIAL_SETTINGS = ("data_dir", "task", "tasks", "train_share", "seed")  # set by blocks and data_dir, not by methods
 _FILE_SETTINGS = ("data_file", "dev_file", "columns")
-_OF_BREGMAN = ("weight", "bregman_weight", "decay", "horizon", "matched_dropout")  # what D alone reads
+_OF_BREGMAN = ("weight", "bregman_weight", "decay", "horizon", "matched_dropout", "share")  # what D alone reads
+_LATER = {"share": 1.0, "relative": True}  # values of settings that results of earlier versions do not record
 
 
 class TrialKey(NamedTuple):
@@ -107,6 +108,7 @@ class Trial:
         record = dataclasses.asdict(settings) if settings.has_smoothness or settings.has_bregman else {}
         if record:
             record |= _flat_adversary(settings.adversary)
+        record = {name: value for name, value in record.items() if _LATER.get(name) != value}
         if not settings.has_bregman:
             record = {name: value for name, value in record.items() if name not in ("decay", "horizon")}
         if not settings.has_smoothness:

@@ -8,7 +8,6 @@ import pytest
 
 from bertjax import smart
 
-# Divergences are of a batch: `one` is a batch of one, `[..., None]` a batch of scores with one output each.
 OF_PROBABILITIES = {"symmetric_kl": smart.symmetric_kl, "kl": smart.kl, "jensen_shannon": smart.jensen_shannon}
 ALL = OF_PROBABILITIES | {
     "squared_error": smart.squared_error,
@@ -46,6 +45,28 @@ def test_squared_error_by_hand():
     value = smart.squared_error(jnp.array([[3.0], [1.0]]), jnp.array([[1.0], [1.0]]))
     chex.assert_trees_all_close(value, np.float32([4.0, 0.0]))
     chex.assert_trees_all_close(smart.squared_error.hvp(jnp.zeros(1), jnp.array([3.0])), np.float32([6.0]))
+
+
+def test_symmetric_bernoulli_kl_by_hand():
+    # p = 3/4, q = 1/2: KL both ways, and H = 2 p (1 − p) = 3/8.
+    logit, none = jnp.log(jnp.array([3.0])), jnp.zeros(1)
+    by_hand = 0.75 * np.log(1.5) + 0.25 * np.log(0.5) + 0.5 * np.log(2 / 3) + 0.5 * np.log(2)
+    chex.assert_trees_all_close(smart.symmetric_bernoulli_kl(logit, none), np.float32([by_hand]), rtol=1e-6)
+    chex.assert_trees_all_close(
+        smart.symmetric_bernoulli_kl.hvp(logit, jnp.ones(1)), np.float32([2 * 0.75 * 0.25]), rtol=1e-6
+    )
+    # Two sigmoid logits are two independent variables.
+    pair = smart.symmetric_bernoulli_kl(jnp.stack([logit, none], axis=1), jnp.zeros((1, 2)))
+    chex.assert_trees_all_close(pair, np.float32([by_hand]), rtol=1e-6)
+
+
+def test_a_sigmoid_logit_is_a_softmax_of_itself_and_zero():
+    z, w, v = 4 * jax.random.normal(jax.random.key(8), (3, 100))
+    both = [jnp.stack([x, jnp.zeros(100)], axis=1) for x in (z, w, v)]
+    chex.assert_trees_all_close(smart.symmetric_bernoulli_kl(z, w), smart.symmetric_kl(*both[:2]), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        smart.symmetric_bernoulli_kl.hvp(z, v), smart.symmetric_kl.hvp(both[0], both[2])[:, 0], rtol=1e-5, atol=1e-6
+    )
 
 
 @EACH

@@ -1,0 +1,60 @@
+"""What SMART's transformations share: checks of `update`'s arguments, the anchor's move, and the sum."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bertjax.smart.ema import Params, update_anchor
+from bertjax.smart.placement import check_accumulation, check_parameters
+from bertjax.smart.settings import Scalar, value_at
+
+
+def identity() -> optax.GradientTransformationExtraArgs:
+    """The identity, which accepts every extra argument."""
+    return optax.with_extra_args_support(optax.identity())
+
+
+def checked_params(name: str, params: Params | None) -> Params:
+    """The parameters; ValueError if they are missing or masked, or inside `optax.MultiSteps`."""
+    check_accumulation(name)
+    check_parameters(name, params)
+    return required(name, "params", params)
+
+
+def required(name: str, argument: str, value: Any) -> Any:
+    """An argument of `update`; ValueError if it is missing."""
+    if value is None:
+        raise ValueError(f"{name} needs {argument}: call update(updates, state, params, {argument}=...)")
+    return value
+
+
+def check_period(sync_period: Any) -> None:
+    """Raises ValueError for a number of calls below 1."""
+    # `optax.inject_hyperparams` turns numbers into arrays.
+    if isinstance(sync_period, int) and sync_period < 1:
+        raise ValueError(f"sync_period must be at least 1, found {sync_period}")
+
+
+def synced_anchor(
+    anchor: Params, params: Params, calls: jax.Array, decay: Scalar, sync_period: int | jax.Array
+) -> Params:
+    """The anchor, moved at every S-th call."""
+
+    def moved() -> Params:
+        return update_anchor(anchor, params, value_at(decay, calls // sync_period))
+
+    if isinstance(sync_period, int) and sync_period == 1:
+        return moved()
+    return jax.lax.cond(calls % sync_period == 0, moved, lambda: anchor)
+
+
+def scalar(mean: jax.Array) -> jax.Array:
+    """A mean for the state: float32, and no part of any outer gradient."""
+    return jax.lax.stop_gradient(mean).astype(jnp.float32)
+
+
+def add(updates: optax.Updates, gradient: Params, factor: Any) -> optax.Updates:
+    """The updates plus the gradient times a factor, in the updates' dtypes."""
+    return jax.tree.map(lambda u, g: u + (jnp.asarray(factor, g.dtype) * g).astype(u.dtype), updates, gradient)
