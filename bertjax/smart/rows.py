@@ -43,7 +43,7 @@ def take_rows(tree: Any, rows: jax.Array | None, batch_size: int) -> Any:
 def _is_sharded(leaf: Any) -> bool:
     """Whether the leaf's rows are sharded over an explicit axis of a mesh."""
     kind: Any = jax.typeof(leaf)
-    spec = getattr(getattr(kind, "sharding", None), "spec", ())
+    spec: Any = getattr(getattr(kind, "sharding", None), "spec", ())
     return len(spec) > 0 and spec[0] is not None
 
 
