@@ -65,7 +65,8 @@ def kept(embeddings: jax.Array, mask: Any) -> jax.Array:
     embeddings = as_embeddings(embeddings)
     dtype = at_least_float32(embeddings.dtype)
     if mask is None:
-        return jnp.ones(embeddings.shape[:1] + (1,) * (embeddings.ndim - 1), dtype)
+        # Made from the embeddings, to be sharded as they are.
+        return jnp.ones_like(embeddings[:, *(slice(1) for _ in embeddings.shape[1:])], dtype)
     expected = f"bool or 0/1 integers of a leading part of the embeddings' shape {list(embeddings.shape)}"
     if not hasattr(mask, "dtype") or not hasattr(mask, "shape"):
         raise ValueError(f"mask must be {expected}, found {_describe(mask)}")

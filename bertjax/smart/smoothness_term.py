@@ -63,7 +63,8 @@ def smoothness(
     Args:
       logits_fn: The model behind its embeddings, from [B, ...] to logits [B, C], or scores [B]. It contains the
         parameters, and the key of its dropout: all passes then have the same masks. It may couple the examples, as
-        BatchNorm does, and must not change any state.
+        BatchNorm does, and must not change any state. It takes the batch: a model of one example is not recognised if
+        its output happens to have B rows.
       embeddings: Floats [B, ...]: [B, S, D], images [B, H, W, C], or any other shape. Norms are over all of an example.
       key: A key, which is split, or keys [B]: the adversary's noise.
       divergence: l, such as `symmetric_kl`, or any function of outputs and reference, [B, ...] twice to [B].
@@ -279,7 +280,7 @@ def find_perturbation(
                 if gradient is None:
                     gradient = _task_gradient(logits_fn, embeddings, loss_fn)
                 # To second order both signs are equally good. Draw one: along the gradient itself the loss would rise.
-                start = jax.vmap(lambda key, g: jax.random.rademacher(key, (), g.dtype) * g)(keys, gradient)
+                start = adversaries.with_random_sign(keys, gradient)
             return adversaries.power_iteration(
                 logits_fn,
                 embeddings,

@@ -174,16 +174,10 @@ def test_the_page_lists_the_presets():
     assert re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE) == list(presets)
 
 
-SMART = sorted(path.stem for path in (ROOT / "bertjax" / "smart").glob("*.py") if ">>> " in path.read_text())
-
-
-@pytest.mark.parametrize("name", SMART)
+@pytest.mark.parametrize("name", ["divergences", "one_example", "presets", "proximal", "smoothness_term", "transforms"])
 def test_doctests(name):
     module = importlib.import_module(f"bertjax.smart.{name}")
     with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes types
         found = doctest.testmod(module)
     assert found.failed == 0
-
-
-def test_what_is_public_has_doctests():
-    assert {"divergences", "one_example", "presets", "proximal", "smoothness_term", "transforms"} <= {*SMART}
+    assert found.attempted > 0

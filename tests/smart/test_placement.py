@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax import smart
 
 B, S, D, C = 8, 3, 4, 2
+KL = smart.symmetric_kl
 BOTH = smart.SmartSettings(weight=2.0, adversary=smart.PowerIteration(radius=0.3), bregman_weight=1.5, decay=0.5)
 
 
@@ -214,6 +215,54 @@ def test_where_parameters_vary_the_term_stays_local():
     run = jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     expected, _ = added(MAKERS["add_smoothness"](), params, batch)
     chex.assert_trees_all_close(jax.jit(run)(params, batch), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [MAKERS["add_smart"], partial(smart.add_smoothness, 2.0, every=2)])
+def test_where_parameters_vary_a_lazy_term_does_too(make):
+    params, batch = make_problem()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def mapped(params, batch):
+        varying = jax.tree.map(lambda x: jnp.where(jax.lax.axis_index("data") >= 0, x, x), params)
+        updates, opt_state = added(make(), varying, batch, steps=2)
+        return jax.lax.pmean((updates, jax.tree.leaves(last_terms(opt_state))), "data")
+
+    found = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))(params, batch)
+    updates, opt_state = added(make(), params, batch, steps=2)
+    expected = updates, jax.tree.leaves(last_terms(opt_state))
+    chex.assert_trees_all_close(jax.device_get(found), jax.device_get(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["noise", "output", "task_gradient"])
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_explicit_mesh_axes_are_one_device(start, with_mask):
+    params, batch = make_problem()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    settings = smart.SmartSettings(
+        weight=1.0, adversary=smart.PowerIteration(radius=0.3, start=start, num_steps=int(start == "noise"))
+    )
+
+    def smoothness(x, mask):
+        return smart.smoothness(
+            lambda x: jnp.tanh(jnp.mean(x, axis=1)) @ params["w"],
+            x,
+            jax.random.key(0),
+            divergence=smart.symmetric_kl,
+            settings=settings,
+            loss_fn=lambda z: jnp.square(z[:, 0]),
+            mask=mask,
+        )
+
+    x, mask = batch["x"], jnp.ones((B, S), bool) if with_mask else None
+    expected = jax.device_get(smoothness(x, mask))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put((x, mask), jax.NamedSharding(mesh, P("data")))
+        found = jax.jit(smoothness)(*sharded)
+        with pytest.raises(ValueError, match="share takes rows from all over the batch, .* use jax.shard_map"):
+            jax.jit(lambda x: smart.smoothness(lambda x: x[:, 0], x, jax.random.key(0), share=0.5, divergence=KL))(
+                sharded[0]
+            )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
 # D11
