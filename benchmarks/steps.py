@@ -23,9 +23,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import peers
-from benchmarks.common import NUM_STEPS, ROWS, TASK, circumstances, make_batch
+from benchmarks.common import EXACT, NUM_STEPS, ROWS, TASK, circumstances, make_batch
 from bertjax import smart
 from bertjax.evaluation.tables import format_rows
+from bertjax.models.dropout import example_keys
 from bertjax.models.encoder import init_params
 from bertjax.models.families import FAMILIES, build_encoder
 from bertjax.models.forward import as_smart_model
@@ -37,6 +38,11 @@ from bertjax.training.state import TrainState, init_state
 
 CHART = Path(__file__).parents[1] / "docs" / "steps.png"
 COMPOSED = ("R_s", "D", "smart exact")
+SHARES = {
+    "smart cheap share=1/2": smart.preset("bertjax", share=0.5),
+    "smart cheap share=1/4": smart.preset("bertjax", share=0.25),
+    "smart exact share=1/2": smart.preset("bertjax_exact", share=0.5),
+}
 PEER = "Transformers"
 FAMILY_ROWS = ("plain", "D", "smart cheap", "smart exact")
 MINILM_SIZE = {
@@ -62,10 +68,41 @@ OWN_SIZES = {
 }
 
 
-def composed_step(state, batches, key, *, model, tx, settings):
+def loss_step(state, batches, key, *, model, tx, settings):
+    """The same update with R_s and D added in the loss, as in the guides."""
+    batch, cut = batches[TASK.name], as_smart_model(model, TASK)
+    keys = example_keys(key, state.step, batch["index"])
+
+    def logits(params, x):
+        return cut.logits(params, x, batch, keys)
+
+    def loss_fn(params):
+        x = cut.embed(params, batch)
+        clean_logits = logits(params, x)
+        loss = TASK.loss(clean_logits, batch["label"])
+        loss += smart.smoothness(
+            lambda x: logits(params, x),
+            x,
+            keys,
+            divergence=TASK.divergence,
+            mask=batch["attention_mask"],
+            settings=settings,
+            clean_logits=clean_logits,
+        )
+        loss += TASK.divergence(clean_logits, logits(state.anchor, cut.embed(state.anchor, batch)))
+        return jnp.mean(loss)
+
+    updates, opt_state = tx.update(jax.grad(loss_fn)(state.params), state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = smart.value_at(smart.anchor_decay(settings, NUM_STEPS), state.step)
+    anchor = smart.update_anchor(state.anchor, params, decay)
+    return TrainState(state.step + 1, params, opt_state, anchor), {}
+
+
+def composed_step(state, batches, key, *, model, tx):
     """The same update with optax: the task's gradient goes through `smart.add_smart`, then through the optimizer."""
     batch, cut = batches[TASK.name], as_smart_model(model, TASK)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
+    keys = example_keys(key, state.step, batch["index"])
 
     def terms_fn(params, anchor, settings):
         return smart.smart_terms(
@@ -115,18 +152,21 @@ def main() -> None:
     batches, key = {TASK.name: batch}, jax.random.key(1)
 
     steps, states = {}, {}
-    for name, settings in ROWS.items():
+    for name, settings in (ROWS | SHARES).items():
         step = partial(
             train_step, FinetuningSpec(model=model, tasks=(TASK,), tx=adamw, settings=settings, num_steps=NUM_STEPS)
         )
         state = init_state(jax.tree.map(jnp.copy, params), adamw, settings)
         add(name, step, state, batches, key, steps, states)
-    for name in COMPOSED:
-        tx = optax.chain(smart.add_smart(ROWS[name], num_steps=NUM_STEPS), adamw)
-        step = partial(composed_step, model=model, tx=tx, settings=ROWS[name])
+    for name, replaces in [*((name, False) for name in COMPOSED), ("smart exact", True)]:
+        tx = optax.chain(smart.add_smart(ROWS[name], num_steps=NUM_STEPS, replace_updates=replaces), adamw)
         copied = jax.tree.map(jnp.copy, params)
         state = TrainState(jnp.zeros((), jnp.int32), copied, tx.init(copied), None)
-        add(f"{name}, composed", step, state, batches, key, steps, states)
+        row = f"{name}, composed" + (", replacing" if replaces else "")
+        add(row, partial(composed_step, model=model, tx=tx), state, batches, key, steps, states)
+    state = init_state(jax.tree.map(jnp.copy, params), adamw, EXACT)
+    step = partial(loss_step, model=model, tx=adamw, settings=EXACT)
+    add("smart exact, in the loss", step, state, batches, key, steps, states)
     flops = {name: step.cost_analysis()["flops"] for name, step in steps.items()}
     # XLA counts the more expensive branch of a condition; every second update costs as much as D.
     flops["smart cheap every=2"] = (flops["smart cheap"] + flops["D"]) / 2

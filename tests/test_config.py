@@ -200,6 +200,8 @@ def test_bad_values_are_refused_in_one_line(values, message):
             ["matched_dropout has no effect: R_s is then 0, as its two passes are equal"],
         ),
         ({"preset": "bertjax", "weight": 0.0, "every": 2}, ["every has no effect: R_s has weight 0"]),
+        ({"preset": "bertjax", "share": 0.5}, []),
+        ({"preset": "bertjax", "weight": 0.0, "share": 0.5}, []),
         ({"preset": "vat", "horizon": 0.1}, ["horizon has no effect: the Bregman term's weight is 0"]),
         (
             {"preset": "bertjax", "horizon": 0.1, "decay": [0.9, 0.99]},

@@ -26,8 +26,8 @@ class SmartConfig:
       decay: β of the anchor: a number for the first tenth of the updates and one for the rest, or one for all.
       horizon: 1/(1 − β) as a share of all updates; it replaces decay.
       matched_dropout: Whether all passes of a step share their dropout masks.
-      share: Share of each batch's rows, drawn at random, on which R_s and D are computed; on several devices or
-        micro-batches, of each part's rows.
+      share: Share of each batch's rows, drawn at random, on which R_s and D are computed. Several devices or
+        micro-batches draw from their own rows.
     """
 
     preset: str = "none"

@@ -79,9 +79,7 @@ def power_iteration(
     elif start == "noise":
         first = keep * _normal(keys, embeddings, keep.dtype)
     else:
-        u = divergence.top(logits, kernel)
-        signs = jax.vmap(lambda key: jax.random.rademacher(key, (), u.dtype))(keys)
-        first = vjp(jax.vmap(jnp.multiply)(u, signs))
+        first = vjp(with_random_sign(keys, divergence.top(logits, kernel)))
 
     to_direction = partial(norms.unit, norm="l2") if norm == "l2" else jnp.sign
     direction = jax.vmap(to_direction)(first)
@@ -193,6 +191,12 @@ def random_perturbation(
 def add(embeddings: jax.Array, delta: jax.Array) -> jax.Array:
     """x + δ, in the embeddings' dtype."""
     return (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
+
+
+def with_random_sign(keys: jax.Array, x: jax.Array) -> jax.Array:
+    """Each example's [...] times 1 or −1, drawn by its key."""
+    signs = jax.vmap(lambda key: jax.random.rademacher(key, (), x.dtype))(keys)
+    return x * signs.reshape(signs.shape + (1,) * (x.ndim - 1))
 
 
 def _normal(keys: jax.Array, embeddings: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from bertjax.smart.norms import at_least_float32
 
 
-def check_embeddings(embeddings: Any) -> None:
-    """Raises ValueError unless the embeddings are one array of floats [B, ...]."""
+def as_embeddings(embeddings: Any) -> jax.Array:
+    """The embeddings as a JAX array; ValueError unless they are one array of floats [B, ...]."""
     if not hasattr(embeddings, "shape"):
         raise ValueError(f"embeddings must be one array [B, ...], found {_describe(embeddings)}")
     if not jnp.issubdtype(embeddings.dtype, jnp.floating) or embeddings.ndim < 2:
@@ -18,6 +18,7 @@ def check_embeddings(embeddings: Any) -> None:
             f"embeddings must be floats [B, ...], found {_describe(embeddings)}: pass what enters the first layer, "
             "such as word embeddings or images, and not token ids"
         )
+    return jnp.asarray(embeddings)
 
 
 def keys_of_examples(name: str, key: Any, batch_size: int) -> jax.Array:
@@ -51,27 +52,50 @@ def kept(embeddings: jax.Array, mask: Any) -> jax.Array:
 
     Args:
       embeddings: [B, ...].
-      mask: None, or bool or 0/1 of a leading part of the embeddings' shape, such as [B, S] for [B, S, D].
+      mask: None; or bool or integers, 0 for what is kept, of a leading part of the embeddings' shape, such as [B, S]
+        for [B, S, D].
 
     Returns:
       In the embeddings' dtype but at least float32.
 
     Raises:
       ValueError: The embeddings are no floats [B, ...]; or the mask has another shape, or is of floats, which could be
-        an additive mask.
+        an additive mask, or of one integer for each example, which could be lengths.
     """
-    check_embeddings(embeddings)
+    embeddings = as_embeddings(embeddings)
     dtype = at_least_float32(embeddings.dtype)
     if mask is None:
-        return jnp.ones(embeddings.shape[:1] + (1,) * (embeddings.ndim - 1), dtype)
+        # Made from the embeddings, to be sharded as they are.
+        return jnp.ones_like(embeddings[:, *(slice(1) for _ in embeddings.shape[1:])], dtype)
     expected = f"bool or 0/1 integers of a leading part of the embeddings' shape {list(embeddings.shape)}"
     if not hasattr(mask, "dtype") or not hasattr(mask, "shape"):
         raise ValueError(f"mask must be {expected}, found {_describe(mask)}")
-    is_bool_or_integer = mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.integer)
-    if not is_bool_or_integer or not mask.ndim or embeddings.shape[: mask.ndim] != mask.shape:
+    could_be_lengths = mask.ndim == 1 and embeddings.ndim > 2
+    is_integer = jnp.issubdtype(mask.dtype, jnp.integer) and not could_be_lengths
+    is_prefix = mask.ndim and embeddings.shape[: mask.ndim] == mask.shape
+    if not (mask.dtype == jnp.bool_ or is_integer) or not is_prefix:
         advice = ": pass mask > 0" if jnp.issubdtype(mask.dtype, jnp.floating) else ""
+        if could_be_lengths and mask.dtype != jnp.bool_:
+            advice = ", which could be lengths: pass jnp.arange(S) < lengths[:, None]"
         raise ValueError(f"mask must be {expected}, true on real tokens, found {_describe(mask)}{advice}")
-    return jnp.asarray(mask).astype(dtype).reshape(mask.shape + (1,) * (embeddings.ndim - mask.ndim))
+    return jnp.asarray(mask).astype(jnp.bool_).astype(dtype).reshape(mask.shape + (1,) * (embeddings.ndim - mask.ndim))
+
+
+def check_logits(name: str, logits: Any, embeddings: jax.Array) -> None:
+    """Raises ValueError unless the logits are one float array with a row for each of the embeddings'."""
+    expected = f"{name} must map embeddings {list(embeddings.shape)} to one float array of {len(embeddings)} rows"
+    if not hasattr(logits, "shape"):
+        raise ValueError(f"{expected}, found {_describe(logits)}: return the logits alone")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"{expected}, found {_describe(logits)}")
+    if logits.shape[:1] != embeddings.shape[:1]:
+        raise ValueError(f"{expected}, found {_describe(logits)}: jax.vmap a model of one example")
+
+
+def check_per_example(name: str, values: Any, batch_size: int) -> None:
+    """Raises ValueError unless the values are [B]."""
+    if getattr(values, "shape", None) != (batch_size,):
+        raise ValueError(f"{name} must return one number for each example, [{batch_size}], found {_describe(values)}")
 
 
 def checked(logits_fn: Callable[..., jax.Array], name: str = "logits_fn") -> Callable[..., jax.Array]:
@@ -88,13 +112,7 @@ def checked(logits_fn: Callable[..., jax.Array], name: str = "logits_fn") -> Cal
                     "nnx.merge(graphdef, params, other_state, copy=True) in it"
                 ) from error
             raise
-        expected = f"{name} must map embeddings {list(embeddings.shape)} to one float array of {len(embeddings)} rows"
-        if not hasattr(logits, "shape"):
-            raise ValueError(f"{expected}, found {_describe(logits)}: return the logits alone")
-        if not jnp.issubdtype(logits.dtype, jnp.floating):
-            raise ValueError(f"{expected}, found {_describe(logits)}")
-        if logits.shape[:1] != embeddings.shape[:1]:
-            raise ValueError(f"{expected}, found {_describe(logits)}: jax.vmap a model of one example")
+        check_logits(name, logits, embeddings)
         return logits
 
     return call

@@ -40,8 +40,10 @@ class Divergence:
         """The divergence whose value is `function` and whose Hessian product is its automatic derivative.
 
         Args:
-          function: (outputs [B, ...], reference [B, ...]) to [B], twice differentiable where the two are equal. It
-            says how to reduce the axes of one example, and each example's value depends on that example alone.
+          function: (outputs [B, ...], reference [B, ...]) to [B], twice differentiable where the two are equal, and 0
+            with zero gradient there. It says how to reduce the axes of one example, and each example's value depends
+            on that example alone. Both arguments are what the model returns, so logits; `optax.kl_divergence`, for
+            one, takes probabilities.
 
         Examples:
           Tokens of logits [B, S, C], averaged over the real ones:
@@ -104,6 +106,11 @@ class Divergence:
         dtype = at_least_float32(outputs.dtype)
         if outputs.ndim == 1:
             return jnp.ones(outputs.shape, dtype)
+        if kernel is not None and (kernel.ndim != 2 or kernel.shape[1] != outputs.shape[-1]):
+            raise ValueError(
+                f"kernel must be [D, {outputs.shape[-1]}] for outputs {list(outputs.shape)}, found "
+                f"{list(kernel.shape)}: Equinox and PyTorch keep its transpose"
+            )
         start = jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=dtype)
 
         def product(_: jax.Array, u: jax.Array) -> jax.Array:
@@ -120,7 +127,7 @@ def as_divergence(divergence: Any) -> Divergence:
     """A `Divergence`, also from a plain function; ValueError for anything else."""
     if isinstance(divergence, Divergence):
         return divergence
-    if callable(divergence):
+    if callable(divergence) and not isinstance(divergence, type):
         return Divergence.of(divergence)
     raise ValueError(
         "divergence must be a function of two outputs [B, ...] to [B], such as smart.symmetric_kl, "

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bertjax.smart.norms import at_least_float32
 
@@ -14,9 +15,19 @@ def init_anchor(params: Params) -> Params:
     """A copy of the parameters that shares no buffer with them, so that either can be donated.
 
     At least float32: in bfloat16, 1 − 0.999 rounds to 0.
+
+    Raises:
+      ValueError: A leaf is no array or number.
     """
 
-    def copy(x: jax.Array) -> jax.Array:
+    def copy(x: Any) -> jax.Array:
+        if not isinstance(x, jax.Array | np.ndarray | np.generic | float | int):
+            raise ValueError(
+                f"params must be arrays, found a {type(x).__name__}: of an Equinox module, pass "
+                "eqx.filter(model, eqx.is_inexact_array)"
+            )
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.clone(x)
         x = jnp.asarray(x)
         return jnp.array(x, at_least_float32(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None)
 
@@ -26,10 +37,14 @@ def init_anchor(params: Params) -> Params:
 def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> Params:
     """θ̃ ← β θ̃ + (1 − β) θ, computed so that an anchor equal to the parameters stays exactly equal.
 
+    Leaves that are no floats, such as counts, are the parameters'.
+
     Call it after a step, as in the paper, or equivalently at the start of the next one, before the gradient.
     """
 
     def move(a: jax.Array, p: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(a.dtype, jnp.inexact):
+            return jnp.asarray(p)  # a count, a flag or a key
         return a + (1 - jnp.asarray(decay, a.dtype)) * (jnp.asarray(p, a.dtype) - a)
 
     return jax.tree.map(move, anchor, params)

@@ -65,7 +65,11 @@ def mean_gradient(
 
     def mean(value: jax.Array) -> jax.Array:
         axes = tuple(sorted(_varying_axes(value) - known))
-        return jax.lax.pmean(value, axes) if axes else value
+        value = jax.lax.pmean(value, axes) if axes else value
+        # A term that is left out is a constant: let it vary as the others do, for `lax.cond`.
+        for axis in known - _varying_axes(value):
+            value = jnp.where(jax.lax.axis_index(axis) >= 0, value, value)
+        return value
 
     return jax.grad(averaged, has_aux=True)(params)
 

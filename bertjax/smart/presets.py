@@ -87,6 +87,14 @@ def preset(name: str, **changes: Any) -> SmartSettings:
     return changed(PRESETS[name], **changes)
 
 
+def as_settings(settings: Any) -> SmartSettings:
+    """The settings, from a preset's name or themselves; ValueError for anything else."""
+    settings = preset(settings) if isinstance(settings, str) else settings
+    if not isinstance(settings, SmartSettings):
+        raise ValueError(f"settings must be a preset's name or SmartSettings, found {settings!r}")
+    return settings
+
+
 def changed(settings: SmartSettings, **changes: Any) -> SmartSettings:
     """The settings with some values changed; for the arguments and errors see `preset`."""
     if "decay" in changes:

@@ -18,7 +18,7 @@ import optax
 from bertjax.smart.ema import Params, init_anchor
 from bertjax.smart.placement import check_parameters, mean_gradient
 from bertjax.smart.settings import Scalar, check_number, is_zero, value_at
-from bertjax.smart.update import add, check_period, checked_params, identity, required, scalar, synced_anchor
+from bertjax.smart.update import add, check_period, checked_params, mean_of, required, scalar, synced_anchor
 
 
 class ProximalState(NamedTuple):
@@ -26,12 +26,12 @@ class ProximalState(NamedTuple):
 
     Attributes:
       calls: Calls of `update` so far, int32 [].
-      anchor: θ̃, at least float32.
+      anchor: θ̃, at least float32; None if μ is a plain 0.
       bregman: D of the last call, float32 []; 0 before that.
     """
 
     calls: jax.Array
-    anchor: Params
+    anchor: Params | None
     bregman: jax.Array
 
 
@@ -52,7 +52,7 @@ def add_bregman_proximal(
     `optax.masked`, and pass `update` a `divergence_fn` over the step's batch.
 
     Args:
-      weight: μ, a number or a schedule over calls of `update`. With a plain 0 the transformation is the identity.
+      weight: μ, a number or a schedule over calls of `update`. With a plain 0 the updates pass unchanged.
       decay: β, a number or a schedule over updates of the anchor.
       sync_period: S, the number of calls per update of the anchor, as in the paper's Algorithm 1. With gradient
         accumulation over k calls it is k: `optax.chain(add_bregman_proximal(..., sync_period=k),
@@ -90,13 +90,12 @@ def add_bregman_proximal(
     check_number("weight", weight)
     check_number("decay", decay, maximum=1)
     check_period(sync_period)
-    if is_zero(weight):
-        return identity()
     name = "add_bregman_proximal"
 
     def init_fn(params: Params) -> ProximalState:
         check_parameters(name, params)
-        return ProximalState(jnp.zeros((), jnp.int32), init_anchor(params), jnp.zeros((), jnp.float32))
+        anchor = None if is_zero(weight) else init_anchor(params)
+        return ProximalState(jnp.zeros((), jnp.int32), anchor, jnp.zeros((), jnp.float32))
 
     def update_fn(
         updates: optax.Updates,
@@ -107,13 +106,15 @@ def add_bregman_proximal(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ProximalState]:
         del extra_args
+        if is_zero(weight):
+            return updates, state._replace(calls=optax.safe_increment(state.calls))
         params = checked_params(name, params)
         divergence = required(name, "divergence_fn", divergence_fn)
         anchor = synced_anchor(state.anchor, params, state.calls, decay, sync_period)
         typed_anchor = optax.tree.cast_like(anchor, params)
 
         def objective(p: Params) -> tuple[jax.Array, jax.Array]:
-            mean = jnp.mean(divergence(p, typed_anchor))
+            mean = mean_of("divergence_fn", divergence(p, typed_anchor))
             return mean, mean
 
         gradient, mean = mean_gradient(objective, params, axis_name)

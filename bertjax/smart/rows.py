@@ -29,9 +29,22 @@ def take_rows(tree: Any, rows: jax.Array | None, batch_size: int) -> Any:
             raise ValueError(
                 f"share takes rows of every argument: expected a first dimension of {batch_size}, found {list(shape)}"
             )
-        return leaf[rows]
+        if _is_sharded(leaf):
+            raise ValueError(
+                "share takes rows from all over the batch, which is sharded over explicit mesh axes: "
+                "use jax.shard_map, or a mesh with axis_types=(jax.sharding.AxisType.Auto,)"
+            )
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return (leaf if is_key else jnp.asarray(leaf))[rows]  # a NumPy array cannot be indexed by a traced one
 
     return jax.tree.map(take, tree)
+
+
+def _is_sharded(leaf: Any) -> bool:
+    """Whether the leaf's rows are sharded over an explicit axis of a mesh."""
+    kind: Any = jax.typeof(leaf)
+    spec: Any = getattr(getattr(kind, "sharding", None), "spec", ())
+    return len(spec) > 0 and spec[0] is not None
 
 
 def spread_rows(values: jax.Array, rows: jax.Array | None, batch_size: int) -> jax.Array:

@@ -37,6 +37,8 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_minimum(name: str, value: int, minimum: int, when: str = "") -> None:
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer of at least {minimum}{when}, found {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}{when}, found {value}")
 
@@ -161,8 +163,8 @@ class SmartSettings:
         if not isinstance(self.adversary, Adversary | None):
             raise ValueError(f"adversary must be None or a record such as PowerIteration(), found {self.adversary!r}")
         _check_minimum("every", self.every, 1)
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must be a number in (0, 1], found {self.share}")
+        if not isinstance(self.share, int | float) or not 0 < self.share <= 1:
+            raise ValueError(f"share must be a number in (0, 1], found {self.share!r}")
         if isinstance(self.decay, tuple | list):
             if isinstance(self.decay, list) or len(self.decay) != 2:
                 raise ValueError(
@@ -216,6 +218,8 @@ def at_update(settings: SmartSettings, count: jax.Array, compute: Callable[[Smar
       count: Updates so far, int32 [].
       compute: Its results must have the same shapes for λ = 0 as for λ > 0.
     """
+    if not isinstance(settings, SmartSettings):
+        raise ValueError(f"settings must be SmartSettings, such as smart.preset('bertjax'), found {settings!r}")
     now: SmartSettings = _evaluated(settings, ("weight", "bregman_weight"), count)
     now = dataclasses.replace(now, adversary=_evaluated(settings.adversary, ("radius", "step_size", "noise"), count))
     if settings.every == 1 or not settings.has_smoothness:
@@ -244,6 +248,7 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
         return decay
     if num_steps is None:
         raise ValueError("num_steps must be given, as the anchor's decay depends on the length of the run")
+    _check_minimum("num_steps", num_steps, 0)
     if settings.horizon is not None:
         return 1 - 1 / max(1.0, settings.horizon * num_steps)
     assert isinstance(decay, tuple)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from bertjax.smart import adversaries
 from bertjax.smart.adversaries import AnyDivergence
-from bertjax.smart.arguments import check_embeddings, checked, keys_of_examples
+from bertjax.smart.arguments import as_embeddings, check_logits, check_per_example, checked, keys_of_examples
 from bertjax.smart.divergences import as_divergence
 from bertjax.smart.norms import at_least_float32
-from bertjax.smart.presets import changed, preset
+from bertjax.smart.presets import as_settings, changed
 from bertjax.smart.rows import draw_rows, spread_rows, take_rows
 from bertjax.smart.settings import (
     Adversary,
@@ -63,7 +63,8 @@ def smoothness(
     Args:
       logits_fn: The model behind its embeddings, from [B, ...] to logits [B, C], or scores [B]. It contains the
         parameters, and the key of its dropout: all passes then have the same masks. It may couple the examples, as
-        BatchNorm does, and must not change any state.
+        BatchNorm does, and must not change any state. It takes the batch: a model of one example is not recognised if
+        its output happens to have B rows.
       embeddings: Floats [B, ...]: [B, S, D], images [B, H, W, C], or any other shape. Norms are over all of an example.
       key: A key, which is split, or keys [B]: the adversary's noise.
       divergence: l, such as `symmetric_kl`, or any function of outputs and reference, [B, ...] twice to [B].
@@ -81,7 +82,8 @@ def smoothness(
       loss_fn: The task's loss, logits [B, C] to [B], for the start "task_gradient", at the cost of a backward pass.
         `smart_terms` gets that gradient from the main backward pass.
       clean_logits: `logits_fn(embeddings)`, if the loss has computed it. One backward pass through it then serves the
-        loss and R_s; XLA merges repeated forward passes, but not the backward passes of two sums.
+        loss and R_s; XLA merges repeated forward passes, but not the backward passes of two sums. Not with a share:
+        its rows have a clean pass of their own, with the masks of the perturbed one.
       perturbed_logits_fn: The same model with another dropout mask, for the perturbed pass. Settings without
         `matched_dropout` require it.
       args: Further arguments of `logits_fn`, pytrees of arrays [B, ...].
@@ -110,7 +112,7 @@ def smoothness(
     References:
       Jiang et al., SMART, ACL 2020, equation 2.
     """
-    check_embeddings(embeddings)
+    embeddings = as_embeddings(embeddings)
     chosen = resolve(
         settings,
         radius=radius,
@@ -124,8 +126,12 @@ def smoothness(
     batch_size = len(embeddings)
     keys = keys_of_examples("key", key, batch_size)
     rows = draw_rows(keys, chosen.share)
-    embeddings, keys, mask, start_array, clean_logits, args = take_rows(
-        (embeddings, keys, mask, _array(start), clean_logits, args), rows, batch_size
+    if clean_logits is not None:
+        check_logits("clean_logits", clean_logits, embeddings)
+    if rows is not None:
+        clean_logits, logits_fn = None, _of_rows(logits_fn, len(rows), batch_size)
+    embeddings, keys, mask, start_array, args = take_rows(
+        (embeddings, keys, mask, _array(start), args), rows, batch_size
     )
     logits_fn, perturbed_fn = _both_passes(logits_fn, perturbed_logits_fn, args, chosen)
     delta = find_perturbation(
@@ -179,7 +185,7 @@ def perturbation(
       >>> print(jnp.sqrt(jnp.mean(delta**2, axis=(1, 2))))  # relative to an RMS of 1
       [0.02 0.02 0.02 0.02]
     """
-    check_embeddings(embeddings)
+    embeddings = as_embeddings(embeddings)
     chosen = resolve(settings, radius=radius, num_steps=num_steps, norm=norm, start=start, relative=relative)
     if chosen.share != 1:
         raise ValueError(f"share is no setting of a perturbation, found {chosen.share}: pass the rows themselves")
@@ -206,12 +212,7 @@ def resolve(settings: AnySettings, **changes: Any) -> SmartSettings:
     """
     if settings is None or isinstance(settings, Adversary):
         settings = SmartSettings(weight=1.0, adversary=settings or PowerIteration())
-    elif isinstance(settings, str):
-        settings = preset(settings)
-    elif not isinstance(settings, SmartSettings):
-        raise ValueError(
-            f"settings must be a preset's name, SmartSettings, or a record such as PowerIteration(), found {settings!r}"
-        )
+    settings = as_settings(settings)
     if not settings.has_smoothness:
         raise ValueError("settings have no smoothness term, as their weight is 0: leave the call out")
     if _array(changes.get("start")) is not None:
@@ -279,7 +280,7 @@ def find_perturbation(
                 if gradient is None:
                     gradient = _task_gradient(logits_fn, embeddings, loss_fn)
                 # To second order both signs are equally good. Draw one: along the gradient itself the loss would rise.
-                start = jax.vmap(lambda key, g: jax.random.rademacher(key, (), g.dtype) * g)(keys, gradient)
+                start = adversaries.with_random_sign(keys, gradient)
             return adversaries.power_iteration(
                 logits_fn,
                 embeddings,
@@ -300,7 +301,13 @@ def _task_gradient(logits_fn: LogitsFunction, embeddings: jax.Array, loss_fn: Lo
     if loss_fn is None:
         raise ValueError("loss_fn, from logits [B, C] to losses [B], must be given if start is 'task_gradient'")
     logits, pull = jax.vjp(logits_fn, embeddings)
-    (gradient,) = pull(jax.grad(lambda z: jnp.sum(loss_fn(z)))(logits))
+
+    def loss(logits: jax.Array) -> jax.Array:
+        losses = loss_fn(logits)
+        check_per_example("loss_fn", losses, len(logits))
+        return jnp.sum(losses)
+
+    (gradient,) = pull(jax.grad(loss)(logits))
     return gradient
 
 
@@ -319,6 +326,21 @@ def _both_passes(
     if perturbed_logits_fn is None:
         return clean, clean
     return clean, checked(lambda x: perturbed_logits_fn(x, *args), "perturbed_logits_fn")
+
+
+def _of_rows(logits_fn: LogitsFunction, num_rows: int, batch_size: int) -> LogitsFunction:
+    """`logits_fn`, whose errors say that it gets some rows alone."""
+
+    def call(embeddings: jax.Array, *args: Any) -> jax.Array:
+        try:
+            return checked(logits_fn)(embeddings, *args)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"logits_fn fails on {num_rows} of {batch_size} rows: with a share, pass all else that is of the "
+                f"batch through args ({str(error).splitlines()[0]})"
+            ) from error
+
+    return call
 
 
 def _constant(logits_fn: LogitsFunction, embeddings: jax.Array) -> LogitsFunction:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from bertjax.smart.adversaries import AnyDivergence, add
-from bertjax.smart.arguments import check_embeddings, checked, is_per_example, keys_of_examples
+from bertjax.smart.arguments import as_embeddings, check_per_example, checked, is_per_example, keys_of_examples
 from bertjax.smart.divergences import as_divergence
 from bertjax.smart.ema import Params
 from bertjax.smart.norms import at_least_float32
-from bertjax.smart.presets import preset
+from bertjax.smart.presets import as_settings
 from bertjax.smart.rows import draw_rows, spread_rows, take_rows
 from bertjax.smart.settings import PowerIteration, SmartSettings, as_number
 from bertjax.smart.smoothness_term import find_perturbation
@@ -47,8 +47,9 @@ class Terms(NamedTuple):
     smoothness: jax.Array
     bregman: jax.Array
 
-    def objective(self, settings: SmartSettings) -> jax.Array:
+    def objective(self, settings: SmartSettings | str) -> jax.Array:
         """L + λ R_s + μ D of each example, at least float32, [B]."""
+        settings = as_settings(settings)
         loss = jnp.zeros_like(self.smoothness) if self.loss is None else self.loss
         total = loss.astype(at_least_float32(loss.dtype))
         if settings.has_bregman:
@@ -90,8 +91,9 @@ def smart_terms(
       noise_key: The adversary's noise: a key, which is split, or keys [B].
       divergence: Divergence between outputs, [B, C] twice to [B].
       settings: Weights and adversary at this update, or a preset's name. A weight of plain 0 saves that term's passes.
-        With `share` below 1, every leaf of `batch` is [B, ...]. If the dropout key is one key, the rows have a clean
-        pass of their own, as their masks differ from the batch's.
+        With `share` below 1, every leaf of `batch` is [B, ...]. Given keys [B], the rows' clean logits are those of the
+        whole batch, so each row's must depend on that row and its key alone; given one key or none, the rows have a
+        clean pass of their own, as their masks differ from the batch's.
       mask: Bool or 0/1 integers of a leading part of the embeddings' shape, such as [B, S]; true on real tokens. None
         if all are.
       loss_fn: The task's loss, (logits [B, C], batch) to [B]; required by the start "task_gradient".
@@ -106,7 +108,7 @@ def smart_terms(
     References:
       Jiang et al., SMART, ACL 2020, equations 2 and 3.
     """
-    settings = preset(settings) if isinstance(settings, str) else settings
+    settings = as_settings(settings)
     if settings.has_bregman and anchor is None:
         raise ValueError("anchor must be given if bregman_weight is not 0: see smart.init_anchor")
     adversary = settings.adversary
@@ -118,8 +120,7 @@ def smart_terms(
     def forward(params: Params, embeddings: jax.Array, batch: Any, key: Any) -> jax.Array:
         return checked(lambda x: model.logits(params, x, batch, key), "logits")(embeddings)
 
-    embeddings = model.embed(params, batch)
-    check_embeddings(embeddings)
+    embeddings = as_embeddings(model.embed(params, batch))
     logits = forward(params, embeddings, batch, dropout_key)
     batch_size = len(embeddings)
     rows = None
@@ -146,7 +147,9 @@ def smart_terms(
 
     def clean_terms(logits: jax.Array) -> Terms:
         zero = jnp.zeros(batch_size, at_least_float32(logits.dtype))
-        loss = None if loss_fn is None else _per_example("loss_fn", loss_fn(logits, batch), batch_size)
+        loss = None if loss_fn is None else loss_fn(logits, batch)
+        if loss is not None:
+            check_per_example("loss_fn", loss, batch_size)
         bregman = zero
         if anchor_logits is not None:
             bregman = spread_rows(divergence(drawn_logits(logits), anchor_logits), rows, batch_size)
@@ -215,10 +218,3 @@ def _folded(key: Any, stream: int) -> Any:
         return fold_in(key, stream)
 
     return jax.tree.map(fold, key)
-
-
-def _per_example(name: str, values: jax.Array, batch_size: int) -> jax.Array:
-    """The values, or a ValueError unless they are [B]."""
-    if values.shape != (batch_size,):
-        raise ValueError(f"{name} must return one number for each example, [{batch_size}], found {list(values.shape)}")
-    return values

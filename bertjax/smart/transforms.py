@@ -19,7 +19,7 @@ import optax
 
 from bertjax.smart.ema import Params, init_anchor
 from bertjax.smart.placement import check_parameters, check_static, mean_gradient
-from bertjax.smart.presets import preset
+from bertjax.smart.presets import as_settings
 from bertjax.smart.proximal import ProximalState
 from bertjax.smart.settings import (
     Adversary,
@@ -30,7 +30,7 @@ from bertjax.smart.settings import (
     at_update,
 )
 from bertjax.smart.terms import Terms
-from bertjax.smart.update import add, check_period, checked_params, identity, required, scalar, synced_anchor
+from bertjax.smart.update import add, check_period, checked_params, mean_of, required, scalar, synced_anchor
 
 
 class SmoothnessState(NamedTuple):
@@ -119,8 +119,6 @@ def add_smoothness(
         matched_dropout=matched_dropout,
         share=share,
     )
-    if not settings.has_smoothness:
-        return identity()
     tx = _transformation(name, settings, decay=0.0, sync_period=1, replace_updates=False, axis_name=axis_name)
 
     def init_fn(params: Params) -> SmoothnessState:
@@ -136,12 +134,15 @@ def add_smoothness(
         **extra_args: Any,
     ) -> tuple[optax.Updates, SmoothnessState]:
         del extra_args
+        if not settings.has_smoothness:
+            return updates, state._replace(calls=optax.safe_increment(state.calls))
         smoothness = required(name, "smoothness_fn", smoothness_fn)
 
         def terms_fn(params: Params, anchor: None, settings: SmartSettings) -> Terms:
             del anchor
             zero = jnp.zeros(())
-            return Terms(zero, None, smoothness(params, settings) if settings.has_smoothness else zero, zero)
+            r_s = mean_of("smoothness_fn", smoothness(params, settings)) if settings.has_smoothness else zero
+            return Terms(zero, None, r_s, zero)
 
         without_anchor = SmartState(state.calls, None, state.smoothness, jnp.zeros_like(state.smoothness))
         updates, after = tx.update(updates, without_anchor, params, terms_fn=terms_fn)
@@ -211,10 +212,8 @@ def add_smart(
     """
     name = "add_smart"
     check_static(name, num_steps=num_steps, replace_updates=replace_updates)
-    settings = preset(settings) if isinstance(settings, str) else settings
+    settings = as_settings(settings)
     check_period(sync_period)
-    if not (settings.has_smoothness or settings.has_bregman):
-        return identity()
     decay = anchor_decay(settings, num_steps) if settings.has_bregman else 0.0
     return _transformation(name, settings, decay, sync_period, replace_updates, axis_name)
 
@@ -243,6 +242,8 @@ def _transformation(
         **extra_args: Any,
     ) -> tuple[optax.Updates, SmartState]:
         del extra_args
+        if not (settings.has_smoothness or settings.has_bregman or replace_updates):
+            return updates, state._replace(calls=optax.safe_increment(state.calls))
         params = checked_params(name, params)
         terms_of = required(name, "terms_fn", terms_fn)
         anchor = None
@@ -251,14 +252,16 @@ def _transformation(
 
         def gradient(now: SmartSettings) -> tuple[Params, tuple[jax.Array, jax.Array]]:
             def objective(p: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-                terms: Terms = terms_of(p, anchor, now)
+                terms = terms_of(p, anchor, now)
+                if not isinstance(terms, Terms):
+                    raise ValueError(f"terms_fn must return smart.Terms, found a {type(terms).__name__}")
                 if replace_updates and terms.loss is None:
                     raise ValueError(
                         "terms_fn must compute the loss if replace_updates is True: give smart_terms a loss_fn"
                     )
                 terms = terms if replace_updates else terms._replace(loss=None)
-                means = jnp.mean(terms.smoothness), jnp.mean(terms.bregman)
-                return jnp.mean(terms.objective(now)), means
+                means = mean_of("terms_fn", terms.smoothness), mean_of("terms_fn", terms.bregman)
+                return mean_of("terms_fn", terms.objective(now)), means
 
             return mean_gradient(objective, params, axis_name)
 

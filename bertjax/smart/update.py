@@ -11,16 +11,13 @@ from bertjax.smart.placement import check_accumulation, check_parameters
 from bertjax.smart.settings import Scalar, value_at
 
 
-def identity() -> optax.GradientTransformationExtraArgs:
-    """The identity, which accepts every extra argument."""
-    return optax.with_extra_args_support(optax.identity())
-
-
 def checked_params(name: str, params: Params | None) -> Params:
     """The parameters; ValueError if they are missing or masked, or inside `optax.MultiSteps`."""
     check_accumulation(name)
     check_parameters(name, params)
-    return required(name, "params", params)
+    if params is None:
+        raise ValueError(f"{name} needs params: call update(updates, state, params, ...)")
+    return params
 
 
 def required(name: str, argument: str, value: Any) -> Any:
@@ -48,6 +45,14 @@ def synced_anchor(
     if isinstance(sync_period, int) and sync_period == 1:
         return moved()
     return jax.lax.cond(calls % sync_period == 0, moved, lambda: anchor)
+
+
+def mean_of(name: str, values: Any) -> jax.Array:
+    """The mean of a term, [B] or []; ValueError for anything else."""
+    if not hasattr(values, "ndim") or values.ndim > 1:
+        found = list(values.shape) if hasattr(values, "shape") else f"a {type(values).__name__}"
+        raise ValueError(f"{name} must return one number for each example, [B], or their mean, [], found {found}")
+    return jnp.mean(values)
 
 
 def scalar(mean: jax.Array) -> jax.Array:

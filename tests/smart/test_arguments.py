@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bertjax import smart
@@ -52,6 +53,7 @@ def call(logits_fn=logits_fn, x=X, key=KEY, divergence=smart.symmetric_kl, funct
         ({"mask": jnp.ones(S, bool)}, r"found bool\[3\]"),
         ({"mask": jnp.ones((B, S))}, r"found float32\[8, 3\]: pass mask > 0"),
         ({"mask": [True] * B}, "mask must be bool .*found a list"),
+        ({"mask": jnp.full(B, 2)}, r"found int32\[8\], which could be lengths: pass jnp.arange\(S\) < lengths"),
         # Keys
         ({"key": None}, "key must be a key, such as jax.random.key.0., or keys .*found None"),
         ({"key": 0}, "key must be a key, .*found 0"),
@@ -64,13 +66,20 @@ def call(logits_fn=logits_fn, x=X, key=KEY, divergence=smart.symmetric_kl, funct
             r"one number for each of 8 examples, \[8\], found \[\]",
         ),
         ({"divergence": lambda p, q: jnp.square(p - q)}, r"found \[8, 5\] for outputs \[8, 5\]"),
+        ({"divergence": smart.Divergence}, "divergence must be a function of two outputs"),
+        ({"clean_logits": (logits_fn(X),)}, "clean_logits must map embeddings .*found a tuple"),
+        (
+            {"start": "output", "kernel": W.T},
+            r"kernel must be \[D, 5\] for outputs .*found \[5, 4\]: Equinox and PyTorch",
+        ),
         ({"clean_logits": logits_fn(X)[:, :3]}, r"equal shape \[B, ...\], found \[8, 5\] and \[8, 3\]"),
         # Settings
         ({"settings": "smart"}, "preset must be one of none, bertjax, .*found 'smart'"),
-        ({"settings": 0.1}, "settings must be a preset's name, SmartSettings, or a record .*found 0.1"),
+        ({"settings": 0.1}, "settings must be a preset's name or SmartSettings, found 0.1"),
         ({"settings": "none"}, "settings have no smoothness term"),
         ({"settings": smart.SmartSettings(bregman_weight=1.0)}, "settings have no smoothness term"),
         ({"settings": "bertjax"}, "loss_fn.* must be given if start is 'task_gradient'"),
+        ({"settings": "bertjax", "loss_fn": lambda z: z}, r"loss_fn must return one number .*found float32\[8, 5\]"),
         ({"settings": "rdrop"}, "perturbed_logits_fn.* must be given if matched_dropout is False"),
         ({"settings": "paper", "start": "output"}, "start: expected a field of SmartSettings or of its adversary"),
         ({"settings": smart.PowerIteration(radius=lambda step: 0.1)}, "radius is a schedule"),
@@ -79,6 +88,16 @@ def call(logits_fn=logits_fn, x=X, key=KEY, divergence=smart.symmetric_kl, funct
         ({"num_steps": 0}, "num_steps must be at least 1 when the start is noise, found 0"),
         ({"start": X[0]}, r"start must have the embeddings' shape \[8, 3, 4\], found \[3, 4\]"),
         ({"share": 0.0}, r"share must be a number in \(0, 1\], found 0.0"),
+        ({"share": "0.5"}, r"share must be a number in \(0, 1\], found '0.5'"),
+        ({"num_steps": 1.0}, "num_steps must be an integer of at least 1 when the start is noise, found 1.0"),
+        (
+            {"share": 0.5, "logits_fn": lambda x: logits_fn(x) + jnp.ones((B, C))},
+            "logits_fn fails on 4 of 8 rows: with a share, pass all else that is of the batch through args",
+        ),
+        (
+            {"share": 0.1, "logits_fn": lambda x: jnp.broadcast_to(logits_fn(x), (B, C))},
+            "logits_fn fails on 1 of 8 rows: with a share, pass all else",
+        ),
         ({"share": 0.5, "args": (W,)}, r"expected a first dimension of 8, found \[4, 5\]"),
     ],
 )
@@ -110,9 +129,10 @@ MODEL = smart.SplitModel(lambda params, batch: batch, lambda params, x, batch, k
         ({"noise_key": 0}, "noise_key must be a key"),
         (
             {"loss_fn": lambda z, batch: jnp.mean(z)},
-            r"loss_fn must return one number for each example, \[8\], found \[\]",
+            r"loss_fn must return one number .*\[8\], found float32\[\]",
         ),
         ({"settings": "smart"}, "preset must be one of"),
+        ({"settings": smart.PowerIteration()}, "settings must be a preset's name or SmartSettings, found PowerIter"),
         ({"anchor": None}, "anchor must be given"),
         ({"mask": jnp.ones((B, 2), bool)}, "mask must be"),
     ],
@@ -123,6 +143,30 @@ def test_terms_refuse(options, message):
     smart.smart_terms(**arguments)
     with pytest.raises(ValueError, match=message):
         smart.smart_terms(**arguments | options)
+
+
+def test_settings_of_an_update_are_no_name():
+    with pytest.raises(ValueError, match="settings must be SmartSettings, such as smart.preset.*found 'bertjax'"):
+        smart.at_update("bertjax", jnp.int32(0), lambda now: now)
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_numpy_arrays_are_arrays(share):
+    # float64, NumPy's default, is float32 here.
+    x, mask = np.random.default_rng(0).normal(size=(B, S, D)), np.ones((B, S), bool)
+    call_jitted = jax.jit(lambda key: call(x=x, key=key, mask=mask, args=(mask,), logits_fn=two, share=share))
+    assert call_jitted(KEY).dtype == jnp.float32
+
+
+def two(x, mask):
+    return jnp.sum(jnp.where(mask[..., None], x, 0), axis=1) @ W
+
+
+def test_integers_of_a_mask_are_true_or_false():
+    mask = np.arange(S) < np.arange(B)[:, None] % S + 1
+    w = jnp.arange(20.0).reshape(D, C)
+    each = [call(lambda x: jnp.mean(x, axis=1) @ w, mask=jnp.asarray(m)) for m in (mask, 7 * mask.astype(np.int32))]
+    np.testing.assert_array_equal(*each)
 
 
 def test_the_model_of_one_example_is_named_where_it_was():

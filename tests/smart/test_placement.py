@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax import smart
 
 B, S, D, C = 8, 3, 4, 2
+KL = smart.symmetric_kl
 BOTH = smart.SmartSettings(weight=2.0, adversary=smart.PowerIteration(radius=0.3), bregman_weight=1.5, decay=0.5)
 
 
@@ -216,6 +217,54 @@ def test_where_parameters_vary_the_term_stays_local():
     chex.assert_trees_all_close(jax.jit(run)(params, batch), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [MAKERS["add_smart"], partial(smart.add_smoothness, 2.0, every=2)])
+def test_where_parameters_vary_a_lazy_term_does_too(make):
+    params, batch = make_problem()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def mapped(params, batch):
+        varying = jax.tree.map(lambda x: jnp.where(jax.lax.axis_index("data") >= 0, x, x), params)
+        updates, opt_state = added(make(), varying, batch, steps=2)
+        return jax.lax.pmean((updates, jax.tree.leaves(last_terms(opt_state))), "data")
+
+    found = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))(params, batch)
+    updates, opt_state = added(make(), params, batch, steps=2)
+    expected = updates, jax.tree.leaves(last_terms(opt_state))
+    chex.assert_trees_all_close(jax.device_get(found), jax.device_get(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["noise", "output", "task_gradient"])
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_explicit_mesh_axes_are_one_device(start, with_mask):
+    params, batch = make_problem()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    settings = smart.SmartSettings(
+        weight=1.0, adversary=smart.PowerIteration(radius=0.3, start=start, num_steps=int(start == "noise"))
+    )
+
+    def smoothness(x, mask):
+        return smart.smoothness(
+            lambda x: jnp.tanh(jnp.mean(x, axis=1)) @ params["w"],
+            x,
+            jax.random.key(0),
+            divergence=smart.symmetric_kl,
+            settings=settings,
+            loss_fn=lambda z: jnp.square(z[:, 0]),
+            mask=mask,
+        )
+
+    x, mask = batch["x"], jnp.ones((B, S), bool) if with_mask else None
+    expected = jax.device_get(smoothness(x, mask))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put((x, mask), jax.NamedSharding(mesh, P("data")))
+        found = jax.jit(smoothness)(*sharded)
+        with pytest.raises(ValueError, match="share takes rows from all over the batch, .* use jax.shard_map"):
+            jax.jit(lambda x: smart.smoothness(lambda x: x[:, 0], x, jax.random.key(0), share=0.5, divergence=KL))(
+                sharded[0]
+            )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
 # D11
 
 
@@ -283,6 +332,41 @@ def test_without_a_loss_nothing_is_replaced():
     tx = smart.add_smart(BOTH, replace_updates=True)
     with pytest.raises(ValueError, match="terms_fn must compute the loss if replace_updates is True"):
         tx.update(params, tx.init(params), params, **functions(batch))
+
+
+def test_replacing_with_no_term_is_the_gradient_of_the_loss():
+    params, batch = make_problem()
+    tx, none = smart.add_smart("none", replace_updates=True), jax.tree.map(jnp.zeros_like, params)
+    updates, opt_state = tx.update(none, tx.init(params), params, terms_fn=partial(terms_fn, batch, loss_fn=loss_of))
+    expected = jax.grad(lambda p: jnp.mean(loss_of(logits(p, embed(p, batch), batch, None), batch)))(params)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5)
+    assert float(opt_state.smoothness) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: {"smoothness_fn": lambda params, settings: jnp.ones((B, C))}, r"\[B\], or .* found \[8, 2\]"),
+        (lambda: {"smoothness_fn": lambda params, settings: None}, "found a NoneType"),
+        (lambda: {"divergence_fn": lambda params, anchor: jnp.ones((B, C))}, r"found \[8, 2\]"),
+        (lambda: {"terms_fn": lambda params, anchor, settings: (1.0, 2.0)}, "smart.Terms, found a tuple"),
+    ],
+)
+def test_functions_that_return_something_else_are_refused(make, found):
+    params, _ = make_problem()
+    (argument,) = make()
+    name = {"smoothness_fn": "add_smoothness", "divergence_fn": "add_bregman_proximal", "terms_fn": "add_smart"}[
+        argument
+    ]
+    tx = MAKERS[name]()
+    with pytest.raises(ValueError, match=f"{argument} must return .*{found}"):
+        tx.update(params, tx.init(params), params, **make())
+
+
+@pytest.mark.parametrize("settings", [smart.PowerIteration(), None, 0.1])
+def test_settings_must_be_settings(settings):
+    with pytest.raises(ValueError, match="settings must be a preset's name or SmartSettings, found"):
+        smart.add_smart(settings)
 
 
 def test_a_share_reaches_the_function():

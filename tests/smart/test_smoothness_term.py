@@ -378,6 +378,27 @@ def test_a_share_is_those_rows_of_the_whole_times_their_inverse_share():
     np.testing.assert_allclose(pairs[~np.eye(B, dtype=bool)], 1 / 15, atol=5 * np.sqrt(14 / 225 / 3000))
 
 
+@pytest.mark.parametrize("give_logits", [True, False])
+def test_the_rows_of_a_share_have_the_same_masks_in_both_passes(give_logits):
+    # With one dropout key the masks of some rows are not those of the batch's rows.
+    x, key = make_problem()[0], jax.random.key(7)
+
+    def logits_fn(x):
+        kept = jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype)
+        return jnp.sum(x * kept, axis=1)
+
+    found = smart.smoothness(
+        logits_fn,
+        x,
+        jax.random.key(0),
+        divergence=smart.symmetric_kl,
+        share=0.5,
+        radius=0.0,
+        clean_logits=logits_fn(x) if give_logits else None,
+    )
+    assert float(jnp.abs(found).max()) < 1e-12
+
+
 def test_a_share_rounds_to_a_row_at_least_and_one_is_the_whole():
     x, example_logits = make_problem()
     common = {"divergence": smart.symmetric_kl, "args": (jnp.asarray(MASK),)}

@@ -300,6 +300,19 @@ def test_parameters_that_are_plain_numbers_have_an_anchor_too():
     chex.assert_trees_all_close(anchor, {"w": np.ones(2, np.float32), "b": np.float32(0.75)})
 
 
+def test_what_is_no_float_is_the_parameters_own():
+    params = {"w": jnp.ones(2), "count": jnp.int32(3), "flag": jnp.array(True), "key": jax.random.key(0)}
+    later = {"w": 3 * jnp.ones(2), "count": jnp.int32(5), "flag": jnp.array(False), "key": jax.random.key(1)}
+    moved = smart.update_anchor(smart.init_anchor(params), later, 0.5)
+    assert (float(moved["w"][0]), int(moved["count"]), bool(moved["flag"])) == (2.0, 5, False)
+    chex.assert_trees_all_equal(jax.random.key_data(moved["key"]), jax.random.key_data(later["key"]))
+
+
+def test_an_anchor_of_what_is_no_array_is_refused():
+    with pytest.raises(ValueError, match=r"params must be arrays, found a function: .*eqx.is_inexact_array"):
+        smart.init_anchor({"w": jnp.ones(2), "act": lambda x: x})
+
+
 def test_the_anchor_moves_by_one_minus_decay():
     moved = smart.update_anchor({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, -2.0])}, 0.75)
     chex.assert_trees_all_close(moved, {"w": np.float32([1.5, 1.0])})
