@@ -105,6 +105,27 @@ def test_an_image_is_one_example_whatever_its_axes(norm, with_mask):
         assert not delta[~np.asarray(mask)].any()
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_no_mask_is_a_mask_of_any_rank_that_keeps_everything(norm):
+    # The radius is relative to the RMS of all of an example's elements, which masks of any rank count alike.
+    rng = np.random.default_rng(1)
+    images, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((B, 4, 3, 2), (24, 3)))
+    masks = [None, *(jnp.ones(images.shape[:rank], bool) for rank in range(1, 5))]
+    for mask in masks:
+        delta = smart.perturbation(
+            lambda x: x.reshape(B, 24) @ w,
+            images,
+            jax.random.key(0),
+            divergence=smart.symmetric_kl,
+            norm=norm,
+            radius=0.1,
+            mask=mask,
+        )
+        rms = jnp.sqrt(jnp.mean(jnp.square(images), axis=(1, 2, 3)))
+        sizes = jnp.abs(delta).max((1, 2, 3)) if norm == "linf" else jnp.sqrt(jnp.mean(delta**2, axis=(1, 2, 3)))
+        np.testing.assert_allclose(sizes, 0.1 * rms, rtol=1e-5)
+
+
 # D2
 
 
