@@ -85,6 +85,22 @@ def test_a_loop_runs_with_both_terms_with_one_and_plain(page):
     assert log[-1]["D"] > 0
 
 
+WITH_DROPOUT = [page for page in PAGES if re.search("dropout|bernoulli", script(page))]
+
+
+@pytest.mark.parametrize("page", WITH_DROPOUT, ids=lambda page: page.stem)
+def test_all_passes_share_their_dropout_masks(page):
+    """At radius 0 the smoothness term is 0, unless the perturbed pass has masks of its own."""
+    one_step = re.sub(r"(?<=key\(2\), )\d+|(?<=in range\()\d+", "1", script(page))
+    at_radius_0 = one_step.replace("divergence=", "radius=0.0, divergence=")
+    assert one_step not in (script(page), at_radius_0)
+    (form,) = run(at_radius_0)
+    (metrics,) = form["runs"][""]
+    assert metrics["loss"] > 0
+    assert metrics["R_s"] < 1e-12
+    assert metrics["D"] < 1e-12
+
+
 def test_the_index_counts_the_lines_to_add():
     rows = re.findall(r"^\| \[[^]]+\]\((\w+)\.md\) \|.*\| (\d+) \| (\d+) \|$", (FOLDER / "index.md").read_text(), re.M)
     counts = {page.stem: (marked(script(page), "# R_s"), marked(script(page), "# D")) for page in PAGES}
