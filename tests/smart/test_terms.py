@@ -11,6 +11,8 @@ from linear_model import (
     BY_HAND,
     MASK,
     MODEL,
+    D,
+    S,
     as_jax,
     logits_of,
     make_batch,
