@@ -9,6 +9,7 @@ import re
 import shlex
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -118,35 +119,53 @@ def lenient(make):
 
 def test_smart_in_your_own_loop_runs_as_printed(monkeypatch):
     monkeypatch.setattr(optax, "adamw", lenient(optax.adamw))
-    namespace = {"__name__": "library"}
-    code = python_blocks(LIBRARY)
-    assert len(code) == 4
+    page = {"__name__": "library"}
+    blocks = iter(enumerate(python_blocks(LIBRARY)))
 
-    exec(compile(code[0], "library.md, block 1", "exec"), namespace)
-    losses = np.array(namespace["losses"])
-    assert np.isfinite(losses).all()
-    assert losses[-1] < 0.7 * losses[0]
-    params, anchor = namespace["params"], namespace["anchor"]
-    assert jax.tree.structure(anchor) == jax.tree.structure(params)
-    for name, value in anchor.items():
-        assert np.isfinite(value).all()
-        assert not np.allclose(value, params[name])
+    def run(name):
+        """Runs the page up to the block that defines a name, and returns its value."""
+        while name not in page:
+            number, code = next(blocks)
+            exec(compile(code, f"library.md, block {number}", "exec"), page)
+        return page[name]
 
-    exec(compile(code[1], "library.md, block 2", "exec"), namespace)
-    means = namespace["means"]
-    assert means["loss"] < 0.5 * losses[0]  # of what was trained above
-    assert all(means[name] > 0 for name in ("smoothness", "bregman"))
-    fused, _, anchor = namespace["state"]
+    assert run("loss_fn")
+    batch, params = run("batch"), page["params"]
+    key = jax.random.key(1)
+    elsewhere = jax.tree.map(lambda x: 1.1 * x, params)
+    plain = jnp.mean(page["cross_entropy"](page["logits"](params, page["embed"](params, batch), batch, key), batch))
+    at_start, later = (page["loss_fn"](params, anchor, batch, key) for anchor in (params, elsewhere))
+    assert plain < at_start < later
+
+    first, *_, last = run("fused_log")
+    assert last["loss"] < 0.7 * first["loss"]
+    assert all(np.isfinite(value) for value in last.values())
+    assert first["bregman"] == pytest.approx(0, abs=1e-12)
+    assert all(last[name] > 0 for name in ("smoothness", "bregman"))
+    fused, _, anchor = page["state"]
     assert not np.allclose(anchor["head"], fused["head"])
 
-    exec(compile(code[2], "library.md, block 3", "exec"), namespace)
-    deltas, embeddings, mask = (np.asarray(namespace[name]) for name in ("deltas", "embeddings", "mask"))
-    assert not deltas[~mask].any()
-    for delta, embedding, real in zip(deltas, embeddings, mask, strict=True):  # "radius" is a share of the RMS
-        assert np.linalg.norm(delta) == pytest.approx(0.02 * np.linalg.norm(embedding[real]), rel=1e-5)
+    assert all(value > 0 for value in run("last").values())
+    losses = np.array(page["losses"])
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.7 * losses[0]
+    anchor, trained = page["anchor"], page["trained"]
+    assert jax.tree.structure(anchor) == jax.tree.structure(trained)
+    for name, value in anchor.items():
+        assert np.isfinite(value).all()
+        assert not np.allclose(value, trained[name])
 
-    exec(compile(code[3], "library.md, block 4", "exec"), namespace)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(namespace["updates"]))
+    r_s = np.array(run("r_s"))
+    assert r_s.shape == (32,)
+    assert np.count_nonzero(r_s) == 8
+
+    delta, embeddings, mask = (np.asarray(x) for x in (run("delta"), page["x"], batch["mask"]))
+    assert not delta[~mask].any()
+    for one, embedding, real in zip(delta, embeddings, mask, strict=True):  # "radius" is a share of the RMS
+        assert np.linalg.norm(one) == pytest.approx(0.02 * np.linalg.norm(embedding[real]), rel=1e-5)
+
+    assert (run("r_s_of_tags") > 0).all()
+    assert not [*blocks]
 
 
 def test_the_page_lists_the_presets():

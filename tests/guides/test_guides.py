@@ -63,10 +63,20 @@ def run(*codes):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def at_radius_0(code):
+    """The first step of a loop, with no perturbation: R_s is then 0, unless its two passes have other dropout masks."""
+    one_step = re.sub(r"(?<=key\(2\), )\d+|(?<=in range\()\d+", "1", code)
+    assert one_step != code
+    return one_step.replace("divergence=", "radius=0.0, divergence=")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_loop_runs_with_both_terms_with_one_and_plain(page):
     code = script(page)
-    plain, smooth, both = run(without(code, "# R_s", "# D"), without(code, "# D"), code)
+    forms = [without(code, "# R_s", "# D"), without(code, "# D"), code]
+    if has_dropout := re.search("dropout|bernoulli", code):
+        forms.append(at_radius_0(code))
+    plain, smooth, both, *unperturbed = run(*forms)
     assert not plain["imports bertjax"]
     for form in (plain, smooth, both):
         for log in form["runs"].values():
@@ -81,8 +91,11 @@ def test_a_loop_runs_with_both_terms_with_one_and_plain(page):
     assert set(log[0]) == {"loss", "R_s", "D"}
     assert all(1e-6 < metrics["R_s"] < 1 for metrics in log)
     assert all(0 <= metrics["D"] < 1 for metrics in log)
-    assert log[0]["D"] < 1e-12  # the anchor is a copy of the parameters
+    assert log[0]["D"] < 1e-12  # the anchor is a copy of the parameters, and has the same dropout masks
     assert log[-1]["D"] > 0
+    assert len(unperturbed) == bool(has_dropout)
+    for form in unperturbed:
+        assert all(metrics["R_s"] < 1e-12 for log in form["runs"].values() for metrics in log)
 
 
 def test_the_index_counts_the_lines_to_add():
