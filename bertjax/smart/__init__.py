@@ -6,7 +6,9 @@ Imports jax and optax alone. A model is a callable of a batch, from embeddings [
         x = embed(params, batch)                                # [B, ...]
         logits_fn = lambda x: logits(params, x, batch, key)     # [B, ...] to [B, C], with dropout inside
         z = logits_fn(x)
-        r_s = smart.smoothness(logits_fn, x, key, divergence=smart.symmetric_kl)                # [B]
+        r_s = smart.smoothness(
+            logits_fn, x, key, divergence=smart.symmetric_kl, mask=batch["mask"], clean_logits=z
+        )                                                       # [B]
         d = smart.symmetric_kl(z, logits(anchor, embed(anchor, batch), batch, key))             # [B]
         return jnp.mean(cross_entropy(z, batch["label"]) + r_s + d)
 

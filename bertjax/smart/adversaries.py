@@ -5,7 +5,8 @@ one example (norm, projection, sign, noise) is a function of one example under `
 constant to outer gradients. `one_example` has the same functions for one example, and documents their arguments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -21,6 +22,21 @@ BatchFunction = Callable[[jax.Array], jax.Array]
 AnyDivergence = Divergence | Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@contextmanager
+def _forward_derivatives() -> Iterator[None]:
+    """Explains JAX's error for a model that has backward derivatives alone."""
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise ValueError(
+            "a power step or the start 'output' needs forward derivatives, which a jax.custom_vjp in the model lacks: "
+            "use the preset 'bertjax' or 'paper'"
+        ) from error
+
+
+@_forward_derivatives()
 def power_iteration(
     logits_fn: BatchFunction,
     embeddings: jax.Array,
@@ -67,7 +83,7 @@ def power_iteration(
         transpose = jax.linear_transpose(jvp, embeddings)
 
     def vjp(u: jax.Array) -> jax.Array:
-        (product,) = transpose(u.astype(logits.dtype))
+        (product,) = transpose(as_cotangent(u, logits.dtype))
         return keep * product.astype(keep.dtype)
 
     if not isinstance(start, str):
@@ -191,6 +207,14 @@ def random_perturbation(
 def add(embeddings: jax.Array, delta: jax.Array) -> jax.Array:
     """x + δ, in the embeddings' dtype."""
     return (embeddings.astype(delta.dtype) + delta).astype(embeddings.dtype)
+
+
+def as_cotangent(u: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Output-space vectors [B, ...] for a backward pass of which only each example's direction counts.
+
+    In float16 small ones would underflow there, so they are scaled.
+    """
+    return (jax.vmap(partial(norms.unit, norm="linf"))(u) if dtype == jnp.float16 else u).astype(dtype)
 
 
 def with_random_sign(keys: jax.Array, x: jax.Array) -> jax.Array:

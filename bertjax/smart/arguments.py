@@ -12,10 +12,10 @@ from bertjax.smart.norms import at_least_float32
 def as_embeddings(embeddings: Any) -> jax.Array:
     """The embeddings as a JAX array; ValueError unless they are one array of floats [B, ...]."""
     if not hasattr(embeddings, "shape"):
-        raise ValueError(f"embeddings must be one array [B, ...], found {_describe(embeddings)}")
+        raise ValueError(f"embeddings must be one array [B, ...], found {describe(embeddings)}")
     if not jnp.issubdtype(embeddings.dtype, jnp.floating) or embeddings.ndim < 2:
         raise ValueError(
-            f"embeddings must be floats [B, ...], found {_describe(embeddings)}: pass what enters the first layer, "
+            f"embeddings must be floats [B, ...], found {describe(embeddings)}: pass what enters the first layer, "
             "such as word embeddings or images, and not token ids"
         )
     return jnp.asarray(embeddings)
@@ -25,7 +25,7 @@ def keys_of_examples(name: str, key: Any, batch_size: int) -> jax.Array:
     """Keys [B]: the key, split, or the keys [B] themselves; typed keys or raw uint32. ValueError for anything else."""
     is_typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not is_typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32):
-        raise ValueError(f"{name} must be a key, such as jax.random.key(0), or keys [B], found {_describe(key)}")
+        raise ValueError(f"{name} must be a key, such as jax.random.key(0), or keys [B], found {describe(key)}")
     batch_shape = key.shape if is_typed else key.shape[:-1]
     if batch_shape == ():
         return jax.random.split(key, batch_size)
@@ -69,7 +69,7 @@ def kept(embeddings: jax.Array, mask: Any) -> jax.Array:
         return jnp.ones_like(embeddings[:, *(slice(1) for _ in embeddings.shape[1:])], dtype)
     expected = f"bool or 0/1 integers of a leading part of the embeddings' shape {list(embeddings.shape)}"
     if not hasattr(mask, "dtype") or not hasattr(mask, "shape"):
-        raise ValueError(f"mask must be {expected}, found {_describe(mask)}")
+        raise ValueError(f"mask must be {expected}, found {describe(mask)}")
     could_be_lengths = mask.ndim == 1 and embeddings.ndim > 2
     is_integer = jnp.issubdtype(mask.dtype, jnp.integer) and not could_be_lengths
     is_prefix = mask.ndim and embeddings.shape[: mask.ndim] == mask.shape
@@ -77,7 +77,7 @@ def kept(embeddings: jax.Array, mask: Any) -> jax.Array:
         advice = ": pass mask > 0" if jnp.issubdtype(mask.dtype, jnp.floating) else ""
         if could_be_lengths and mask.dtype != jnp.bool_:
             advice = ", which could be lengths: pass jnp.arange(S) < lengths[:, None]"
-        raise ValueError(f"mask must be {expected}, true on real tokens, found {_describe(mask)}{advice}")
+        raise ValueError(f"mask must be {expected}, true where they may be perturbed, found {describe(mask)}{advice}")
     return jnp.asarray(mask).astype(jnp.bool_).astype(dtype).reshape(mask.shape + (1,) * (embeddings.ndim - mask.ndim))
 
 
@@ -85,17 +85,19 @@ def check_logits(name: str, logits: Any, embeddings: jax.Array) -> None:
     """Raises ValueError unless the logits are one float array with a row for each of the embeddings'."""
     expected = f"{name} must map embeddings {list(embeddings.shape)} to one float array of {len(embeddings)} rows"
     if not hasattr(logits, "shape"):
-        raise ValueError(f"{expected}, found {_describe(logits)}: return the logits alone")
+        raise ValueError(f"{expected}, found {describe(logits)}: return the logits alone")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"{expected}, found {_describe(logits)}")
+        raise ValueError(f"{expected}, found {describe(logits)}")
     if logits.shape[:1] != embeddings.shape[:1]:
-        raise ValueError(f"{expected}, found {_describe(logits)}: jax.vmap a model of one example")
+        raise ValueError(
+            f"{expected}, found {describe(logits)}: it gets the whole batch, so jax.vmap a model of one example"
+        )
 
 
 def check_per_example(name: str, values: Any, batch_size: int) -> None:
     """Raises ValueError unless the values are [B]."""
     if getattr(values, "shape", None) != (batch_size,):
-        raise ValueError(f"{name} must return one number for each example, [{batch_size}], found {_describe(values)}")
+        raise ValueError(f"{name} must return one number for each example, [{batch_size}], found {describe(values)}")
 
 
 def checked(logits_fn: Callable[..., jax.Array], name: str = "logits_fn") -> Callable[..., jax.Array]:
@@ -108,8 +110,8 @@ def checked(logits_fn: Callable[..., jax.Array], name: str = "logits_fn") -> Cal
             # Flax's error, by name: this module imports jax alone.
             if type(error).__name__ == "TraceContextError":
                 raise ValueError(
-                    f"{name} changes an NNX module's state: nnx.split the module before, and call "
-                    "nnx.merge(graphdef, params, other_state, copy=True) in it"
+                    f"{name} changes an NNX module's state: clone and nnx.split the module first, and call "
+                    f"nnx.merge(graphdef, params, other_state, copy=True)(x) in {name}"
                 ) from error
             raise
         check_logits(name, logits, embeddings)
@@ -118,7 +120,7 @@ def checked(logits_fn: Callable[..., jax.Array], name: str = "logits_fn") -> Cal
     return call
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value for an error's line: dtype and shape of an array, else its type."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"

@@ -74,8 +74,15 @@ class Divergence:
         """`value`, with its shapes checked: [B, ...] twice to [B].
 
         Raises:
-          ValueError: The two shapes differ, there is no batch dimension, or the value is not of shape [B].
+          ValueError: The arguments are no float arrays, their shapes differ, there is no batch dimension, or the value
+            is not of shape [B].
         """
+        for array in (outputs, reference):
+            if not (hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jnp.floating)):
+                raise ValueError(
+                    "a divergence compares two float arrays, found "
+                    f"{array.dtype if hasattr(array, 'dtype') else type(array).__name__}"
+                )
         if outputs.shape != reference.shape or not outputs.ndim:
             raise ValueError(
                 "a divergence compares two outputs of equal shape [B, ...], "
@@ -248,4 +255,4 @@ def _squared_error_hvp(scores: jax.Array, vector: jax.Array) -> jax.Array:
 
 
 squared_error = _of_examples(_squared_error_value, _squared_error_hvp)
-"""Σ (p − q)² of scores [B] or [B, C], as SMART uses for regression; its Hessian is 2."""
+"""Σ (p − q)² of scores [B] or [B, C], as SMART uses for regression; its Hessian is 2 I."""

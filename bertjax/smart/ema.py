@@ -14,7 +14,8 @@ Params = Any
 def init_anchor(params: Params) -> Params:
     """A copy of the parameters that shares no buffer with them, so that either can be donated.
 
-    At least float32: in bfloat16, 1 − 0.999 rounds to 0.
+    At least float32: in bfloat16, 1 − 0.999 rounds to 0. To compute D of half-precision parameters with it in a loss of
+    your own, cast it: `optax.tree.cast_like(anchor, params)`.
 
     Raises:
       ValueError: A leaf is no array or number.
@@ -39,8 +40,14 @@ def update_anchor(anchor: Params, params: Params, decay: jax.Array | float) -> P
 
     Leaves that are no floats, such as counts, are the parameters'.
 
+    Raises:
+      ValueError: The decay is a number outside [0, 1], or a schedule: evaluate it with `value_at`.
+
     Call it after a step, as in the paper, or equivalently at the start of the next one, before the gradient.
     """
+
+    if callable(decay) or (isinstance(decay, int | float) and not 0 <= decay <= 1):
+        raise ValueError(f"decay must be a number in [0, 1], found {decay!r}")
 
     def move(a: jax.Array, p: jax.Array) -> jax.Array:
         if not jnp.issubdtype(a.dtype, jnp.inexact):

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from bertjax.smart import adversaries
+from bertjax.smart.arguments import describe, is_per_example
 from bertjax.smart.divergences import Divergence
 
 
@@ -54,7 +55,8 @@ def power_iteration(
         gradient of the task's loss, which also lies in the range of Jᵀ.
       kernel: Kernel [D, C] of the linear head, if there is one; it improves the start "output".
       relative: Whether `radius` is relative.
-      mask: [S], bool or 0/1 integers, true on real tokens. Padding is not perturbed and does not count in norms.
+      mask: Bool or 0/1 integers of a leading part of the embedding's shape, such as [S], true on real tokens. Padding
+        is not perturbed and does not count in norms.
 
     Returns:
       δ: Of the embedding's shape and dtype, but at least float32; on the ball's surface. 0 if the start is 0, as the
@@ -89,7 +91,7 @@ def power_iteration(
     return adversaries.power_iteration(
         _with_batch(logits_fn),
         embedding[None],
-        key[None],
+        _keys(key),
         divergence=divergence,
         radius=radius,
         num_steps=num_steps,
@@ -139,7 +141,8 @@ def projected_gradient_ascent(
       projection: "ball", "sphere" (always scaled to norm ε) or "none".
       normalize_gradient: Whether g is divided by its norm.
       reference: f(x), [C]; if None it is computed, with one forward pass.
-      mask: [S], bool or 0/1 integers, true on real tokens. Padding is not perturbed and does not count in norms.
+      mask: Bool or 0/1 integers of a leading part of the embedding's shape, such as [S], true on real tokens. Padding
+        is not perturbed and does not count in norms.
 
     Returns:
       δ: Of the embedding's shape and dtype, but at least float32.
@@ -167,7 +170,7 @@ def projected_gradient_ascent(
     return adversaries.projected_gradient_ascent(
         _with_batch(logits_fn),
         embedding[None],
-        key[None],
+        _keys(key),
         divergence=divergence,
         radius=radius,
         step_size=step_size,
@@ -197,7 +200,8 @@ def random_perturbation(
       key: Key of the noise.
       radius: ε, in the embedding's unit: a standard deviation, or a bound on each element.
       distribution: "normal" or "uniform".
-      mask: [S], bool or 0/1 integers, true on real tokens. Padding is not perturbed.
+      mask: Bool or 0/1 integers of a leading part of the embedding's shape, such as [S], true on real tokens. Padding
+        is not perturbed.
 
     Returns:
       δ: Of the embedding's shape and dtype, but at least float32.
@@ -217,10 +221,22 @@ def random_perturbation(
     """
     mask = None if mask is None else mask[None]
     return adversaries.random_perturbation(
-        embedding[None], key[None], radius=radius, distribution=distribution, mask=mask
+        embedding[None], _keys(key), radius=radius, distribution=distribution, mask=mask
     )[0]
 
 
 def _with_batch(logits_fn: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], Any]:
     """The model for a batch of one. What it returns is checked later, so it may be anything here."""
-    return lambda embeddings: jax.tree.map(lambda logits: logits[None], logits_fn(embeddings[0]))
+
+    def batch_of_one(embeddings: jax.Array) -> Any:
+        logits = logits_fn(embeddings[0])
+        return logits[None] if hasattr(logits, "shape") else logits
+
+    return batch_of_one
+
+
+def _keys(key: Any) -> jax.Array:
+    """The key as keys [1]; ValueError for anything else."""
+    if not hasattr(key, "dtype") or is_per_example(key):
+        raise ValueError(f"key must be one key, such as jax.random.key(0), found {describe(key)}")
+    return key[None]

@@ -27,9 +27,10 @@ def check_accumulation(name: str) -> None:
     code, frame = optax.MultiSteps.update.__code__, sys._getframe()
     while frame := frame.f_back:  # type: ignore[assignment]
         if frame.f_code is code:
+            period = "" if name == "add_smoothness" else ", sync_period=k"
             raise ValueError(
                 f"{name} inside optax.MultiSteps sees the last micro-batch alone: use "
-                f"optax.chain(smart.{name}(..., sync_period=k), optax.MultiSteps(tx, k).gradient_transformation())"
+                f"optax.chain(smart.{name}(...{period}), optax.MultiSteps(tx, k).gradient_transformation())"
             )
 
 

@@ -58,8 +58,10 @@ def add_bregman_proximal(
         accumulation over k calls it is k: `optax.chain(add_bregman_proximal(..., sync_period=k),
         optax.MultiSteps(tx, k))`.
       axis_name: Axis of `pmap` or `shard_map` over which the term's gradient is averaged; the gradients passed in must
-        be averaged already. With None the term is local, to be averaged after it; but `shard_map` with check_vma knows
-        which values differ between devices, and averages the term as it sums the caller's gradients.
+        be averaged already. None suits one device, sharded `jit`, and `shard_map` with check_vma, its default: there
+        the term is averaged automatically, and `jax.grad` of a local mean is summed over devices, so average your loss
+        by `pmean` too. In `pmap`, or `shard_map` without check_vma, None adds this device's term: average the updates
+        after it.
 
     Returns:
       A GradientTransformationExtraArgs whose `update` takes `divergence_fn`, from (params, anchor) to D, float [B] or

@@ -12,7 +12,7 @@ def draw_rows(keys: jax.Array, share: float) -> jax.Array | None:
     """Indices of max(1, round(share B)) rows, drawn without replacement, by keys [B]; None for all rows."""
     batch_size = len(keys)
     num_rows = max(1, round(share * batch_size))
-    if num_rows == batch_size:
+    if share == 1 or num_rows == batch_size:
         return None
     draws = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _STREAM)))(keys)
     return jax.lax.top_k(draws, num_rows)[1]

@@ -140,8 +140,8 @@ class SmartSettings:
         rest.
       horizon: 1/(1 − β) as a share of all updates. It replaces `decay` unless None.
       matched_dropout: Whether the clean, perturbed and anchor passes of a step share their dropout masks.
-      share: Share of each batch's rows, drawn at random, on which R_s and D are computed. The rows' values count
-        1/share times, so that means over the batch are unbiased.
+      share: Share of each batch's rows, drawn at random, on which R_s and D are computed. The values of the
+        n = max(1, round(share B)) rows count B/n times, so that means over the batch are unbiased.
 
     Raises:
       ValueError: A value is out of range; the message names it.
@@ -216,7 +216,8 @@ def at_update(settings: SmartSettings, count: jax.Array, compute: Callable[[Smar
     Args:
       settings: Settings of the run.
       count: Updates so far, int32 [].
-      compute: Its results must have the same shapes for λ = 0 as for λ > 0.
+      compute: Its results must have the same shapes for λ = 0 as for λ > 0. `smart_terms` leaves R_s out by itself;
+        before `smoothness`, test `settings.has_smoothness`.
     """
     if not isinstance(settings, SmartSettings):
         raise ValueError(f"settings must be SmartSettings, such as smart.preset('bertjax'), found {settings!r}")
@@ -248,7 +249,7 @@ def anchor_decay(settings: SmartSettings, num_steps: int | None = None) -> Scala
         return decay
     if num_steps is None:
         raise ValueError("num_steps must be given, as the anchor's decay depends on the length of the run")
-    _check_minimum("num_steps", num_steps, 0)
+    _check_minimum("num_steps", num_steps, 1)
     if settings.horizon is not None:
         return 1 - 1 / max(1.0, settings.horizon * num_steps)
     assert isinstance(decay, tuple)

@@ -28,7 +28,7 @@ from bertjax.smart.settings import (
 )
 
 LogitsFunction = Callable[..., jax.Array]
-LossFunction = Callable[[jax.Array], jax.Array]
+LossFunction = Callable[..., jax.Array]
 AnySettings = SmartSettings | Adversary | str | None
 
 
@@ -57,39 +57,43 @@ def smoothness(
 
       R_s = l(f(x + δ), f(x)),   δ = argmax over ‖δ‖ ≤ ε of l(f(x + δ), f(x)).
 
-    Add its mean, times λ, to the loss. δ is a constant to the gradient; the rest is differentiable in `embeddings` and
-    in all that `logits_fn` closes over.
+    Add its mean, times λ, to the loss. It is differentiable in `embeddings` and in all that `logits_fn` closes over,
+    with δ as a constant; so second derivatives leave out those of δ.
 
     Args:
-      logits_fn: The model behind its embeddings, from [B, ...] to logits [B, C], or scores [B]. It contains the
-        parameters, and the key of its dropout: all passes then have the same masks. It may couple the examples, as
-        BatchNorm does, and must not change any state. It takes the batch: a model of one example is not recognised if
-        its output happens to have B rows.
-      embeddings: Floats [B, ...]: [B, S, D], images [B, H, W, C], or any other shape. Norms are over all of an example.
-      key: A key, which is split, or keys [B]: the adversary's noise.
+      logits_fn: The part of the model after its embeddings: [B, ...] to logits [B, C] or scores [B], of a whole batch;
+        `jax.vmap` a model of one example. It closes over the parameters and the dropout key, and changes no state. It
+        is traced once, so all passes have the same dropout masks. It may couple the examples, as BatchNorm does.
+      embeddings: Floats [B, ...]: [B, S, D], images [B, H, W, C], or any other shape. Norms run over all inner axes of
+        an example.
+      key: Key of the adversary's noise: one key, which is split over the examples, or keys [B].
       divergence: l, such as `symmetric_kl`, or any function of outputs and reference, [B, ...] twice to [B].
       mask: Bool or 0/1 integers, true on what may be perturbed, of a leading part of the embeddings' shape, such as
         [B, S]. The rest does not count in norms.
-      settings: A preset's name, a `SmartSettings`, or an adversary's record. Weights and `every` are the caller's to
-        apply. None for `PowerIteration()`.
-      radius: Changes the settings, as the five that follow do; see `PowerIteration` for them.
+      settings: A preset's name, a `SmartSettings`, or an adversary's record. Default: `PowerIteration()`. R_s is not
+        multiplied by λ: the settings' weights and `every` have no effect here.
+      radius: Replaces the radius of the settings. The next five arguments likewise replace one setting each; see
+        `PowerIteration`.
       num_steps: Steps of the adversary.
       norm: "l2" or "linf".
-      start: "noise", "output", "task_gradient", or an array of the embeddings' shape.
+      start: "noise", "output", "task_gradient", or an array of the embeddings' shape, from which `num_steps` power
+        steps follow; 0 scales the array alone.
       relative: Whether the radius is relative to the RMS of each example's embeddings.
       clean_gradient: Whether R_s is also differentiated through its clean pass; True unless the settings differ.
-      kernel: Kernel [D, C] of the linear head; it improves the start "output".
-      loss_fn: The task's loss, logits [B, C] to [B], for the start "task_gradient", at the cost of a backward pass.
+      kernel: Kernel [D, C] of the linear head, the transpose of Equinox's and PyTorch's weight; it improves the start
+        "output".
+      loss_fn: The task's loss, (logits [B, C], *args) to [B], for the start "task_gradient", at the cost of a backward
+        pass.
         `smart_terms` gets that gradient from the main backward pass.
-      clean_logits: `logits_fn(embeddings)`, if the loss has computed it. One backward pass through it then serves the
-        loss and R_s; XLA merges repeated forward passes, but not the backward passes of two sums. Not with a share:
-        its rows have a clean pass of their own, with the masks of the perturbed one.
+      clean_logits: The result of `logits_fn(embeddings)`, if the loss has it already. It saves a backward pass, as one
+        then serves the loss and R_s. Not the output of a call with other dropout masks: R_s would measure dropout. Not
+        used with a share, whose rows have a clean pass of their own.
       perturbed_logits_fn: The same model with another dropout mask, for the perturbed pass. Settings without
         `matched_dropout` require it.
-      args: Further arguments of `logits_fn`, pytrees of arrays [B, ...].
-      share: s: R_s of max(1, round(s B)) rows, drawn without replacement by `key`, times B over their number; 0 for
-        the others. Its mean over the batch is unbiased. `logits_fn` is called with those rows of `embeddings` and
-        `args` alone, so it must close over nothing else of the batch's shape.
+      args: Further arguments of `logits_fn` and `perturbed_logits_fn`, pytrees of arrays [B, ...].
+      share: s: R_s of n = max(1, round(s B)) rows, drawn without replacement by `key`, times B/n; 0 for the others. Its
+        mean over the batch is unbiased. `logits_fn` gets those rows of `embeddings` and `args` alone, so masks, dropout
+        keys [B] and other arrays [B, ...] go through `args`. A model that couples examples sees those rows alone.
 
     Returns:
       R_s of each example, [B], at least float32.
@@ -133,9 +137,9 @@ def smoothness(
     embeddings, keys, mask, start_array, args = take_rows(
         (embeddings, keys, mask, _array(start), args), rows, batch_size
     )
-    logits_fn, perturbed_fn = _both_passes(logits_fn, perturbed_logits_fn, args, chosen)
+    clean, perturbed = _both_passes(logits_fn, perturbed_logits_fn, embeddings, args, chosen)
     delta = find_perturbation(
-        _constant(logits_fn, embeddings),
+        clean.constant,
         embeddings,
         keys,
         settings=chosen,
@@ -143,11 +147,12 @@ def smoothness(
         mask=mask,
         start=start_array,
         kernel=kernel,
-        loss_fn=loss_fn,
-        perturbed_logits_fn=_constant(perturbed_fn, embeddings),
+        loss_fn=None if loss_fn is None else lambda logits: loss_fn(logits, *args),
+        perturbed_logits_fn=perturbed.constant,
+        clean_logits=None if clean_logits is None else jax.lax.stop_gradient(clean_logits),
     )
-    clean_logits = logits_fn(embeddings) if clean_logits is None else clean_logits
-    perturbed_logits = perturbed_fn(adversaries.add(embeddings, delta))
+    clean_logits = clean(embeddings) if clean_logits is None else clean_logits
+    perturbed_logits = perturbed(adversaries.add(embeddings, delta))
     reference = clean_logits if chosen.clean_gradient else jax.lax.stop_gradient(clean_logits)
     return spread_rows(as_divergence(divergence)(perturbed_logits, reference), rows, batch_size)
 
@@ -169,7 +174,9 @@ def perturbation(
     loss_fn: LossFunction | None = None,
     perturbed_logits_fn: LogitsFunction | None = None,
 ) -> jax.Array:
-    """The perturbation of each example that `smoothness` uses, with the same arguments: δ [B, ...].
+    """The perturbation of each example that `smoothness` uses: δ [B, ...].
+
+    The arguments are those of `smoothness`, but for `clean_gradient`, `clean_logits`, `args` and `share`.
 
     Returns:
       δ: Of the embeddings' shape and dtype, but at least float32; a constant to gradients.
@@ -189,9 +196,9 @@ def perturbation(
     chosen = resolve(settings, radius=radius, num_steps=num_steps, norm=norm, start=start, relative=relative)
     if chosen.share != 1:
         raise ValueError(f"share is no setting of a perturbation, found {chosen.share}: pass the rows themselves")
-    logits_fn, perturbed_fn = _both_passes(logits_fn, perturbed_logits_fn, (), chosen)
+    clean, perturbed = _both_passes(logits_fn, perturbed_logits_fn, embeddings, (), chosen)
     return find_perturbation(
-        _constant(logits_fn, embeddings),
+        clean.constant,
         embeddings,
         keys_of_examples("key", key, len(embeddings)),
         settings=chosen,
@@ -200,7 +207,7 @@ def perturbation(
         start=_array(start),
         kernel=kernel,
         loss_fn=loss_fn,
-        perturbed_logits_fn=_constant(perturbed_fn, embeddings),
+        perturbed_logits_fn=perturbed.constant,
     )
 
 
@@ -307,25 +314,46 @@ def _task_gradient(logits_fn: LogitsFunction, embeddings: jax.Array, loss_fn: Lo
         check_per_example("loss_fn", losses, len(logits))
         return jnp.sum(losses)
 
-    (gradient,) = pull(jax.grad(loss)(logits))
+    slope = jax.grad(loss)(logits.astype(at_least_float32(logits.dtype)))
+    (gradient,) = pull(adversaries.as_cotangent(slope, logits.dtype))
     return gradient
+
+
+class _Traced:
+    """A model traced once, from embeddings to checked logits, so that every call of it has the same dropout masks.
+
+    `constant` is the same with all that it closes over held constant: outer gradients then do not differentiate the
+    adversary, whose own derivatives may have none.
+    """
+
+    def __init__(self, logits_fn: LogitsFunction, embeddings: jax.Array) -> None:
+        self.converted, self.closed_over = jax.closure_convert(logits_fn, embeddings)
+
+    def __call__(self, embeddings: jax.Array) -> jax.Array:
+        logits: jax.Array = self.converted(embeddings, *self.closed_over)
+        return logits
+
+    def constant(self, embeddings: jax.Array) -> jax.Array:
+        logits: jax.Array = self.converted(embeddings, *jax.lax.stop_gradient(self.closed_over))
+        return logits
 
 
 def _both_passes(
     logits_fn: LogitsFunction,
     perturbed_logits_fn: LogitsFunction | None,
+    embeddings: jax.Array,
     args: tuple[Any, ...],
     settings: SmartSettings,
-) -> tuple[LogitsFunction, LogitsFunction]:
-    """The model of the clean pass and of the perturbed one, from embeddings to checked logits."""
+) -> tuple[_Traced, _Traced]:
+    """The model of the clean pass and of the perturbed one."""
     if perturbed_logits_fn is None and not settings.matched_dropout:
         raise ValueError(
             "perturbed_logits_fn, the model with another dropout mask, must be given if matched_dropout is False"
         )
-    clean = checked(lambda x: logits_fn(x, *args))
+    clean = _Traced(checked(lambda x: logits_fn(x, *args)), embeddings)
     if perturbed_logits_fn is None:
         return clean, clean
-    return clean, checked(lambda x: perturbed_logits_fn(x, *args), "perturbed_logits_fn")
+    return clean, _Traced(checked(lambda x: perturbed_logits_fn(x, *args), "perturbed_logits_fn"), embeddings)
 
 
 def _of_rows(logits_fn: LogitsFunction, num_rows: int, batch_size: int) -> LogitsFunction:
@@ -341,13 +369,6 @@ def _of_rows(logits_fn: LogitsFunction, num_rows: int, batch_size: int) -> Logit
             ) from error
 
     return call
-
-
-def _constant(logits_fn: LogitsFunction, embeddings: jax.Array) -> LogitsFunction:
-    """The model with all that it closes over held constant: outer gradients then do not differentiate the adversary."""
-    converted, closed_over = jax.closure_convert(logits_fn, embeddings)
-    constants = jax.lax.stop_gradient(closed_over)
-    return lambda x: converted(x, *constants)
 
 
 def _array(start: Any) -> jax.Array | None:

@@ -33,7 +33,7 @@ class SplitModel(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The result of `smart_terms`. With the start "task_gradient", only its first derivatives are right.
+    """The result of `smart_terms`. With the start "task_gradient", its second derivatives are wrong.
 
     Attributes:
       logits: Logits of the clean pass, [B, C], in the model's dtype.
@@ -85,21 +85,23 @@ def smart_terms(
       model: The model of a batch.
       params: θ.
       anchor: θ̃, a constant; may be None if `settings.bregman_weight` is 0.
-      batch: The inputs of `model`, a pytree.
+      batch: The inputs of `model`, a pytree. With `share` below 1, every leaf is [B, ...].
       dropout_key: What `model.logits` gets as its key in the clean pass, and with matched dropout in all passes: a key,
         keys [B], or None.
       noise_key: The adversary's noise: a key, which is split, or keys [B].
       divergence: Divergence between outputs, [B, C] twice to [B].
-      settings: Weights and adversary at this update, or a preset's name. A weight of plain 0 saves that term's passes.
-        With `share` below 1, every leaf of `batch` is [B, ...]. Given keys [B], the rows' clean logits are those of the
-        whole batch, so each row's must depend on that row and its key alone; given one key or none, the rows have a
-        clean pass of their own, as their masks differ from the batch's.
+      settings: Weights and adversary at this update, or a preset's name. A weight of exactly 0, a Python number, saves
+        that term's passes. With `share` below 1 and keys [B], the rows' clean logits are those of the whole batch, so
+        each row's must depend on that row and its key alone. With one key or none, the rows have a clean pass of their
+        own, as their masks differ from the batch's.
       mask: Bool or 0/1 integers of a leading part of the embeddings' shape, such as [B, S]; true on real tokens. None
         if all are.
       loss_fn: The task's loss, (logits [B, C], batch) to [B]; required by the start "task_gradient".
-      weights: Per-example loss weights [B] of the caller's objective. With them the start "task_gradient" repeats the
-        caller's own backward pass, which XLA then computes once. They change no result, except that an example of
-        weight 0 is not perturbed.
+      weights: Per-example loss weights [B], if your objective has them. XLA can then merge the backward pass of the
+        start "task_gradient" with yours. Results stay the same, except that examples of weight 0 are not perturbed.
+
+    Returns:
+      The terms of each example, without their weights. The mean of `objective(settings)` is the loss to minimise.
 
     Raises:
       ValueError: The start is the task's gradient and there is no `loss_fn`, a Bregman term has no `anchor`, or a shape
@@ -129,16 +131,18 @@ def smart_terms(
         rows = draw_rows(noise_keys, settings.share)
     # `drawn` is what the terms are computed on: a share of the batch, or all of it.
     drawn = take_rows(batch, rows, batch_size)
-    drawn_key = take_rows(dropout_key, rows, batch_size) if is_per_example(dropout_key) else dropout_key
+    drawn_key = jax.tree.map(lambda key: key[rows] if rows is not None and is_per_example(key) else key, dropout_key)
     perturbed_key = anchor_key = drawn_key
     if not settings.matched_dropout:
         perturbed_key, anchor_key = (_folded(drawn_key, stream) for stream in range(2))
 
+    # Computed once, as XLA would not merge the backward passes of two.
+    has_own_pass = rows is not None and not is_per_example(dropout_key)
+    own_logits = forward(params, embeddings[rows], drawn, drawn_key) if has_own_pass else None
+
     def drawn_logits(logits: jax.Array) -> jax.Array:
-        """The clean logits of the rows drawn."""
-        if rows is None or is_per_example(dropout_key):
-            return take_rows(logits, rows, batch_size)
-        return forward(params, embeddings[rows], drawn, drawn_key)
+        """The clean logits of the rows drawn, given those of the batch."""
+        return take_rows(logits, rows, batch_size) if own_logits is None else own_logits
 
     anchor_logits = None
     if settings.has_bregman:
@@ -164,6 +168,7 @@ def smart_terms(
     if starts_at_gradient:
         terms_at = _linearized(clean_terms, clean_logits)
         weights = jnp.ones(batch_size, at_least_float32(logits.dtype)) if weights is None else weights
+        check_per_example("weights", weights, batch_size)
         slope = jax.grad(lambda z: jnp.sum(weights * terms_at(z).objective(settings)))(clean_logits)
         (gradient,) = jax.vjp(lambda x: forward(constants, x, batch, dropout_key), clean_embeddings)[1](slope)
     terms = terms_at(logits)
@@ -213,7 +218,9 @@ def _linearized(clean_terms: Callable[[jax.Array], Terms], at: jax.Array) -> Cal
 def _folded(key: Any, stream: int) -> Any:
     """The key, or keys [B], of another stream of dropout masks; None stays None."""
 
-    def fold(key: jax.Array) -> jax.Array:
+    def fold(key: Any) -> jax.Array:
+        if not hasattr(key, "dtype"):
+            raise ValueError(f"dropout_key must be a key or keys [B] if matched_dropout is False, found {key!r}")
         fold_in = jax.vmap(jax.random.fold_in, (0, None)) if is_per_example(key) else jax.random.fold_in
         return fold_in(key, stream)
 

@@ -86,7 +86,8 @@ def add_smoothness(
 
     Returns:
       A GradientTransformationExtraArgs whose `update` takes `smoothness_fn`, from (params, settings of this update) to
-      R_s, float [B] or its mean.
+      R_s, float [B] or its mean, without λ. It passes the settings on to `smoothness`; for both terms, `add_smart` is
+      cheaper than this beside `add_bregman_proximal`.
 
     Raises:
       ValueError: See `add_smart`.
@@ -176,8 +177,10 @@ def add_smart(
         `terms_fn` then computes L too (`smart_terms(loss_fn=...)`), and one backward pass serves all. XLA leaves out
         the computation of updates that nothing reads.
       axis_name: Axis of `pmap` or `shard_map` over which the terms' gradient is averaged; the gradients passed in must
-        be averaged already. With None the terms are local, to be averaged after them; but `shard_map` with check_vma
-        knows which values differ between devices, and averages the terms as it sums the caller's gradients.
+        be averaged already. None suits one device, sharded `jit`, and `shard_map` with check_vma, its default: there
+        the terms are averaged automatically, and `jax.grad` of a local mean is summed over devices, so average your
+        loss by `pmean` too. In `pmap`, or `shard_map` without check_vma, None adds this device's terms: average the
+        updates after them.
 
     Returns:
       A GradientTransformationExtraArgs whose `update` takes `terms_fn`, from (params, anchor, settings of this update)

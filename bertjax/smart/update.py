@@ -23,15 +23,18 @@ def checked_params(name: str, params: Params | None) -> Params:
 def required(name: str, argument: str, value: Any) -> Any:
     """An argument of `update`; ValueError if it is missing."""
     if value is None:
-        raise ValueError(f"{name} needs {argument}: call update(updates, state, params, {argument}=...)")
+        raise ValueError(
+            f"{name} needs {argument}: call update(updates, state, params, {argument}=...), as chain passes it on and "
+            "Flax's TrainState.apply_gradients does not"
+        )
     return value
 
 
 def check_period(sync_period: Any) -> None:
     """Raises ValueError for a number of calls below 1."""
     # `optax.inject_hyperparams` turns numbers into arrays.
-    if isinstance(sync_period, int) and sync_period < 1:
-        raise ValueError(f"sync_period must be at least 1, found {sync_period}")
+    if not isinstance(sync_period, jax.Array) and not (isinstance(sync_period, int) and sync_period >= 1):
+        raise ValueError(f"sync_period must be at least 1, found {sync_period!r}")
 
 
 def synced_anchor(

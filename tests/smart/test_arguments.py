@@ -29,8 +29,11 @@ def call(logits_fn=logits_fn, x=X, key=KEY, divergence=smart.symmetric_kl, funct
         ),
         ({"logits_fn": lambda x: {"logits": logits_fn(x)}}, "found a dict: return the logits alone"),
         ({"logits_fn": lambda x: logits_fn(x).argmax(-1)}, r"one float array of 8 rows, found int32\[8\]"),
-        ({"logits_fn": lambda x: jnp.mean(x, axis=0) @ W}, r"found float32\[3, 5\]: jax.vmap a model of one example"),
-        ({"logits_fn": lambda x: jnp.mean(logits_fn(x))}, r"found float32\[\]: jax.vmap"),
+        (
+            {"logits_fn": lambda x: jnp.mean(x, axis=0) @ W},
+            r"found float32\[3, 5\]: it gets the whole batch, so jax.vmap a model",
+        ),
+        ({"logits_fn": lambda x: jnp.mean(logits_fn(x))}, r"found float32\[\]: it gets the whole batch, so jax.vmap"),
         # One logit, token logits
         (
             {"logits_fn": lambda x: logits_fn(x)[:, :1]},
@@ -134,6 +137,10 @@ MODEL = smart.SplitModel(lambda params, batch: batch, lambda params, x, batch, k
         ({"settings": "smart"}, "preset must be one of"),
         ({"settings": smart.PowerIteration()}, "settings must be a preset's name or SmartSettings, found PowerIter"),
         ({"anchor": None}, "anchor must be given"),
+        (
+            {"dropout_key": 3, "settings": smart.preset("rdrop")},
+            "dropout_key must be a key or keys .* if matched_dropout is False, found 3",
+        ),
         ({"mask": jnp.ones((B, 2), bool)}, "mask must be"),
     ],
 )

@@ -122,6 +122,20 @@ def test_a_thousand_extreme_logits_leave_everything_finite(divergence):
         assert float(jnp.abs(divergence.top(z)).max()) == 1
 
 
+def test_of_several_positions_the_top_is_the_most_sensitive_ones():
+    # H of certain probabilities is small: Jᵀ u is then all in the other position.
+    divergence = smart.Divergence.of(lambda p, q: jnp.sum(jax.vmap(smart.symmetric_kl, 1, 1)(p, q), axis=1))
+    top = divergence.top(jnp.array([[[0.0, 0.1], [0.0, 6.0]]]))
+    chex.assert_trees_all_close(jnp.abs(top[0, 0]), np.float32([1, 1]), rtol=1e-2)
+    assert float(jnp.abs(top[0, 1]).max()) < 1e-6
+
+
+@pytest.mark.parametrize("outputs", [[1.0, 2.0], jnp.arange(2)])
+def test_outputs_are_float_arrays(outputs):
+    with pytest.raises(ValueError, match="a divergence compares two float arrays, found (list|int32)"):
+        smart.squared_error(jnp.ones(2), outputs)
+
+
 @EACH
 def test_half_precision_is_widened(divergence):
     z = jax.random.normal(jax.random.key(6), (2, 1, 5)).astype(jnp.bfloat16)

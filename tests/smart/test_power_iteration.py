@@ -134,6 +134,19 @@ def test_bad_arguments_are_refused(options, message):
         perturb(*make_problem(C), smart.symmetric_kl, **options)
 
 
+@pytest.mark.parametrize("key", [0, None, jax.random.split(jax.random.key(0), 2)])
+def test_the_key_of_one_example_is_one_key(key):
+    with pytest.raises(ValueError, match="key must be one key, such as jax.random.key.0., found"):
+        smart.power_iteration(lambda x: x[0], jnp.ones((S, D)), key, divergence=smart.symmetric_kl, radius=0.1)
+
+
+def test_a_tuple_of_one_example_is_refused():
+    with pytest.raises(ValueError, match="found a tuple: return the logits alone"):
+        smart.power_iteration(
+            lambda x: (x[0], 1), jnp.ones((S, D)), jax.random.key(0), divergence=smart.symmetric_kl, radius=0.1
+        )
+
+
 def test_it_does_better_than_noise_of_the_same_norm():
     # On a two-layer network, at a radius that is not small.
     rng = np.random.default_rng(4)

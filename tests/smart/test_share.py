@@ -102,6 +102,26 @@ def test_all_passes_of_the_rows_have_the_same_masks(name, dropout_key):
     assert int(jnp.sum(away.bregman > 0)) == 3
 
 
+def test_keys_of_several_streams_may_be_one_and_one_each():
+    initial, anchor, batch = make_problem()
+
+    def two_streams(params, x, batch, keys):
+        return logits(params, dropped(x, keys["one"]), batch, keys["each"])
+
+    found = smart.smart_terms(
+        MODEL._replace(logits=two_streams),
+        initial,
+        anchor,
+        batch,
+        {"one": jax.random.key(3), "each": KEYS},
+        jax.random.key(2),
+        divergence=smart.symmetric_kl,
+        settings=smart.preset("bertjax_exact", share=0.5),
+        mask=batch["mask"],
+    )
+    assert int(jnp.sum(found.bregman > 0)) == 3
+
+
 def test_the_gradient_is_unbiased():
     params, _, _ = make_problem()
 

@@ -192,7 +192,9 @@ class Net(nnx.Module):
 def test_a_stateful_nnx_module_is_refused_in_one_line_and_works_split():
     model, x = Net(nnx.Rngs(0)), make_problem()[0]
     common = {"divergence": smart.symmetric_kl, "radius": 0.1}
-    with pytest.raises(ValueError, match=r"logits_fn changes an NNX module's state: nnx.split the module.* nnx.merge"):
+    with pytest.raises(
+        ValueError, match=r"logits_fn changes an NNX module's state: clone and nnx.split the module.* nnx.merge"
+    ):
         jax.jit(lambda x: smart.smoothness(model, x, jax.random.key(0), **common))(x)
 
     graphdef, params, other_state = nnx.split(model, nnx.Param, ...)
@@ -211,6 +213,43 @@ def test_a_stateful_nnx_module_is_refused_in_one_line_and_works_split():
     assert float(value) > 1e-5
     assert float(jnp.abs(at_zero).max()) < 1e-10
     chex.assert_tree_all_finite(gradient)
+
+
+def test_a_function_that_draws_other_masks_in_each_call_is_traced_once():
+    # As a bound Linen submodule does, whose stream counts its calls.
+    calls = []
+
+    def logits_fn(x):
+        calls.append(0)
+        kept = jax.random.bernoulli(jax.random.key(len(calls)), 0.5, x.shape).astype(x.dtype)
+        return jnp.sum(x * kept, axis=1)
+
+    x = make_problem()[0]
+    for name in ("bertjax_exact", "paper", "r3f"):
+        found = smart.smoothness(
+            logits_fn,
+            x,
+            jax.random.key(0),
+            divergence=smart.symmetric_kl,
+            settings=smart.preset(name, radius=0.0, matched_dropout=True),
+        )
+        assert float(jnp.abs(found).max()) < 1e-12
+
+
+def test_a_model_without_forward_derivatives_is_refused_where_they_are_needed():
+    @jax.custom_vjp
+    def tanh(x):
+        return jnp.tanh(x)
+
+    tanh.defvjp(lambda x: (jnp.tanh(x),) * 2, lambda y, g: (g * (1 - y**2),))
+    x = make_problem()[0]
+    with pytest.raises(ValueError, match="needs forward derivatives, which a jax.custom_vjp .* preset 'bertjax' or"):
+        smart.smoothness(lambda x: tanh(x[:, 0]), x, jax.random.key(0), divergence=smart.symmetric_kl)
+
+
+def test_a_batch_without_rows_has_no_terms():
+    found = smart.smoothness(lambda x: x[:, 0], jnp.zeros((0, S, D)), jax.random.key(0), divergence=smart.symmetric_kl)
+    assert found.shape == (0,)
 
 
 # D10
@@ -311,6 +350,17 @@ def test_every_preset_is_its_terms(name):
     assert float(found.max()) > 0
 
 
+def test_an_ascent_without_matched_dropout_leaves_the_clean_logits():
+    # Between two masks the divergence has a slope at δ = 0; from equal logits it has none.
+    x, example_logits = make_problem()
+    clean, other = batched(example_logits), lambda x: batched(example_logits)(0.9 * x)
+    settings = smart.preset("mtdnn_2020", noise=0.0)
+    delta = smart.perturbation(
+        clean, x, jax.random.key(0), divergence=smart.symmetric_kl, settings=settings, perturbed_logits_fn=other
+    )
+    assert (jnp.abs(delta).max((1, 2)) > 5e-4).all()
+
+
 def test_changes_apply_to_the_settings_given():
     x, example_logits = make_problem()
     call = partial(smart.perturbation, batched(example_logits), x, jax.random.key(0), divergence=smart.symmetric_kl)
@@ -377,6 +427,47 @@ def test_a_backward_pass_without_a_derivative_is_enough(name):
     x, w = make_problem()[0], jnp.arange(1.0, D * C + 1).reshape(D, C) / 10
     found, expected = (jax.grad(loss)(w, x, f) for f in (tanh, jnp.tanh))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", ["bertjax_exact", "bertjax"])
+def test_float16_finds_the_direction_where_slopes_are_tiny(settings):
+    # Certain logits, whose probabilities' slopes underflow in half precision behind a mean over many tokens.
+    rng = np.random.default_rng(8)
+    x, w, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((4, 64, 32), (32, 32), (32, 2)))
+    certain = jnp.array([[8.0, 0.0]])
+
+    def direction(dtype):
+        def logits_fn(x):
+            hidden = jnp.tanh(x @ w.astype(dtype) / 8)
+            return jnp.mean(hidden, axis=1) @ v.astype(dtype) / 8 + certain.astype(dtype)
+
+        delta = smart.perturbation(
+            logits_fn,
+            x.astype(dtype),
+            jax.random.key(0),
+            divergence=smart.symmetric_kl,
+            settings=settings,
+            loss_fn=lambda z: -jax.nn.log_softmax(z.astype(jnp.float32))[:, 0],
+        )
+        return delta / jnp.linalg.norm(delta, axis=(1, 2), keepdims=True)
+
+    cosines = jnp.sum(direction(jnp.float16) * direction(jnp.float32), axis=(1, 2))
+    assert float(jnp.abs(cosines).min()) > 0.99
+
+
+def test_the_tasks_gradient_of_a_share_is_of_its_rows():
+    # Labels go through args: closed over, they would be all rows' labels.
+    rng = np.random.default_rng(9)
+    x, labels = jnp.asarray(rng.normal(size=(B, S, C)), jnp.float32), jnp.arange(B) % C
+    loss_fn = lambda z, labels: -jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], 1)[:, 0]  # noqa: E731
+    common = {"divergence": smart.symmetric_kl, "settings": "bertjax", "loss_fn": loss_fn, "args": (labels,)}
+    logits_fn = lambda x, labels: jnp.sum(x, axis=1)  # noqa: E731
+    whole, found = (
+        np.asarray(smart.smoothness(logits_fn, x, jax.random.key(0), share=share, **common)) for share in (1.0, 0.5)
+    )
+    drawn = found > 0
+    assert drawn.sum() == 3
+    np.testing.assert_allclose(found, np.where(drawn, 2 * whole, 0), rtol=1e-4)
 
 
 # A share of the rows

@@ -11,6 +11,8 @@ from linear_model import (
     BY_HAND,
     MASK,
     MODEL,
+    D,
+    S,
     as_jax,
     logits_of,
     make_batch,
@@ -284,6 +286,47 @@ def test_without_the_clean_gradient_the_clean_branch_is_a_target():
     np.testing.assert_allclose(value, terms(params, anchor, x, settings).smoothness, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", ["B", "BC", "BSC"])
+def test_outputs_of_any_shape_have_the_gradient_of_their_loss_and_bregman_term(shape):
+    # At radius 0, R_s and its gradient are 0. What is left is L + D, here without `smart_terms`.
+    x, batch = jax.random.normal(jax.random.key(5), (3, S, D)), make_batch(3)[0]
+    params, anchor, _ = make_problem()
+    params, anchor = as_jax(params), as_jax(anchor)
+
+    def logits(params, x, batch, key):
+        tokens = jnp.tanh(x @ params["w"])
+        return {"BSC": tokens, "BC": jnp.sum(tokens, axis=1), "B": jnp.sum(tokens, axis=(1, 2))}[shape]
+
+    def loss_fn(z, batch):
+        return jnp.sum(jnp.square(z - 1).reshape(3, -1), axis=1)
+
+    def divergence(p, q):
+        return jnp.sum(jnp.square(jnp.tanh(p) - jnp.tanh(q)).reshape(3, -1), axis=1)
+
+    def objective(params):
+        settings = smart.preset("bertjax", radius=0.0)
+        model = smart.SplitModel(lambda params, batch: x, logits)
+        found = smart.smart_terms(
+            model,
+            params,
+            anchor,
+            batch,
+            None,
+            jax.random.key(0),
+            divergence=divergence,
+            settings=settings,
+            loss_fn=loss_fn,
+        )
+        return jnp.mean(found.objective(settings))
+
+    def by_hand(params):
+        z, other = (logits(p, x, batch, None) for p in (params, anchor))
+        return jnp.mean(loss_fn(z, batch) + divergence(z, other))
+
+    found, expected = (jax.value_and_grad(f)(params) for f in (objective, by_hand))
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 # The anchor
 
 
@@ -306,6 +349,12 @@ def test_what_is_no_float_is_the_parameters_own():
     moved = smart.update_anchor(smart.init_anchor(params), later, 0.5)
     assert (float(moved["w"][0]), int(moved["count"]), bool(moved["flag"])) == (2.0, 5, False)
     chex.assert_trees_all_equal(jax.random.key_data(moved["key"]), jax.random.key_data(later["key"]))
+
+
+@pytest.mark.parametrize("decay", [99, -0.1, float("nan"), lambda step: 0.9])
+def test_a_decay_is_a_number_up_to_one(decay):
+    with pytest.raises(ValueError, match=r"decay must be a number in \[0, 1\], found"):
+        smart.update_anchor({"w": jnp.ones(2)}, {"w": jnp.ones(2)}, decay)
 
 
 def test_an_anchor_of_what_is_no_array_is_refused():

@@ -126,6 +126,12 @@ def test_no_anchor_or_two_are_refused(tx):
         (lambda: smart.add_bregman_proximal(1.0, 1.5), "decay must be .* found 1.5"),
         (lambda: smart.add_bregman_proximal(sync_period=0), "sync_period must be at least 1, found 0"),
         (lambda: smart.add_smart("none", sync_period=0), "sync_period must be at least 1, found 0"),
+        (lambda: smart.add_bregman_proximal(sync_period=2.5), "sync_period must be at least 1, found 2.5"),
+        (lambda: smart.add_smart("bertjax_exact", num_steps=0), "num_steps must be at least 1, found 0"),
+        (
+            lambda: smart.add_smart("bertjax_exact", num_steps=2.0),
+            "num_steps must be an integer of at least 1, found 2",
+        ),
         (lambda: smart.add_smart("ours"), "preset must be one of"),
         (lambda: smart.add_smart("bertjax_exact"), "num_steps must be given"),
         (lambda: smart.add_smoothness(adversary=smart.PowerIteration(radius=-0.1)), "radius must be"),
