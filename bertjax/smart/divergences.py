@@ -1,4 +1,7 @@
-"""Divergences between two outputs of a model, with their Hessians where the outputs are equal."""
+"""Divergences between two outputs of a model, with their Hessians where the outputs are equal.
+
+Outputs must be finite: to mask a class, set its logit to a large negative number, as −inf − (−inf) is NaN.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -8,6 +8,7 @@ A step with `add_smart`, which holds the anchor θ̃ in its state:
     θ ← θ + optimizer(clip(gradient))                       the rest of the chain
 
 The state holds the last R_s and D: `optax.tree.get(opt_state, "smoothness")`, `optax.tree.get(opt_state, "bregman")`.
+Call `update` inside your jitted step, since `terms_fn` is a function, not an array.
 """
 
 from collections.abc import Callable
