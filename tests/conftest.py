@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 JAXLIB = tuple(map(int, version("jaxlib").split(".")[:2]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -44,6 +45,7 @@ from bertjax.config import RunConfig
 from bertjax.pretrained import tensor_shapes
 from bertjax.training import finetuning
 
+MOST_MAPS = 25_000
 # JAX keeps many objects alive. With Python's own thresholds, collections take a twentieth of all time.
 gc.set_threshold(50_000, 20, 20)
 # A shell's `&` has its commands ignore it; the tests of interrupts send it.
@@ -55,6 +57,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # More devices than cores: with steps in flight at once, their collectives can starve one another for threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Drops compiled programs between modules before their memory maps run out.
+
+    A program holds ten maps or more. Linux allows a process 65,530, beyond which XLA's compiler ends it.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
