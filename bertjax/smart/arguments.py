@@ -21,9 +21,14 @@ def as_embeddings(embeddings: Any) -> jax.Array:
     return jnp.asarray(embeddings)
 
 
+def is_typed_key(value: Any) -> bool:
+    """Whether the value is a key, or an array of keys, as `jax.random.key` makes them; False for raw uint32."""
+    return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jax.dtypes.prng_key))
+
+
 def keys_of_examples(name: str, key: Any, batch_size: int) -> jax.Array:
     """Keys [B]: the key, split, or the keys [B] themselves; typed keys or raw uint32. ValueError for anything else."""
-    is_typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_typed = is_typed_key(key)
     if not is_typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32):
         raise ValueError(f"{name} must be a key, such as jax.random.key(0), or keys [B], found {describe(key)}")
     batch_shape = key.shape if is_typed else key.shape[:-1]
@@ -40,8 +45,7 @@ def is_per_example(key: Any) -> bool:
     """Whether every leaf is keys [B] rather than one key."""
 
     def is_batch(leaf: Any) -> bool:
-        is_typed = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return bool(getattr(leaf, "ndim", 0) == (1 if is_typed else 2))
+        return bool(getattr(leaf, "ndim", 0) == (1 if is_typed_key(leaf) else 2))
 
     leaves = jax.tree.leaves(key)
     return bool(leaves) and all(map(is_batch, leaves))
@@ -52,8 +56,8 @@ def kept(embeddings: jax.Array, mask: Any) -> jax.Array:
 
     Args:
       embeddings: [B, ...].
-      mask: None; or bool or integers, 0 for what is kept, of a leading part of the embeddings' shape, such as [B, S]
-        for [B, S, D].
+      mask: None for everywhere; or bool or integers, nonzero where they may be perturbed, of a leading part of the
+        embeddings' shape, such as [B, S] for [B, S, D].
 
     Returns:
       In the embeddings' dtype but at least float32.

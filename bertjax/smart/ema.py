@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax.smart.arguments import is_typed_key
 from bertjax.smart.norms import at_least_float32
 
 Params = Any
@@ -27,7 +28,7 @@ def init_anchor(params: Params) -> Params:
                 f"params must be arrays, found a {type(x).__name__}: of an Equinox module, pass "
                 "eqx.filter(model, eqx.is_inexact_array)"
             )
-        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if is_typed_key(x):
             return jax.random.clone(x)
         x = jnp.asarray(x)
         return jnp.array(x, at_least_float32(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None)

@@ -78,7 +78,7 @@ def mean_gradient(
 def _varying_axes(x: Any) -> frozenset[str]:
     """Mesh axes over which a value varies inside `shard_map` with check_vma; empty elsewhere."""
     kind: Any = jax.typeof(x)
-    axes: frozenset[str] = (
-        kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
-    )  # JAX < 0.10
-    return axes
+    if hasattr(kind, "manual_axis_type"):
+        varying: frozenset[str] = kind.manual_axis_type.varying
+        return varying
+    return frozenset(kind.vma)  # the name in older versions of JAX

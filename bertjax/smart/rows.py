@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bertjax.smart.arguments import is_typed_key
+
 _STREAM = 2  # The adversary draws from the keys themselves, unmatched dropout from streams 0 and 1.
 
 
@@ -34,8 +36,8 @@ def take_rows(tree: Any, rows: jax.Array | None, batch_size: int) -> Any:
                 "share takes rows from all over the batch, which is sharded over explicit mesh axes: "
                 "use jax.shard_map, or a mesh with axis_types=(jax.sharding.AxisType.Auto,)"
             )
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return (leaf if is_key else jnp.asarray(leaf))[rows]  # a NumPy array cannot be indexed by a traced one
+        # A NumPy array cannot be indexed by a traced one.
+        return (leaf if is_typed_key(leaf) else jnp.asarray(leaf))[rows]
 
     return jax.tree.map(take, tree)
 
