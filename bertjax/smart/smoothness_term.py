@@ -134,6 +134,8 @@ def smoothness(
         check_logits("clean_logits", clean_logits, embeddings)
     if rows is not None:
         clean_logits, logits_fn = None, _of_rows(logits_fn, len(rows), batch_size)
+        if perturbed_logits_fn is not None:
+            perturbed_logits_fn = _of_rows(perturbed_logits_fn, len(rows), batch_size)
     embeddings, keys, mask, start_array, args = take_rows(
         (embeddings, keys, mask, _array(start), args), rows, batch_size
     )

@@ -101,6 +101,10 @@ def call(logits_fn=logits_fn, x=X, key=KEY, divergence=smart.symmetric_kl, funct
             {"share": 0.1, "logits_fn": lambda x: jnp.broadcast_to(logits_fn(x), (B, C))},
             "logits_fn fails on 1 of 8 rows: with a share, pass all else",
         ),
+        (
+            {"share": 0.5, "settings": "rdrop", "perturbed_logits_fn": lambda x: logits_fn(x) + jnp.ones((B, C))},
+            "logits_fn fails on 4 of 8 rows: with a share, pass all else that is of the batch through args",
+        ),
         ({"share": 0.5, "args": (W,)}, r"expected a first dimension of 8, found \[4, 5\]"),
     ],
 )
